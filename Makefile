@@ -1,0 +1,75 @@
+# `make help` lists what there is. Everything runs inside .venv, which `make setup` builds.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+CORPUS := data/raw/shakespeare
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+# What `make pipeline-local` runs: PARAMS is a file, PRESET a name from configs/, SET is `key=value key=value`.
+PARAMS ?= params.yaml
+PRESET ?=
+SET ?=
+PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
+
+.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+setup: $(STAMP) ## build .venv with the pinned packages; CPU torch where there is no GPU
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: $(PYTHON) must be Python 3.11 or later with venv (Debian: apt install python3-venv), or give PYTHON=..." >&2; exit 2; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "installing the packages pinned in constraints.txt into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m ensurepip --upgrade >/dev/null
+	@if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet -c constraints.txt torch; \
+	  else version=$$(sed -n 's/^torch==//p' constraints.txt); \
+	    $(BIN)/pip install --quiet "torch==$$version+cpu" 2>/dev/null \
+	    || $(BIN)/pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu "torch==$$version+cpu"; fi
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+data: $(CORPUS)/.complete ## fetch the Shakespeare corpus and check its digest
+
+$(CORPUS)/.complete: | $(STAMP)
+	@$(BIN)/python -m ava_core.data.fetch --output data/raw
+
+test: setup data ## run the quick tests, the linters and the type checker
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup data ## run the slow tests too
+	@$(BIN)/python -m pytest
+
+lint: setup ## style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+repro: setup data ## run what changed, with DVC
+	@eval "$$($(BIN)/python -m pipelines.mlflow_server ensure --export)" && $(BIN)/dvc repro
+
+pipeline-local: setup data ## run the KFP pipeline on this machine, without Docker
+	@$(BIN)/python -m pipelines.local $(PIPELINE_FLAGS)
+
+pipeline-compile: setup ## write the pipeline's IR to build/pipeline.yaml
+	@$(BIN)/python -m pipelines.compile --output build/pipeline.yaml
+
+pipeline-submit: setup ## submit the pipeline to a Kubeflow Pipelines server: make pipeline-submit HOST=http://...
+	@$(BIN)/python -m pipelines.submit --host "$(HOST)" $(PIPELINE_FLAGS)
+
+mlflow-ui: setup ## start the local MLflow server if none answers, and print its address
+	@$(BIN)/python -m pipelines.mlflow_server ensure
+
+clean: ## remove build products and old work; outputs/, the registry and .venv stay
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@if test -x $(BIN)/ava; then $(BIN)/ava show --prune --max-age-days 7 --max-gigabytes 5; fi

@@ -1,0 +1,63 @@
+"""`ava config show`: the resolved configuration, where each value came from, the model's size and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Look at the configuration.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _config() -> None:
+    pass
+
+
+@app.command()
+def show(
+    params: Annotated[Path | None, typer.Option(help="Parameters; default: params.yaml if there is one.")] = None,
+    params_yaml: Annotated[str | None, typer.Option(help="The same as text.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A file over the parameters, such as configs/cpu/small.yaml.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over everything; repeatable.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Short for --set preset=NAME.")] = None,
+    values_only: Annotated[bool, typer.Option("--yaml", help="Only the values, as YAML that --params takes.")] = False,
+) -> None:
+    """Print every value with its origin, then parameters and estimated memory."""
+    import yaml
+
+    from ava_core.config import resolve
+    from ava_core.config.estimate import estimate
+
+    default = Path("params.yaml")
+    if params is None and params_yaml is None and default.is_file():
+        params = default
+    overrides = [*(set_ or ()), *([f"preset={preset}"] if preset else ())]
+    resolved = resolve(params=params, params_text=params_yaml, config_file=config, overrides=overrides)
+    values = resolved.config.model_dump(mode="json", by_alias=True)
+    if values_only:
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+        return
+    _print_values(values, resolved.origins)
+    if resolved.preset_reason:
+        print(f"\npreset auto: {resolved.preset_reason}")
+    sizes = estimate(resolved.config.model, resolved.config.train, resolved.config.tokenizer.vocab_size)
+    print(f"\nparameters         {sizes.parameters:>15,}")
+    print(f"active parameters  {sizes.active_parameters:>15,}  per token, at most")
+    print(f"training memory    {sizes.total_bytes / 2**30:>11.2f} GiB  estimated:", end=" ")
+    parts = ("weight", "gradient", "optimizer", "activation")
+    print(", ".join(f"{part}s {getattr(sizes, f'{part}_bytes') / 2**30:.2f}" for part in parts))
+
+
+def _print_values(values: dict, origins: dict[str, str], prefix: str = "", depth: int = 0) -> None:
+    import json
+
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            print(f"{'  ' * depth}{name}:")
+            _print_values(value, origins, f"{key}.", depth + 1)
+        else:
+            text = f"{'  ' * depth}{name}: {json.dumps(value, ensure_ascii=False)}"
+            print(f"{text:<60}  # {origins[key]}")

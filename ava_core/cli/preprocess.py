@@ -1,0 +1,38 @@
+"""`ava preprocess`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ava_core.cli.step_command import step_command
+
+if TYPE_CHECKING:
+    from ava_core.config import AvaConfig
+    from ava_core.runtime.step import StepRun
+
+NAME = "preprocess"
+
+
+def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
+    from ava_core.data.sources import digest_sources
+
+    return {"data": digest_sources(config.data, next(iter(inputs["data"]), None))}
+
+
+def _compute(run: StepRun) -> None:
+    from ava_core.data.preprocess import preprocess
+
+    result = preprocess(
+        run.config.data,
+        run.config.tokenizer,
+        data=next(iter(run.inputs["data"]), None),
+        output=run.output,
+        state=run.state,
+        progress=run.progress,
+    )
+    run.metrics.update(result.metrics)
+    run.timings.update(result.timings)
+
+
+command = step_command(NAME, _compute, _digest_inputs)

@@ -1,0 +1,100 @@
+"""`ava show`: what outputs, registered versions and kept work there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HEADLINES = {
+    "preprocess": ("documents_kept", "train_tokens", "vocab_size"),
+    "train": ("steps", "validation_bits_per_byte", "parameters"),
+    "quantize": ("compression_ratio", "parity_top1_agreement"),
+    "evaluate": ("test_bits_per_byte", "test_perplexity", "test_accuracy"),
+    "register": ("model_version", "promoted"),
+}
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(help="Where to look for outputs.")] = Path("."),
+    work: Annotated[bool, typer.Option("--work", help="Show the work folder instead: unfinished and finished work.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="With --work: remove what is old or too much.")] = False,
+    max_age_days: Annotated[float, typer.Option(min=0, help="With --prune: age of last use from which work goes.")] = 30.0,
+    max_gigabytes: Annotated[float, typer.Option(min=0, help="With --prune: work kept at most, in 10^9 bytes.")] = 20.0,
+    work_folder: Annotated[Path, typer.Option("--work-folder", envvar="AVA_WORK", help="The work folder.")] = Path(".ava/work"),
+    registry: Annotated[bool, typer.Option("--registry", help="Show the versions in the MLflow registry instead.")] = False,
+    model_name: Annotated[str, typer.Option(help="With --registry: the registered model.")] = "ava-moe",
+) -> None:
+    """Show what runs and outputs there are."""
+    if work or prune:
+        _show_work(work_folder, prune, max_age_days, max_gigabytes)
+    elif registry:
+        _show_registry(model_name)
+    else:
+        _show_outputs(folder)
+
+
+def _show_outputs(folder: Path) -> None:
+    from ava_core.errors import AvaError
+    from ava_core.runtime.inventory import find_outputs
+
+    if not folder.is_dir():
+        raise AvaError(f"{folder}: no such folder")
+    rows = []
+    for output in find_outputs(folder):
+        figures = (f"{name} {output.metrics[name]:,.6g}" for name in HEADLINES[output.manifest.step] if name in output.metrics)
+        seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""
+        rows.append((output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures)))
+    _print_table(("step", "output", "size", "took", "figures"), rows, f"no finished outputs below {folder.resolve()}")
+
+
+def _show_work(folder: Path, prune: bool, max_age_days: float, max_gigabytes: float) -> None:
+    import time
+
+    from ava_core.runtime.work import WorkStore
+
+    store = WorkStore(folder)
+    if prune:
+        removed = store.prune(max_age_days, int(max_gigabytes * 1e9))
+        print(f"removed {len(removed)} of the entries in {folder}")
+    rows = [
+        (
+            step,
+            entry.folder.name[:12],
+            "finished" if entry.output.is_dir() else "unfinished",
+            f"{size / 1e6:,.1f} MB",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(used)),
+        )
+        for step, entry, size, used in reversed(store.entries())
+    ]
+    _print_table(("step", "key", "state", "size", "last used"), rows, f"no work in {folder}")
+
+
+def _show_registry(model_name: str) -> None:
+    from ava_core.registry import list_versions
+    from ava_core.tracking import tracking_uri
+
+    rows = [
+        (
+            str(version.version),
+            ", ".join(version.aliases),
+            ", ".join(f"{name} {value:.6g}" for name, value in version.figures.items()),
+        )
+        for version in list_versions(model_name, tracking_uri())
+    ]
+    _print_table(("version", "aliases", "figures"), rows, f"no versions of {model_name}")
+
+
+def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], nothing: str) -> None:
+    if not rows:
+        print(nothing)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table, soft_wrap=not console.is_terminal)

@@ -1,0 +1,131 @@
+"""A typer command for a row of the step table: the flags, the configuration, and `run_step`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ava_core.steps import STEPS, Input, StepSpec
+
+if TYPE_CHECKING:
+    from ava_core.runtime.step import StepRun
+
+DEFAULT_WORK = Path(".ava/work")
+
+COMMON: dict[str, tuple[Any, Any]] = {
+    "output": (Annotated[Path, typer.Option(help="Folder to end up with; appears whole or not at all.")], ...),
+    "params": (Annotated[Path | None, typer.Option(help="Parameters, as params.yaml.")], None),
+    "params_yaml": (Annotated[str | None, typer.Option(help="The same as text, where there is no file.")], None),
+    "config": (Annotated[Path | None, typer.Option(help="A file over the parameters, such as configs/cpu/small.yaml.")], None),
+    "set_": (Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over everything; repeatable.")], None),
+    "work": (
+        Annotated[Path, typer.Option(envvar="AVA_WORK", help="Folder for unfinished and finished work.")],
+        DEFAULT_WORK,
+    ),
+    "force": (Annotated[bool, typer.Option("--force", help="Compute anew, and replace an output that exists.")], False),
+    "executor_output": (Annotated[Path | None, typer.Option(help="Write KFP's ExecutorOutput here.")], None),
+    "log_level": (
+        Annotated[str, typer.Option(envvar="AVA_LOG_LEVEL", help="debug, info, warning or error.")],
+        "info",
+    ),
+    "log_file": (
+        Annotated[Path | None, typer.Option(envvar="AVA_LOG_FILE", help="Log file; default: OUTPUT.log beside the output.")],
+        None,
+    ),
+    "quiet": (Annotated[bool, typer.Option("--quiet", help="No progress bars.")], False),
+}
+
+
+def step_command(
+    name: str,
+    compute: Callable[[StepRun], None],
+    digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None = None,
+) -> Callable[..., None]:
+    """The command of a step.
+
+    Args:
+        name: the step's name in the step table.
+        compute: calls the library with what the run holds.
+        digest_inputs: digests of unverified inputs from the configuration and the folders given.
+    """
+    spec = STEPS[name]
+
+    def command(**flags: Any) -> None:
+        _run(spec, compute, digest_inputs, flags)
+
+    command.__doc__ = spec.summary
+    parameters = [_parameter(port.name, *_input_option(port)) for port in spec.inputs]
+    parameters += [
+        _parameter(choice.name, Annotated[str, typer.Option(help=f"{choice.help} One of {', '.join(choice.values)}.")], ...)
+        for choice in spec.choices
+    ]
+    parameters += [_parameter(flag, annotation, default) for flag, (annotation, default) in COMMON.items()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    empty = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=empty)
+
+
+def _input_option(port: Input) -> tuple[Any, Any]:
+    if port.repeated:
+        return Annotated[list[Path] | None, typer.Option(f"--{port.name}", help=port.help)], None
+    if port.required:
+        return Annotated[Path, typer.Option(help=port.help)], ...
+    return Annotated[Path | None, typer.Option(help=port.help)], None
+
+
+def _run(
+    spec: StepSpec,
+    compute: Callable[[StepRun], None],
+    digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None,
+    flags: dict[str, Any],
+) -> None:
+    from ava_core.config import resolve
+    from ava_core.errors import ConfigError
+    from ava_core.runtime import logs
+    from ava_core.runtime.progress import Progress
+    from ava_core.runtime.step import Request, run_step
+
+    if flags["log_level"] not in logs.LEVELS:
+        raise ConfigError(f"--log-level {flags['log_level']}: must be one of {', '.join(logs.LEVELS)}")
+    for choice in spec.choices:
+        if flags[choice.name] not in choice.values:
+            raise ConfigError(f"--{choice.name} {flags[choice.name]}: must be one of {', '.join(choice.values)}")
+    resolved = resolve(
+        params=flags["params"],
+        params_text=flags["params_yaml"],
+        config_file=flags["config"],
+        overrides=flags["set_"] or (),
+    )
+    output = flags["output"].absolute()
+    logs.configure(flags["log_level"], flags["log_file"] or output.with_name(f"{output.name}.log"))
+    inputs = {port.name: _folders(flags[port.name]) for port in spec.inputs}
+    run_step(
+        Request(
+            spec=spec,
+            config=resolved.config,
+            inputs=inputs,
+            choices={choice.name: flags[choice.name] for choice in spec.choices},
+            output=output,
+            work=flags["work"].absolute(),
+            force=flags["force"],
+            executor_output=flags["executor_output"],
+            progress=Progress(quiet=flags["quiet"]),
+            digest_inputs=(lambda: digest_inputs(resolved.config, inputs)) if digest_inputs else None,
+        ),
+        compute,
+    )
+
+
+def _folders(value: Path | list[Path] | None) -> list[Path]:
+    if value is None:
+        return []
+    return [path.absolute() for path in (value if isinstance(value, list) else [value])]

@@ -1,0 +1,9 @@
+"""Typed configuration: `schema` says what there is, `layers` where a value comes from, `presets` what is shipped.
+
+Imports nothing heavy and knows no other part of Ava.
+"""
+
+from ava_core.config.layers import Resolved, resolve
+from ava_core.config.schema import AvaConfig
+
+__all__ = ["AvaConfig", "Resolved", "resolve"]

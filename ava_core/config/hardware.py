@@ -1,0 +1,73 @@
+"""What this machine has, read without importing torch, and the preset that fits it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ava_core.errors import ConfigError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Resources that this process may use.
+
+    Attributes:
+        cores: CPU cores.
+        memory_gib: memory in GiB; a container's limit where there is one.
+        gpus: number of NVIDIA GPUs.
+        gpu_memory_gib: memory of the smallest of them in GiB, 0 without one.
+    """
+
+    cores: int
+    memory_gib: float
+    gpus: int
+    gpu_memory_gib: float
+
+
+def detect() -> Hardware:
+    """Look at this machine."""
+    memories = _gpu_memories_gib()
+    return Hardware(len(os.sched_getaffinity(0)), _memory_gib(), len(memories), min(memories, default=0.0))
+
+
+def choose_preset(hardware: Hardware, rules: Path) -> tuple[str, str]:
+    """The first rule of `rules` that the hardware satisfies: the preset's name, and why.
+
+    Raises:
+        ConfigError: no rule fits.
+    """
+    for rule in yaml.safe_load(rules.read_text())["rules"]:
+        needs = rule.get("needs", {})
+        if all(getattr(hardware, name) >= least for name, least in needs.items()):
+            gpu = f"{hardware.gpus} GPU of {hardware.gpu_memory_gib:.0f} GiB" if hardware.gpus else "no GPU"
+            reason = f"{hardware.cores} cores, {hardware.memory_gib:.0f} GiB memory, {gpu}: {rule['because']}"
+            return rule["preset"], reason
+    raise ConfigError(f"preset = auto: no rule in {rules} fits this machine: name a preset")
+
+
+def _memory_gib() -> float:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total / GIB
+
+
+def _gpu_memories_gib() -> list[float]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [float(line) / 1024 for line in result.stdout.splitlines() if line.strip().replace(".", "", 1).isdigit()]

@@ -1,0 +1,249 @@
+"""Layers of configuration, later wins: defaults < preset < params.yaml < --config < --set.
+
+`null` in a file means "as the layers below say", so that params.yaml can list a key for `dvc exp run -S` without
+fixing its value; `--set key=null` sets null.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ava_core.config import presets
+from ava_core.config.schema import AvaConfig, SourceConfig
+from ava_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A validated configuration.
+
+    Attributes:
+        config: the values.
+        origins: for every dotted key of a leaf, the layer that set it: `default`, a file, `--set`.
+        preset_reason: why `preset: auto` chose what it chose, else None.
+    """
+
+    config: AvaConfig
+    origins: dict[str, str]
+    preset_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    values: dict[str, Any]
+
+
+def resolve(
+    *,
+    params: Path | None = None,
+    params_text: str | None = None,
+    config_file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Resolved:
+    """Read, merge and validate all layers.
+
+    Args:
+        params: params.yaml, or None.
+        params_text: the same as text, for a container that has no file.
+        config_file: the file given with --config.
+        overrides: `key.path=value`, value in YAML, from --set.
+
+    Raises:
+        ConfigError: one line per fault, naming file, key, value and what is allowed.
+    """
+    if params is not None and params_text is not None:
+        raise ConfigError("--params and --params-yaml: give only one of them")
+    above = []
+    if params is not None:
+        above.append(_file_layer(str(params), params))
+    if params_text is not None:
+        above.append(_text_layer("--params-yaml", params_text))
+    if config_file is not None:
+        above.append(_file_layer(str(config_file), config_file))
+    if overrides:
+        above.append(_override_layer(overrides))
+    preset, origin = _named_preset(above)
+    layers, reason = above, None
+    if preset is not None:
+        path, reason = presets.find(preset, origin)
+        layers = [_file_layer(presets.label(path), path), *above]
+    return _validate(layers, reason)
+
+
+def _validate(layers: list[_Layer], reason: str | None) -> Resolved:
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    faults: list[str] = []
+    for layer in layers:
+        faults.extend(_unknown_keys(layer))
+        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(merged), OmegaConf.create(layer.values)))  # type: ignore[assignment]
+        origins.update(dict.fromkeys(_leaves(layer.values), layer.name))
+    if faults:
+        raise ConfigError(*faults)
+    try:
+        config = AvaConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(*dict.fromkeys(_explain(item, origins) for item in error.errors())) from error
+    leaves = _leaves(config.model_dump(mode="json", by_alias=True))
+    return Resolved(config, {key: origins.get(key, "default") for key in leaves}, reason)
+
+
+def _file_layer(name: str, path: Path) -> _Layer:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read: {error}") from error
+    return _text_layer(name, text)
+
+
+def _text_layer(name: str, text: str) -> _Layer:
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(text))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        detail = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{name}: {place}not valid YAML: {detail}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: holds no mapping of keys to values")
+    return _checked(_Layer(name, _without_nulls(values)))
+
+
+def _override_layer(overrides: Sequence[str]) -> _Layer:
+    for item in overrides:
+        if not re.match(r"^[A-Za-z_][\w.]*=", item):
+            raise ConfigError(f"--set {item}: must be key.path=value")
+    try:
+        values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (yaml.YAMLError, OmegaConfBaseException, TypeError) as error:
+        raise ConfigError(f"--set {' '.join(overrides)}: can't be read: {str(error).splitlines()[0]}") from error
+    return _checked(_Layer("--set", values))  # type: ignore[arg-type]
+
+
+def _checked(layer: _Layer) -> _Layer:
+    """Refuse `${...}`: a value that depends on another key or on the environment can't be seen in the file."""
+    for key, value in _leaves(layer.values).items():
+        if isinstance(value, str) and "${" in value:
+            raise ConfigError(f"{layer.name}: {key} = {value}: references are not supported: write the value")
+    return layer
+
+
+def _without_nulls(values: Mapping[Any, Any]) -> dict[str, Any]:
+    kept = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            kept[str(key)] = _without_nulls(value)
+        elif value is not None:
+            kept[str(key)] = value
+    return kept
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found.update(_leaves(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _named_preset(layers: Sequence[_Layer]) -> tuple[str | None, str]:
+    for layer in reversed(layers):
+        if (name := layer.values.get("preset")) is not None:
+            return str(name), layer.name
+    return None, ""
+
+
+def _unknown_keys(layer: _Layer) -> Iterator[str]:
+    known = dict(_known_keys(AvaConfig))
+
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            dotted = f"{prefix}{key}"
+            if dotted not in known:
+                close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.6) or [
+                    full for full in known if full.rsplit(".", 1)[-1] == key
+                ]
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_siblings(known, prefix))}"
+                yield f"{layer.name}: {dotted}: unknown key: {hint}"
+            elif isinstance(value, Mapping):
+                yield from walk(value, f"{dotted}.")
+            elif known[dotted]:
+                yield f"{layer.name}: {dotted} = {value}: must be a section with keys {', '.join(key.rsplit('.', 1)[-1] for key in _siblings(known, dotted + '.'))}"
+
+    yield from walk(layer.values, "")
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Dotted keys that may be written, and whether each is a section."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        yield key, nested
+        if nested:
+            yield from _known_keys(field.annotation, f"{key}.")  # type: ignore[arg-type]
+
+
+def _siblings(known: Mapping[str, bool], prefix: str) -> list[str]:
+    return [key for key in known if key.startswith(prefix) and "." not in key[len(prefix) :]]
+
+
+_PHRASES = {
+    "greater_than": "must be > {gt}",
+    "greater_than_equal": "must be >= {ge}",
+    "less_than": "must be < {lt}",
+    "less_than_equal": "must be <= {le}",
+    "literal_error": "must be one of {expected}",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be finite",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "too_short": "must have at least {min_length} entry",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+
+
+def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
+    """One line: file, key, value, what is allowed."""
+    key = ".".join(str(part) for part in error["loc"])
+    origin = next((origins[name] for name in (key, *_parents(key)) if name in origins), None)
+    if origin is None:
+        origin = ", ".join(sorted({layer for name, layer in origins.items() if name.startswith(f"{key}." if key else "")})) or "default"
+    context = error.get("ctx", {})
+    if error["type"] == "value_error":
+        detail = str(context["error"])
+        return f"{origin}: {key + ': ' if key else ''}{detail}"
+    if error["type"] == "extra_forbidden":
+        fields = SourceConfig.model_fields
+        close = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(fields)}"
+        return f"{origin}: {key}: unknown key: {hint}"
+    allowed = _PHRASES.get(error["type"])
+    return f"{origin}: {key} = {error['input']}: {allowed.format(**context) if allowed else error['msg']}"
+
+
+def _parents(key: str) -> Iterator[str]:
+    while "." in key:
+        key = key.rsplit(".", 1)[0]
+        yield key

@@ -1,0 +1,350 @@
+"""The typed configuration: one pydantic model per section of params.yaml.
+
+Every field has its meaning and unit right under it; `ava config show` prints the resolved values.
+Unknown keys are refused. Defaults are those of the preset `cpu/tiny` unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values don't change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SourceConfig(Section):
+    """One source of documents: exactly one of `corpus`, `path` or `hub`."""
+
+    corpus: Literal["shakespeare"] | None = None
+    """An embedded corpus, fetched by `make data` and read from the folder given with --data."""
+    path: str | None = None
+    """A file, folder or glob; relative paths count from the folder given with --data, else from the current one."""
+    hub: str | None = None
+    """Name of a data set on the Hugging Face Hub, read with `datasets`."""
+    format: Literal["text", "markdown", "jsonl", "parquet", "arrow"] = "text"
+    """How the files of `path` are read."""
+    text_field: str = "text"
+    """Column that holds the text, for jsonl, parquet, arrow and hub."""
+    split: str = "train"
+    """Split to read, for hub."""
+    revision: str | None = None
+    """Commit or tag to read, for hub; a moving branch makes results unrepeatable."""
+    streaming: bool = False
+    """Read a hub data set record by record instead of downloading it whole."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> SourceConfig:
+        given = [name for name in ("corpus", "path", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"names {' and '.join(given) or 'no source'}: give exactly one of corpus, path, hub")
+        return self
+
+
+class CleaningConfig(Section):
+    """Cleaning filters, in the order in which they run. Each is counted in the cleaning report."""
+
+    normalize_unicode: bool = True
+    """NFC, and line ends as a single newline."""
+    strip_control_characters: bool = True
+    """Remove control characters other than tab and newline."""
+    render_markdown: bool = True
+    """Turn Markdown sources into plain text: emphasis, heading marks and hard breaks go, words stay."""
+    collapse_blank_lines: bool = True
+    """At most one blank line in a row; no spaces at line ends."""
+    min_characters: NonNegative = 32
+    """Documents shorter than this are dropped."""
+    min_letter_share: Fraction = 0.5
+    """Documents with a smaller share of letters among the non-space characters are dropped."""
+    max_line_repetition: Fraction = 0.6
+    """Documents with a larger share of repeated non-empty lines are dropped."""
+
+
+class DeduplicationConfig(Section):
+    """Removal of repeated documents."""
+
+    exact: bool = True
+    """Drop documents whose cleaned text is byte-identical to an earlier one."""
+    near: bool = True
+    """Drop documents whose MinHash estimate of Jaccard similarity to an earlier one passes `threshold`."""
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    """Jaccard similarity of word shingles from which two documents count as near duplicates."""
+    num_permutations: Positive = 128
+    """Hash functions of a MinHash signature."""
+    shingle_words: Positive = 5
+    """Words in one shingle."""
+
+
+class SplitConfig(Section):
+    """Division into train, validation and test."""
+
+    by: Literal["document", "position"] = "document"
+    """`document`: by salted hash of the content; `position`: contiguous parts of one long text."""
+    train: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.90
+    """Share of bytes for training."""
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of bytes for validation; what remains is the test split."""
+    salt: str = "ava"
+    """Mixed into the hash: another salt, another split."""
+
+    @model_validator(mode="after")
+    def _leaves_a_test_split(self) -> SplitConfig:
+        if self.train + self.validation >= 1.0:
+            raise ValueError(f"train + validation = {self.train + self.validation:g}: must leave bytes for the test split, < 1")
+        return self
+
+
+class DataConfig(Section):
+    """From sources to shards."""
+
+    sources: Annotated[list[SourceConfig], Field(min_length=1)] = [SourceConfig(corpus="shakespeare")]
+    """Where the documents come from, in order."""
+    document_separator: str | None = None
+    """Splits a text file into documents at this string; null: a file is one document."""
+    cleaning: CleaningConfig = CleaningConfig()
+    deduplication: DeduplicationConfig = DeduplicationConfig()
+    split: SplitConfig = SplitConfig()
+    shard_tokens: Positive = 4_194_304
+    """Tokens in one shard file, at most."""
+
+
+class TokenizerConfig(Section):
+    """Byte-level BPE, trained on the training split only."""
+
+    vocab_size: Annotated[int, Field(ge=260)] = 2048
+    """Entries including the 256 bytes and the special tokens."""
+    min_frequency: Positive = 2
+    """Pairs seen less often are not merged."""
+
+
+class ModelConfig(Section):
+    """The architecture; the fields are those of `EnhancedMoEConfig`."""
+
+    hidden_size: Positive = 256
+    """Width D of the residual stream."""
+    num_layers: Positive = 4
+    """Transformer blocks."""
+    num_attention_heads: Positive = 4
+    """Query heads."""
+    num_key_value_heads: Positive = 2
+    """Key/value heads; fewer than query heads is grouped-query attention."""
+    head_dim: Positive | None = None
+    """Width of one head; null: hidden_size / num_attention_heads."""
+    max_position_embeddings: Positive = 512
+    """Longest sequence in tokens that the model accepts."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    """Base of the rotary frequencies."""
+    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    qk_norm: bool = True
+    """RMSNorm on queries and keys, per head."""
+    tie_word_embeddings: bool = True
+    """Output head shares the embedding matrix."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout on the residual branches."""
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the initial weights."""
+    num_ffn_experts: Positive = 8
+    """SwiGLU experts per layer."""
+    expert_intermediate_size: Positive = 256
+    """Inner width of one SwiGLU expert."""
+    num_zero_experts: NonNegative = 1
+    """Experts E(x) = 0 (MoE++, arXiv 2410.07348)."""
+    num_copy_experts: NonNegative = 1
+    """Experts E(x) = x."""
+    num_constant_experts: NonNegative = 2
+    """Experts E(x) = a1 x + a2 v."""
+    num_shared_experts: NonNegative = 0
+    """SwiGLU experts that every token passes."""
+    router: Literal["top_k", "confidence"] = "top_k"
+    """How experts are chosen: a fixed number, or until the cumulative probability passes a threshold."""
+    num_experts_per_token: Positive = 2
+    """k of the top_k router."""
+    confidence_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+    """p of the confidence router."""
+    max_experts_per_token: Positive = 4
+    """Upper bound on the experts that the confidence router gives a token."""
+    normalize_router_weights: bool = False
+    """Renormalise the weights of the chosen experts to sum to 1."""
+    gating_residuals: bool = True
+    """Add the previous layer's router logits through a learned map (MoE++, eq. 6)."""
+    tau: Annotated[float, Field(gt=0.0)] = 0.75
+    """Weight of a zero-computation expert in the balance loss, and share of capacity (MoE++, eq. 7 and 8)."""
+    capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
+    """gamma: tokens past an expert's capacity are dropped; null: nothing is dropped."""
+    balance_loss_weight: Annotated[float, Field(ge=0.0)] = 0.01
+    """Weight of the heterogeneous load balance loss."""
+    router_z_loss_weight: Annotated[float, Field(ge=0.0)] = 0.001
+    """Weight of the router z-loss."""
+    router_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Multiplicative noise on the router's input in training, uniform in 1 +- jitter."""
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> ModelConfig:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size = {self.hidden_size} is not a multiple of num_attention_heads = {self.num_attention_heads}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads = {self.num_attention_heads} is not a multiple of num_key_value_heads = {self.num_key_value_heads}"
+            )
+        if (self.head_dim or self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError("head_dim is odd: rotary embeddings rotate pairs, so it must be even")
+        experts = self.num_experts
+        for name in ("num_experts_per_token", "max_experts_per_token"):
+            if getattr(self, name) > experts:
+                raise ValueError(f"{name} = {getattr(self, name)}: there are only {experts} experts to choose from")
+        return self
+
+    @property
+    def num_experts(self) -> int:
+        """Experts that the router chooses from: FFN, zero, copy and constant."""
+        return self.num_ffn_experts + self.num_zero_experts + self.num_copy_experts + self.num_constant_experts
+
+
+class TrainConfig(Section):
+    """Training with DeepSpeed."""
+
+    steps: Positive = 300
+    """Optimiser steps."""
+    sequence_length: Annotated[int, Field(ge=8)] = 256
+    """Tokens per training sequence: the training context, and the window in which losses are scored."""
+    global_batch_size: Positive = 32
+    """Sequences per optimiser step."""
+    micro_batch_size: Positive = 32
+    """Sequences per forward pass; global_batch_size / micro_batch_size passes are accumulated."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """`muon`: orthogonalised momentum for hidden matrices, AdamW for everything else."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    """Peak rate (of Muon's matrices, if the optimiser is muon)."""
+    adam_learning_rate: Annotated[float, Field(gt=0)] = 0.004
+    """Peak rate of the parameters that Muon leaves to AdamW; unused by adamw."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Decoupled weight decay of matrices; norms, biases and constants have none."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Muon's momentum."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: NonNegative = 20
+    """Steps of linear warm-up."""
+    final_learning_rate_ratio: Fraction = 0.1
+    """Rate at the last step as a share of the peak."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global norm of the gradient; 0: no clipping."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability spread over the whole vocabulary in the training loss; measurements never smooth."""
+    z_loss_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared log-partition of the output logits."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Type of the matrix products; weights and optimiser state are float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    evaluate_every: Positive = 50
+    """Steps between measurements of the validation loss."""
+    evaluate_sequences: Positive = 64
+    """Validation sequences scored at those points; the last measurement scores the whole split."""
+    checkpoint_every: Positive = 50
+    """Steps between durable checkpoints."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints kept on disk while training."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> TrainConfig:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size = {self.global_batch_size} is not a multiple of micro_batch_size = {self.micro_batch_size}"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: must be < steps = {self.steps}")
+        return self
+
+
+class QuantizeConfig(Section):
+    """ONNX export and weight quantisation."""
+
+    schemes: Annotated[list[Literal["int8", "int4"]], Field(min_length=1)] = ["int8"]
+    """Schemes that the pipeline and dvc.yaml build; `ava quantize` builds the one given with --scheme."""
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    """Weights that share one scale."""
+    parity_sequences: Positive = 16
+    """Validation sequences on which the quantised model is compared with the float one."""
+
+
+class GenerationConfig(Section):
+    """How the samples of the report, and `ava generate` by default, are decoded."""
+
+    max_new_tokens: Positive = 64
+    num_beams: Annotated[int, Field(ge=2)] = 4
+    """Width of beam search."""
+    temperature: Annotated[float, Field(gt=0)] = 0.8
+    """Of nucleus sampling."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """Probability mass of nucleus sampling."""
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits of tokens that occurred; 1: off."""
+
+
+class EvaluateConfig(Section):
+    """Measurements on the test split, and the report."""
+
+    batch_size: Positive = 16
+    """Windows scored at once."""
+    prompts: Annotated[list[str], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
+    """What the samples continue."""
+    generation: GenerationConfig = GenerationConfig()
+
+
+class GateConfig(Section):
+    """Bounds that a version must keep to become champion."""
+
+    max_bits_per_byte: Annotated[float, Field(gt=0)] = 2.3
+    """Absolute bound on test_bits_per_byte, used while there is no champion."""
+    tolerance_bits_per_byte: Annotated[float, Field(ge=0)] = 0.01
+    """How much worse than the present champion a version may be."""
+    max_quantized_increase: Annotated[float, Field(ge=0)] = 0.02
+    """How many bits per byte a quantised model may lose against its float model."""
+
+
+class RegisterConfig(Section):
+    """The model registry."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "ava-moe"
+    """Name of the registered model."""
+    experiment: Annotated[str, Field(min_length=1)] = "ava"
+    """MLflow experiment of the run."""
+    gate: GateConfig = GateConfig()
+
+
+class AvaConfig(Section):
+    """The whole configuration, as `ava config show` prints it."""
+
+    preset: str | None = None
+    """Name of a file under configs/ without its ending, or `auto`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1337
+    """Seeds everything that is random."""
+    threads: NonNegative = 0
+    """CPU threads of every step; 0: as many as this process may use. Results are bit-identical for the same number only."""
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    registry: Annotated[RegisterConfig, Field(alias="register")] = RegisterConfig()
+
+    @model_validator(mode="after")
+    def _context_fits(self) -> AvaConfig:
+        if self.train.sequence_length > self.model.max_position_embeddings:
+            raise ValueError(
+                f"train.sequence_length = {self.train.sequence_length}: must be <= model.max_position_embeddings"
+                f" = {self.model.max_position_embeddings}"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""From sources to shards to batches: corpora, cleaning, deduplication, tokenizer, shards, batches."""

@@ -1,0 +1,259 @@
+"""Token shards: Arrow files in the layout of `datasets.save_to_disk`, one folder per split.
+
+A row is a block of one document: `document_id` (position of the document in its split), `name`, `tokens`. Every
+document ends with one boundary token, so a split's stream is `d0 <|endoftext|> d1 <|endoftext|> ...`.
+`splits.json` beside the folders holds the counts. `datasets.load_from_disk(FOLDER/train)` reads them too; the reader
+here maps the files itself, because importing `datasets` takes longer than reading a corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ava_core.errors import AvaError, IntegrityError
+
+SPLITS = ("train", "validation", "test")
+INFO_NAME = "splits.json"
+BLOCK_TOKENS = 65_536
+"""Tokens in one row, at most: a row is what a shard can be cut at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """Counts of one split.
+
+    Attributes:
+        num_bytes: UTF-8 bytes of the cleaned text that was tokenised; bits per byte divides by it.
+        num_tokens: tokens of the stream, boundary tokens included.
+        num_documents: documents in it.
+        num_shards: Arrow files.
+    """
+
+    num_bytes: int
+    num_tokens: int
+    num_documents: int
+    num_shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitsInfo:
+    """What `splits.json` says.
+
+    Attributes:
+        vocab_size: entries of the tokenizer; every token is smaller.
+        boundary_token_id: the token that ends every document.
+        dtype: NumPy type of the stored tokens.
+        splits: counts by name of the split.
+    """
+
+    vocab_size: int
+    boundary_token_id: int
+    dtype: str
+    splits: dict[str, SplitInfo]
+
+
+@dataclass(frozen=True)
+class TokenizedDocument:
+    """One document as tokens, without its boundary token.
+
+    Attributes:
+        name: where it came from.
+        tokens: integer array of shape (n,).
+        num_bytes: UTF-8 bytes of its text.
+    """
+
+    name: str
+    tokens: np.ndarray
+    num_bytes: int
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest type that holds every token: uint16 up to 65,536 entries, then int32."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
+
+
+def write_split(
+    folder: Path, documents: Iterable[TokenizedDocument], *, vocab_size: int, boundary_token_id: int, shard_tokens: int
+) -> SplitInfo:
+    """Write one split to `folder` as Arrow shards of at most `shard_tokens` tokens.
+
+    The bytes depend on the arguments alone: the fingerprint that `datasets` would draw is set from the content.
+
+    Raises:
+        AvaError: there is no document.
+    """
+    import pyarrow as pa
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    dtype = token_dtype(vocab_size)
+    block = min(BLOCK_TOKENS, shard_tokens)
+    blocks: list[np.ndarray] = []
+    ids: list[int] = []
+    names: list[str] = []
+    num_bytes = num_documents = 0
+    for document in documents:
+        tokens = np.append(document.tokens, boundary_token_id).astype(dtype)
+        for start in range(0, len(tokens), block):
+            blocks.append(tokens[start : start + block])
+            ids.append(num_documents)
+            names.append(document.name)
+        num_bytes += document.num_bytes
+        num_documents += 1
+    if not blocks:
+        raise AvaError(f"{folder.name}: no document: a split needs at least one")
+
+    ends = np.cumsum([len(item) for item in blocks])
+    stream = np.concatenate(blocks)
+    offsets = pa.array(np.concatenate([[0], ends]), type=pa.int64())
+    tokens_column = pa.LargeListArray.from_arrays(offsets, pa.array(stream))
+    if len(stream) < 2**31:
+        tokens_column = tokens_column.cast(pa.list_(tokens_column.type.value_type))
+    table = pa.table({"document_id": pa.array(ids, pa.int32()), "name": pa.array(names), "tokens": tokens_column})
+    num_shards = _count_shards(ends, shard_tokens)
+    fingerprint = hashlib.sha256(json.dumps([ids, names]).encode() + stream.tobytes()).hexdigest()[:16]
+    dataset = Dataset(InMemoryTable(table), fingerprint=fingerprint)
+    _save_quietly(dataset, folder, num_shards)
+    return SplitInfo(num_bytes=num_bytes, num_tokens=len(stream), num_documents=num_documents, num_shards=num_shards)
+
+
+def _count_shards(ends: np.ndarray, shard_tokens: int) -> int:
+    """Fewest shards that hold at most `shard_tokens` each when `datasets` deals the rows out evenly."""
+    rows = len(ends)
+    for shards in range(math.ceil(int(ends[-1]) / shard_tokens), rows):
+        cuts = np.arange(shards + 1) * (rows // shards) + np.minimum(np.arange(shards + 1), rows % shards)
+        totals = np.diff(np.concatenate([[0], ends])[cuts])
+        if totals.max() <= shard_tokens:
+            return shards
+    return rows
+
+
+def _save_quietly(dataset, folder: Path, num_shards: int) -> None:
+    """`save_to_disk` without its own progress bar; ours shows the split."""
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        dataset.save_to_disk(folder, num_shards=num_shards)
+    finally:
+        if shown:
+            enable_progress_bar()
+
+
+def write_splits_info(folder: Path, info: SplitsInfo) -> None:
+    """Write `folder`/splits.json."""
+    (folder / INFO_NAME).write_text(json.dumps(asdict(info), indent=2, sort_keys=True) + "\n")
+
+
+def load_splits_info(folder: Path) -> SplitsInfo:
+    """Read `folder`/splits.json.
+
+    Raises:
+        AvaError: `folder` is not the output of `ava preprocess`.
+        IntegrityError: the file can't be understood.
+    """
+    path = folder / INFO_NAME
+    if not path.is_file():
+        raise AvaError(f"{path}: no such file: give the output folder of `ava preprocess`")
+    try:
+        fields = json.loads(path.read_text())
+        splits = {name: SplitInfo(**counts) for name, counts in fields.pop("splits").items()}
+        return SplitsInfo(**fields, splits=splits)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"{path}: can't be read ({error}): run `ava preprocess` again") from error
+
+
+@dataclass(frozen=True)
+class ShardedSplit:
+    """One split, ready to be read.
+
+    Attributes:
+        name: train, validation or test.
+        tokens: the stream, shape (num_tokens,), read-only; mapped from the file when there is one shard,
+            else joined in memory. Type uint16 or int32.
+        document_starts: index of each document's first token in the stream, int64, shape (num_documents,).
+        num_bytes: UTF-8 bytes of the text.
+        vocab_size: entries of the tokenizer.
+        boundary_token_id: the token that ends every document.
+    """
+
+    name: str
+    tokens: np.ndarray
+    document_starts: np.ndarray
+    num_bytes: int
+    vocab_size: int
+    boundary_token_id: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the stream, boundary tokens included."""
+        return len(self.tokens)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in the split."""
+        return len(self.document_starts)
+
+    @classmethod
+    def open(cls, folder: Path | str, name: str) -> ShardedSplit:
+        """Open split `name` below `folder`, the output of `ava preprocess`.
+
+        Raises:
+            AvaError: there is no such folder or split.
+            IntegrityError: a shard can't be read, or doesn't hold what `splits.json` says.
+        """
+        folder = Path(folder)
+        info = load_splits_info(folder)
+        if name not in info.splits:
+            raise AvaError(f"{folder}: has no split `{name}`: its splits are {', '.join(sorted(info.splits))}")
+        counts = info.splits[name]
+        streams, ids = zip(*[_read_shard(path) for path in _shard_paths(folder / name)], strict=True)
+        tokens = streams[0] if len(streams) == 1 else np.concatenate(streams)
+        row_ids, row_tokens = np.concatenate([part[0] for part in ids]), np.concatenate([part[1] for part in ids])
+        first = np.flatnonzero(np.diff(row_ids, prepend=-1))
+        starts = np.concatenate([[0], np.cumsum(row_tokens)])[first]
+        found = (len(tokens), len(starts), len(streams))
+        if found != (counts.num_tokens, counts.num_documents, counts.num_shards):
+            raise IntegrityError(
+                f"{folder / name}: holds {found[0]} tokens, {found[1]} documents, {found[2]} shards, {INFO_NAME} says"
+                f" {counts.num_tokens}, {counts.num_documents}, {counts.num_shards}: run `ava preprocess` again"
+            )
+        tokens.flags.writeable = False
+        return cls(name, tokens, starts.astype(np.int64), counts.num_bytes, info.vocab_size, info.boundary_token_id)
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    """The Arrow files of a split in their order, as `state.json` lists them."""
+    path = folder / "state.json"
+    try:
+        files = [folder / item["filename"] for item in json.loads(path.read_text())["_data_files"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{path}: can't be read ({error}): run `ava preprocess` again") from error
+    if not files:
+        raise IntegrityError(f"{path}: lists no shards: run `ava preprocess` again")
+    return files
+
+
+def _read_shard(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The tokens of one Arrow file, mapped where possible, and per row its document and number of tokens."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+            table = reader.read_all()
+        columns = [table["tokens"].chunk(index) for index in range(table["tokens"].num_chunks)]
+        parts = [column.flatten().to_numpy(zero_copy_only=True) for column in columns]
+        lengths = np.concatenate([np.diff(column.offsets.to_numpy()) for column in columns])
+        ids = table["document_id"].to_numpy()
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IntegrityError(f"{path}: can't be read as a shard ({reason}): run `ava preprocess` again") from error
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts)), (ids, lengths)

@@ -1,0 +1,28 @@
+"""The errors a user can cause or mend, and the exit code each one ends a step with.
+
+Anything else that escapes a step is a defect of ours: it exits 1 as well, and its traceback is in the log.
+"""
+
+
+class AvaError(Exception):
+    """A failure in the work. The message is one line: the thing, the value, and the way out."""
+
+    exit_code = 1
+
+
+class ConfigError(AvaError):
+    """A wrong key, type, range or flag, refused before any work. One line per fault.
+
+    Args:
+        faults: the lines to show, each complete in itself.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(faults))
+
+
+class IntegrityError(AvaError):
+    """An input whose bytes are not the ones that its manifest promises."""

@@ -1,0 +1,24 @@
+"""The MoE++ language model as Transformers classes, known to `AutoConfig` and `AutoModel*` once imported.
+
+Names of tensors end in their shape, as in `weights_TK`; `ava_core.models.shapes` has the legend.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from ava_core.models.configuration import EnhancedMoEConfig
+from ava_core.models.modeling import EnhancedMoEForCausalLM, EnhancedMoEModel
+from ava_core.models.outputs import EnhancedMoECausalLMOutput, EnhancedMoEModelOutput
+from ava_core.models.statistics import RoutingStatistics
+
+AutoConfig.register(EnhancedMoEConfig.model_type, EnhancedMoEConfig, exist_ok=True)
+AutoModel.register(EnhancedMoEConfig, EnhancedMoEModel, exist_ok=True)
+AutoModelForCausalLM.register(EnhancedMoEConfig, EnhancedMoEForCausalLM, exist_ok=True)
+
+__all__ = [
+    "EnhancedMoECausalLMOutput",
+    "EnhancedMoEConfig",
+    "EnhancedMoEForCausalLM",
+    "EnhancedMoEModel",
+    "EnhancedMoEModelOutput",
+    "RoutingStatistics",
+]

@@ -1,0 +1,170 @@
+"""Configuration of the MoE++ language model (arXiv 2410.07348).
+
+The field names are those of the `model:` section of an Ava configuration; `vocab_size` and the special token
+ids come from the tokenizer.
+"""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+
+ROUTERS = ("top_k", "confidence")
+EXPERTS_IMPLEMENTATIONS = ("auto", "grouped_mm", "looped", "dense")
+
+
+class EnhancedMoEConfig(PreTrainedConfig):
+    """Shape and routing of an `EnhancedMoEModel`. Every field has a working default.
+
+    Raises:
+        ValueError: a field is outside its range; the message names the field, its value and what is allowed.
+
+    Fields whose name doesn't say it all:
+        num_layers: decoder layers; readable as `num_hidden_layers` too.
+        num_key_value_heads: key/value heads of grouped-query attention; None means one per query head.
+        head_dim: width of one head; None means hidden_size / num_attention_heads.
+        max_position_embeddings: the context, in tokens, that the model is trained with.
+        rope_theta: base wavelength of rotary embeddings; kept in `rope_parameters` as Transformers 5 does.
+        dropout: probability on the output of each attention and mixture block, while training.
+        num_ffn_experts: N_FFN, the SwiGLU experts. Their indices come first: 0 .. N_FFN - 1.
+        num_zero_experts, num_copy_experts, num_constant_experts: the zero-computation experts, in this order
+            after the FFN experts. Eq. 3 to 5 of MoE++.
+        num_shared_experts: SwiGLU experts that every token passes through, beside the routed ones.
+        router: "top_k", or "confidence" (most probable experts until their probability sums to
+            `confidence_threshold`).
+        num_experts_per_token: K of the "top_k" router.
+        max_experts_per_token: bound on K of the "confidence" router; None means every expert.
+        normalize_router_weights: rescale the chosen weights of a token to sum to one.
+        gating_residuals: add a learned map of the previous layer's router logits to this layer's (eq. 6).
+        tau: how much balance loss and capacity a zero-computation expert gets, relative to an FFN expert
+            (eq. 7 and 8). tau < 1 sends more tokens to zero-computation experts.
+        capacity_factor: gamma of eq. 8, in force while training; None never drops a token.
+        balance_loss_weight, router_z_loss_weight: weights of the auxiliary losses in the total loss.
+        router_jitter: the router's input is multiplied by noise from U(1 - jitter, 1 + jitter) in training.
+        experts_implementation: "grouped_mm" (GPUs), "looped" (CPUs), "dense" (every expert for every token:
+            the reference, and the one that can be exported), or "auto" (by device).
+    """
+
+    model_type = "ava_moe"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"num_hidden_layers": "num_layers"}
+
+    vocab_size: int = 8192
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 256
+    rope_theta: float = 10_000.0
+    rope_parameters: dict | None = None
+    rms_norm_eps: float = 1e-6
+    qk_norm: bool = True
+    tie_word_embeddings: bool = True
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    num_ffn_experts: int = 8
+    expert_intermediate_size: int = 256
+    num_zero_experts: int = 1
+    num_copy_experts: int = 1
+    num_constant_experts: int = 2
+    num_shared_experts: int = 0
+    router: str = "top_k"
+    num_experts_per_token: int = 2
+    confidence_threshold: float = 0.6
+    max_experts_per_token: int | None = 4
+    normalize_router_weights: bool = False
+    gating_residuals: bool = True
+    tau: float = 0.75
+    capacity_factor: float | None = None
+    balance_loss_weight: float = 0.01
+    router_z_loss_weight: float = 0.001
+    router_jitter: float = 0.0
+    experts_implementation: str | None = "auto"
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None and self.num_attention_heads and self.num_attention_heads > 0:
+            self._require(
+                self.hidden_size % self.num_attention_heads == 0,
+                "hidden_size",
+                f"a multiple of num_attention_heads ({self.num_attention_heads}) unless head_dim is set",
+            )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.experts_implementation is None:
+            self.experts_implementation = "auto"
+        self._validate_fields()
+        super().__post_init__(**kwargs)
+        self.rope_theta = self.rope_parameters["rope_theta"]
+        rope_type = self.rope_parameters.get("rope_type", "default")
+        if rope_type != "default":
+            raise ValueError(f"rope_parameters.rope_type = {rope_type!r}: must be 'default'")
+
+    @property
+    def num_zero_computation_experts(self) -> int:
+        """N_ZC: zero, copy and constant experts together."""
+        return self.num_zero_experts + self.num_copy_experts + self.num_constant_experts
+
+    @property
+    def num_experts(self) -> int:
+        """E: all routed experts, the width of the router's logits."""
+        return self.num_ffn_experts + self.num_zero_computation_experts
+
+    @property
+    def max_slots(self) -> int:
+        """K: the most experts that the configured router gives one token."""
+        if self.router == "top_k":
+            return self.num_experts_per_token
+        return self.max_experts_per_token or self.num_experts
+
+    def _require(self, condition: bool, field: str, allowed: str) -> None:
+        if not condition:
+            raise ValueError(f"{field} = {getattr(self, field)!r}: must be {allowed}")
+
+    def _validate_fields(self) -> None:
+        for field in (
+            "vocab_size hidden_size num_layers num_attention_heads num_key_value_heads head_dim "
+            "max_position_embeddings rope_theta rms_norm_eps num_ffn_experts expert_intermediate_size "
+            "num_experts_per_token tau"
+        ).split():
+            self._require((getattr(self, field) or 0) > 0, field, "> 0")
+        for field in (
+            "initializer_range num_zero_experts num_copy_experts num_constant_experts num_shared_experts "
+            "balance_loss_weight router_z_loss_weight"
+        ).split():
+            self._require(getattr(self, field) >= 0, field, ">= 0")
+        for field in ("dropout", "router_jitter"):
+            self._require(0 <= getattr(self, field) < 1, field, "in [0, 1)")
+        self._require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            "num_key_value_heads",
+            f"a divisor of num_attention_heads ({self.num_attention_heads})",
+        )
+        self._require(self.head_dim % 2 == 0, "head_dim", "even, for rotary embeddings")
+        self._require(self.router in ROUTERS, "router", f"one of {', '.join(ROUTERS)}")
+        self._require(
+            self.experts_implementation in EXPERTS_IMPLEMENTATIONS,
+            "experts_implementation",
+            f"one of {', '.join(EXPERTS_IMPLEMENTATIONS)}",
+        )
+        self._require(0 < self.confidence_threshold <= 1, "confidence_threshold", "in (0, 1]")
+        self._require(self.tau <= 1, "tau", "in (0, 1]")
+        self._require(
+            self.capacity_factor is None or self.capacity_factor > 0, "capacity_factor", "> 0, or null"
+        )
+        if self.router == "top_k":
+            self._require(
+                self.num_experts_per_token <= self.num_experts,
+                "num_experts_per_token",
+                f"at most the number of experts ({self.num_experts})",
+            )
+        elif self.max_experts_per_token is not None:
+            self._require(
+                1 <= self.max_experts_per_token <= self.num_experts,
+                "max_experts_per_token",
+                f"between 1 and the number of experts ({self.num_experts}), or null",
+            )

@@ -1,0 +1,94 @@
+"""FFN experts: SwiGLU networks whose weights are held together. Shapes: see `shapes`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ava_core.models.configuration import EnhancedMoEConfig
+from ava_core.models.dispatch import combine, dispatch, sort_by_expert
+from ava_core.models.grouped_linear import grouped_linear, looped_linear
+from ava_core.models.routers import Routing
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of a tensor that holds both along its last axis (arXiv 2002.05202, eq. 6)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that autocast asks for, else the input's. The grouped products don't follow autocast."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class FFNExperts(nn.Module):
+    """N SwiGLU experts: E_i(x) = down_i (silu(gate_i x) * up_i x).
+
+    `gate_up_proj` is (N, 2F, D), gate first; `down_proj` is (N, D, F). A token is evaluated by its chosen
+    experts only, except with the "dense" implementation.
+    """
+
+    def __init__(self, config: EnhancedMoEConfig):
+        super().__init__()
+        N, D, F_ = config.num_ffn_experts, config.hidden_size, config.expert_intermediate_size
+        self.config = config
+        self.gate_up_proj = nn.Parameter(torch.empty(N, 2 * F_, D))
+        self.down_proj = nn.Parameter(torch.empty(N, D, F_))
+
+    def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """Weighted sum of the chosen experts' outputs, (T, D) in float32 (or wider)."""
+        implementation = self.config.experts_implementation
+        if implementation == "auto":
+            implementation = "looped" if x_TD.device.type == "cpu" else "grouped_mm"
+        if implementation == "dense":
+            return self._dense(x_TD, routing)
+        return self._sparse(x_TD, routing, on_device=implementation == "grouped_mm")
+
+    def _sparse(self, x_TD: Tensor, routing: Routing, *, on_device: bool) -> Tensor:
+        dtype = compute_dtype(x_TD)
+        N = self.gate_up_proj.shape[0]
+        # On an accelerator all T * K rows are kept, so that the host needn't know how many are occupied.
+        keep_unused = on_device and x_TD.device.type != "cpu"
+        permutation = sort_by_expert(routing.expert_ids_TK, routing.used_TK, N, keep_unused=keep_unused)
+        rows_RD = dispatch(x_TD.to(dtype), permutation)
+        gate_up, down = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
+        if on_device:
+            ends_N = permutation.counts_N.cumsum(0).to(torch.int32)
+            hidden_RF = swiglu(grouped_linear(rows_RD, gate_up, ends_N))
+            out_RD = grouped_linear(hidden_RF, down, ends_N)
+        else:
+            counts = permutation.counts_N.tolist()
+            hidden_RF = swiglu(looped_linear(rows_RD, gate_up, counts))
+            out_RD = looped_linear(hidden_RF, down, counts)
+        return combine(out_RD, routing.weights_TK.to(torch.promote_types(dtype, torch.float32)), permutation)
+
+    def _dense(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """Every expert for every token. No sizes or branches depend on data, so it can be exported."""
+        weights_TE = scatter_weights(routing, self.config.num_experts)
+        N = self.gate_up_proj.shape[0]
+        out_NTD = swiglu(x_TD @ self.gate_up_proj.mT) @ self.down_proj.mT
+        # Not an einsum, which autocast would run in bfloat16.
+        return (out_NTD.to(weights_TE.dtype) * weights_TE[:, :N].T[..., None]).sum(dim=0)
+
+
+class SharedExperts(nn.Module):
+    """Experts that every token uses with weight one (DeepSeekMoE, arXiv 2401.06066), as one wide SwiGLU."""
+
+    def __init__(self, config: EnhancedMoEConfig):
+        super().__init__()
+        width = config.num_shared_experts * config.expert_intermediate_size
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * width, bias=False)
+        self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(swiglu(self.gate_up_proj(x)))
+
+
+def scatter_weights(routing: Routing, num_experts: int) -> Tensor:
+    """Gate values by expert, float32 (T, E): 0 where an expert wasn't chosen or the slot was dropped."""
+    weights_TK = routing.weights_TK
+    zeros = weights_TK.new_zeros(weights_TK.shape[0], num_experts)
+    return zeros.scatter(1, routing.expert_ids_TK, weights_TK)

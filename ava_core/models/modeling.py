@@ -1,0 +1,281 @@
+"""The decoder and its language-model head, as Transformers models. Shapes: see `shapes`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ava_core.losses import UnifiedLoss
+from ava_core.losses import shift_labels as align_labels
+from ava_core.models.attention import Attention, RotaryEmbedding
+from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS, EnhancedMoEConfig
+from ava_core.models.experts import FFNExperts
+from ava_core.models.masks import attention_mask_for
+from ava_core.models.moe import Gate, MoELayer, ZeroComputationExperts
+from ava_core.models.normalization import RMSNorm
+from ava_core.models.outputs import EnhancedMoECausalLMOutput, EnhancedMoEModelOutput
+from ava_core.models.statistics import RoutingStatistics
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm attention and MoE++ blocks with residual connections.
+
+    Everything that the model needs from the routing is returned, never stored on the side, so recomputation
+    in the backward pass can't count anything twice.
+    """
+
+    def __init__(self, config: EnhancedMoEConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer_idx)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.moe = MoELayer(config, layer_idx)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        previous_logits_TE: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        token_mask_T: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        output_choices: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, RoutingStatistics]:
+        """Return hidden states, router logits (T, E), balance loss, z-loss, choices (T, E), statistics."""
+        attended = self.self_attn(self.input_layernorm(x_BSD), rotary, mask, past_key_values)
+        x_BSD = x_BSD + self.dropout(attended)
+        mixed, logits_TE, routing = self.moe(
+            self.post_attention_layernorm(x_BSD), previous_logits_TE, token_mask_T
+        )
+        x_BSD = x_BSD + self.dropout(mixed)
+        choices_TE = None
+        if output_choices:
+            choices_TE = torch.zeros_like(logits_TE, dtype=torch.bool).scatter(
+                1, routing.expert_ids_TK, routing.used_TK
+            )
+        return x_BSD, logits_TE, routing.balance_loss, routing.z_loss, choices_TE, routing.statistics
+
+
+class EnhancedMoEPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading, common to both models."""
+
+    config: EnhancedMoEConfig
+    config_class = EnhancedMoEConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, FFNExperts):
+            nn.init.normal_(module.gate_up_proj, std=std)
+            nn.init.normal_(module.down_proj, std=std)
+        elif isinstance(module, Gate):
+            nn.init.normal_(module.weight, std=std)
+            if module.residual_weight is not None:
+                nn.init.zeros_(module.residual_weight)
+        elif isinstance(module, ZeroComputationExperts) and module.constants is not None:
+            nn.init.normal_(module.constants, std=std)
+            nn.init.normal_(module.mix_weight, std=std)
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """Accept Ava's names in `from_pretrained(..., experts_implementation=...)`; see the config."""
+        if requested_experts is not None:
+            if requested_experts not in EXPERTS_IMPLEMENTATIONS:
+                allowed = ", ".join(EXPERTS_IMPLEMENTATIONS)
+                raise ValueError(f"experts_implementation = {requested_experts!r}: must be one of {allowed}")
+            self.config.experts_implementation = requested_experts
+        return self.config.experts_implementation
+
+    def set_experts_implementation(self, experts_implementation: str) -> None:
+        """Switch how experts are evaluated; takes effect from the next forward pass."""
+        self.get_correct_experts_implementation(experts_implementation)
+
+
+class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
+    """Embedding, decoder layers and final norm."""
+
+    def __init__(self, config: EnhancedMoEConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList([DecoderLayer(config, i) for i in range(config.num_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = RotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool = False,
+        output_hidden_states: bool | None = None,
+        document_ids: Tensor | None = None,
+        **kwargs,
+    ) -> EnhancedMoEModelOutput:
+        """Run the decoder over `input_ids` (B, S) or `inputs_embeds` (B, S, D).
+
+        Args:
+            attention_mask: (B, S_kv), 0 for padding. Padding takes part in no statistic and no auxiliary loss.
+            position_ids: (B, S); counted from the cache's length by default.
+            document_ids: (B, S); tokens attend only within their own document (packed sequences).
+            output_router_logits: return router logits and expert choices too.
+
+        Raises:
+            ValueError: neither or both of `input_ids` and `inputs_embeds` given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if self.gradient_checkpointing and self.training:
+            use_cache, past_key_values = False, None
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
+        mask = attention_mask_for(
+            self.config, inputs_embeds, attention_mask, past_key_values, position_ids, document_ids
+        )
+        token_mask_T = None
+        if attention_mask is not None and attention_mask.dim() == 2:
+            token_mask_T = attention_mask[:, -inputs_embeds.shape[1] :].reshape(-1).bool()
+        if output_hidden_states is None:
+            output_hidden_states = getattr(self.config, "output_hidden_states", False)
+
+        rotary = self.rotary_emb(position_ids)
+        x_BSD, router_logits_TE = inputs_embeds, None
+        hidden_states, layers = [], []
+        for layer in self.layers:
+            if output_hidden_states:
+                hidden_states.append(x_BSD)
+            # Positional, because reentrant checkpointing differentiates positional arguments only.
+            x_BSD, router_logits_TE, *routed = layer(
+                x_BSD, router_logits_TE, rotary, mask, token_mask_T, past_key_values, output_router_logits
+            )
+            layers.append((router_logits_TE, *routed))
+        x_BSD = self.norm(x_BSD)
+        router_logits, balance, z, choices, statistics = zip(*layers, strict=True)
+        return EnhancedMoEModelOutput(
+            last_hidden_state=x_BSD,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=(*hidden_states, x_BSD) if output_hidden_states else None,
+            balance_loss=torch.stack(balance).mean(),
+            router_z_loss=torch.stack(z).mean(),
+            router_logits=router_logits if output_router_logits else None,
+            router_choices=choices if output_router_logits else None,
+            router_statistics=statistics,
+        )
+
+
+class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
+    """The decoder with a head over the vocabulary; computes its own loss with `UnifiedLoss`.
+
+    `loss_function` may be replaced by another `UnifiedLoss` (label smoothing, further parts).
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    # What HF's Trainer asks for, to pass num_items_in_batch
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: EnhancedMoEConfig):
+        super().__init__(config)
+        self.model = EnhancedMoEModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.loss_function = UnifiedLoss.standard(
+            balance_loss_weight=config.balance_loss_weight, router_z_loss_weight=config.router_z_loss_weight
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool = False,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        document_ids: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_logits: bool = True,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> EnhancedMoECausalLMOutput | tuple:
+        """Run the model; arguments as in `EnhancedMoEModel.forward`, and:
+
+        Args:
+            labels: (B, S), the input ids with -100 where nothing is to be predicted; shifted inside.
+            shift_labels: (B, S), labels that the caller has aligned with the logits; instead of `labels`.
+            logits_to_keep: compute logits of this many last positions (0: all), or of the given indices.
+            num_items_in_batch: divisor of the summed token losses, for accumulated batches.
+            return_logits: False computes the loss without ever holding all logits: less memory, more speed.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_router_logits=output_router_logits,
+            output_hidden_states=output_hidden_states,
+            document_ids=document_ids,
+        )
+        hidden_BSD = outputs.last_hidden_state
+        aligned_BS = shift_labels if labels is None else align_labels(labels)
+        logits = None
+        if return_logits or aligned_BS is None:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_BSD[:, keep])
+
+        auxiliary = {"balance_loss": outputs.balance_loss, "router_z_loss": outputs.router_z_loss}
+        weights = self.loss_function.auxiliary_weights
+        aux_loss = sum(weights.get(name, 0.0) * part for name, part in auxiliary.items())
+        loss, parts = None, None
+        if aligned_BS is not None:
+            whole = logits is not None and logits.shape[1] == hidden_BSD.shape[1]
+            computed = self.loss_function(
+                aligned_BS,
+                logits=logits if whole else None,
+                hidden=None if whole else hidden_BSD,
+                head_weight_VD=None if whole else self.lm_head.weight,
+                auxiliary=auxiliary,
+                num_items=num_items_in_batch,
+            )
+            loss, parts = computed.total, computed.parts
+        result = EnhancedMoECausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            aux_loss=aux_loss,
+            loss_parts=parts,
+            router_logits=outputs.router_logits,
+            router_choices=outputs.router_choices,
+            router_statistics=outputs.router_statistics,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+

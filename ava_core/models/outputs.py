@@ -1,0 +1,54 @@
+"""What the models return. Shapes: see `shapes`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+from ava_core.models.statistics import RoutingStatistics
+
+
+@dataclass
+class EnhancedMoEModelOutput(ModelOutput):
+    """Attributes:
+    last_hidden_state: (B, S, D), after the final norm.
+    past_key_values: the KV cache, if one is used.
+    hidden_states: (B, S, D) before each layer and after the last norm, with `output_hidden_states`.
+    balance_loss, router_z_loss: means over layers of each layer's own loss, scalars, not weighted.
+    router_logits, router_choices: per layer, (T, E) float32 and bool (True: chosen and not dropped), with
+        `output_router_logits`.
+    router_statistics: per layer `RoutingStatistics`, detached.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    balance_loss: torch.FloatTensor | None = None
+    router_z_loss: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor, ...] | None = None
+    router_choices: tuple[torch.BoolTensor, ...] | None = None
+    router_statistics: tuple[RoutingStatistics, ...] | None = None
+
+
+@dataclass
+class EnhancedMoECausalLMOutput(ModelOutput):
+    """Attributes:
+    loss: scalar, with labels: the weighted sum of `loss_parts`.
+    logits: (B, S or logits_to_keep, V); None if `return_logits=False`.
+    loss_parts: each part of the loss by name, unweighted, detached, with labels.
+    aux_loss: the weighted auxiliary part of the loss, scalar.
+    Others as in `EnhancedMoEModelOutput`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    aux_loss: torch.FloatTensor | None = None
+    loss_parts: dict[str, torch.FloatTensor] | None = None
+    router_logits: tuple[torch.FloatTensor, ...] | None = None
+    router_choices: tuple[torch.BoolTensor, ...] | None = None
+    router_statistics: tuple[RoutingStatistics, ...] | None = None

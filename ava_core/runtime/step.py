@@ -1,0 +1,226 @@
+"""The step contract in one function: `run_step`.
+
+A step's key is the digest of everything that determines its output: its name, the sources it runs, the
+configuration sections it reads, its flags, the contents of its inputs, threads and ranks. The same key gives the same
+bytes, so a finished output is reused and an unfinished one is gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ava_core import __version__
+from ava_core.config.schema import AvaConfig
+from ava_core.errors import AvaError, ConfigError
+from ava_core.runtime import executor_output, manifest
+from ava_core.runtime.digests import digest_code, digest_tree, digest_value
+from ava_core.runtime.progress import Progress
+from ava_core.runtime.work import Entry, WorkStore, timings_path
+from ava_core.steps import StepSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a step was asked for.
+
+    Attributes:
+        spec: the step's row of the step table.
+        config: the resolved configuration.
+        inputs: folders by input name; a list also where only one is allowed.
+        choices: values of the flags that change the result.
+        output: the folder to end up with.
+        work: the work folder.
+        force: replace an output that was made from something else, and compute anew.
+        executor_output: where KFP wants its ExecutorOutput, or None.
+        progress: shows progress.
+        digest_inputs: digests of unverified inputs, by name, where the bytes of the folder alone don't tell them.
+    """
+
+    spec: StepSpec
+    config: AvaConfig
+    inputs: Mapping[str, list[Path]]
+    choices: Mapping[str, str]
+    output: Path
+    work: Path
+    force: bool = False
+    executor_output: Path | None = None
+    progress: Progress = field(default_factory=Progress)
+    digest_inputs: Callable[[], dict[str, str]] | None = None
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that the step computes with."""
+        return self.config.threads or len(os.sched_getaffinity(0))
+
+
+@dataclass(kw_only=True)
+class StepRun:
+    """What a step's computation gets, and where it leaves its figures.
+
+    Attributes:
+        config: the resolved configuration.
+        inputs: folders by input name.
+        digests: digest of each input's contents, as in the manifest.
+        choices: values of the flags that change the result.
+        output: an empty folder to write into.
+        state: a folder that outlives a killed run; holds what an earlier one with the same key left.
+        progress: shows progress.
+        threads: CPU threads to compute with.
+        metrics: figures that are the same on every run; written to metrics.json.
+        timings: figures that a clock or a memory meter gave; written to OUTPUT.timings.json.
+    """
+
+    config: AvaConfig
+    inputs: Mapping[str, list[Path]]
+    digests: Mapping[str, str]
+    choices: Mapping[str, str]
+    output: Path
+    state: Path
+    progress: Progress
+    threads: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def input(self, name: str) -> Path:
+        """The folder of an input that may be given once."""
+        return self.inputs[name][0]
+
+
+def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
+    """Run one step under the contract of the design: verified inputs, keyed work, an output whole or not at all.
+
+    Raises:
+        ConfigError: the output exists and was made from something else.
+        AvaError: an input or the work failed.
+    """
+    spec = request.spec
+    _limit_threads(request.threads)
+    inputs = _verify_inputs(request)
+    identity = _identify(request, inputs)
+    present = _present(request, identity)
+    if present and spec.cacheable and not request.force:
+        log.info("%s: up to date: %s", spec.name, request.output)
+        _report(request)
+        return
+    store = WorkStore(request.work)
+    entry = store.entry(spec.name, identity.key)
+    with entry.locked():
+        if spec.cacheable and not request.force and entry.finished():
+            log.info("%s: unchanged: the finished output was taken from %s", spec.name, entry.folder)
+        else:
+            _compute(request, entry, identity, compute)
+        entry.place(request.output)
+    _report(request)
+    store.prune()
+    log.info("%s: wrote %s", spec.name, request.output)
+
+
+def _limit_threads(threads: int) -> None:
+    """Must run before torch, numpy or tokenizers are imported: they read these once."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
+
+def _verify_inputs(request: Request) -> dict[str, str]:
+    """Digest of each input's contents; refuses outputs of other steps and changed bytes."""
+    from ava_core.steps import STEPS
+
+    producers = {spec.output: spec.name for spec in STEPS.values()}
+    digests = dict(request.digest_inputs()) if request.digest_inputs else {}
+    for port in request.spec.inputs:
+        folders = request.inputs.get(port.name, [])
+        if port.name in digests:
+            continue
+        for index, folder in enumerate(folders):
+            name = f"{port.name}.{index}" if port.repeated else port.name
+            if port.verified:
+                digests[name] = manifest.verify(folder, producers[port.name]).digest
+            elif folder.is_dir():
+                digests[name] = digest_tree(folder)
+            else:
+                raise AvaError(f"--{port.name} {folder}: no such folder")
+    return digests
+
+
+def _identify(request: Request, inputs: dict[str, str]) -> manifest.Manifest:
+    spec = request.spec
+    resolved = request.config.model_dump(mode="json", by_alias=True)
+    identity: dict[str, Any] = {
+        "step": spec.name,
+        "version": __version__,
+        "code": digest_code(spec.code),
+        "config": digest_value({name: resolved[name] for name in spec.sections}),
+        "choices": dict(request.choices),
+        "inputs": inputs,
+        "threads": request.threads,
+        "ranks": 1,
+    }
+    return manifest.Manifest(key=digest_value(identity), **identity)
+
+
+def _present(request: Request, identity: manifest.Manifest) -> bool:
+    """Whether the output is there already, complete and from the same key."""
+    output = request.output
+    if not output.exists():
+        return False
+    try:
+        key = manifest.verify(output).key
+    except AvaError as error:
+        if request.force:
+            return False
+        raise ConfigError(f"--output {output}: exists and is not a finished output ({error}): pass --force to replace it") from error
+    if key == identity.key and timings_path(output).exists():
+        return True
+    if not request.force and key != identity.key:
+        raise ConfigError(f"--output {output}: exists and was made from something else: pass --force to replace it")
+    return False
+
+
+def _compute(request: Request, entry: Entry, identity: manifest.Manifest, compute: Callable[[StepRun], None]) -> None:
+    if request.force:
+        entry.forget()
+    entry.begin()
+    run = StepRun(
+        config=request.config,
+        inputs=request.inputs,
+        digests=identity.inputs,
+        choices=request.choices,
+        output=entry.staging,
+        state=entry.state,
+        progress=request.progress,
+        threads=request.threads,
+    )
+    started = time.monotonic()
+    compute(run)
+    run.timings["wall_seconds"] = round(time.monotonic() - started, 3)
+    _check_figures(request.spec, run)
+    (entry.staging / "metrics.json").write_text(json.dumps(run.metrics, indent=2, sort_keys=True) + "\n")
+    fields = {name: getattr(identity, name) for name in identity.__dataclass_fields__ if name != "files"}
+    entry.finish(manifest.Manifest(**fields, files=manifest.describe_files(entry.staging)), run.timings)
+
+
+def _check_figures(spec: StepSpec, run: StepRun) -> None:
+    """Every promised figure is there and finite; otherwise the step has failed, whatever it wrote."""
+    for promised, figures, file in ((spec.metrics, run.metrics, "metrics.json"), (spec.timings, run.timings, "timings")):
+        if missing := [name for name in promised if name not in figures]:
+            raise AvaError(f"{spec.name}: {file} lacks {', '.join(missing)}: this is a defect of the step")
+        for name, value in figures.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise AvaError(f"{spec.name}: {name} = {value}: not a finite number; the work has failed and nothing is kept of it")
+
+
+def _report(request: Request) -> None:
+    """Tell KFP what there is, also when nothing had to be computed."""
+    if request.executor_output is not None:
+        metrics = json.loads((request.output / "metrics.json").read_text())
+        executor_output.write(request.executor_output, request.spec, request.output, metrics)

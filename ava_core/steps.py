@@ -1,0 +1,188 @@
+"""The step table: what each step takes and gives.
+
+The one place that says so; the command line (`ava_core.cli`), the components (`components/`) and the test over
+dvc.yaml read it. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMES = ("int8", "int4")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """A folder that a step reads.
+
+    Attributes:
+        name: name of the input in manifests and components; the flag is `--name`.
+        help: one line for `--help`.
+        required: refuse to start without it.
+        repeated: the flag may be given several times.
+        verified: the folder is another step's output, so its manifest is checked; False for raw corpora.
+    """
+
+    name: str
+    help: str
+    required: bool = True
+    repeated: bool = False
+    verified: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A flag with a closed set of values that changes the result."""
+
+    name: str
+    help: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSpec:
+    """One step of the pipeline.
+
+    Attributes:
+        name: the subcommand of `ava`, the DVC stage, the component.
+        summary: one line for `--help`.
+        output: what the output folder is called among other steps' inputs.
+        sections: top-level configuration keys that the step reads; only they enter its key.
+        code: folders and modules of `ava_core`, without the package's name, whose source enters its key.
+        inputs: the folders it reads.
+        choices: flags that change the result.
+        metrics: names in metrics.json that always exist.
+        timings: names in OUTPUT.timings.json that always exist.
+        cacheable: False for a step with effects outside its output, which is never skipped.
+    """
+
+    name: str
+    summary: str
+    output: str
+    sections: tuple[str, ...]
+    code: tuple[str, ...]
+    inputs: tuple[Input, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    metrics: tuple[str, ...] = ()
+    timings: tuple[str, ...] = ()
+    cacheable: bool = True
+
+
+_SHARDS = Input(name="shards", help="Output folder of `ava preprocess`.")
+_MODEL = Input(name="model", help="Output folder of `ava train`.")
+_QUANTIZED = Input(
+    name="quantized", help="Output folder of `ava quantize`; may be given several times.", required=False, repeated=True
+)
+
+STEPS: dict[str, StepSpec] = {
+    spec.name: spec
+    for spec in (
+        StepSpec(
+            name="preprocess",
+            summary="Clean, deduplicate, split and tokenise the corpus into shards.",
+            output="shards",
+            sections=("data", "tokenizer"),
+            code=("config", "data", "runtime"),
+            inputs=(
+                Input(
+                    name="data",
+                    help="Folder with the corpus; sources with a relative path are read from it.",
+                    required=False,
+                    verified=False,
+                ),
+            ),
+            metrics=(
+                "documents_in",
+                "documents_kept",
+                "duplicates_removed",
+                "train_tokens",
+                "validation_tokens",
+                "test_tokens",
+                "train_bytes",
+                "validation_bytes",
+                "test_bytes",
+                "vocab_size",
+                "bytes_per_token",
+            ),
+            timings=("megabytes_per_second", "wall_seconds"),
+        ),
+        StepSpec(
+            name="train",
+            summary="Train the model with DeepSpeed.",
+            output="model",
+            sections=("seed", "model", "train"),
+            code=("config", "data/shards.py", "data/batches.py", "models", "losses", "training", "runtime"),
+            inputs=(_SHARDS,),
+            metrics=(
+                "train_loss",
+                "validation_loss",
+                "validation_bits_per_byte",
+                "tokens_seen",
+                "steps",
+                "parameters",
+                "active_parameters",
+            ),
+            timings=("tokens_per_second", "wall_seconds", "peak_memory_bytes"),
+        ),
+        StepSpec(
+            name="quantize",
+            summary="Export to ONNX, quantise the weights, and measure the parity with the float model.",
+            output="quantized",
+            sections=("quantize",),
+            code=("config", "data/shards.py", "data/batches.py", "models", "losses", "quantization", "runtime"),
+            inputs=(_MODEL, _SHARDS),
+            choices=(Choice(name="scheme", help="Type of the quantised weights.", values=SCHEMES),),
+            metrics=(
+                "model_bytes",
+                "compression_ratio",
+                "parity_max_abs_error",
+                "parity_top1_agreement",
+                "parity_expert_agreement",
+            ),
+            timings=("decode_tokens_per_second", "decode_speedup", "wall_seconds"),
+        ),
+        StepSpec(
+            name="evaluate",
+            summary="Score the test split, sample, and write the report.",
+            output="evaluation",
+            sections=("seed", "evaluate"),
+            code=(
+                "config",
+                "data/shards.py",
+                "data/batches.py",
+                "models",
+                "losses",
+                "generation",
+                "evaluation",
+                "quantization",
+                "runtime",
+            ),
+            inputs=(_MODEL, _SHARDS, _QUANTIZED),
+            metrics=(
+                "test_loss",
+                "test_perplexity",
+                "test_bits_per_byte",
+                "test_accuracy",
+                "test_top5_accuracy",
+                "expert_load_cv",
+                "expert_entropy",
+                "dead_experts",
+                "experts_per_token",
+                "distinct_2",
+                "repetition_4gram",
+            ),
+            timings=("wall_seconds",),
+        ),
+        StepSpec(
+            name="register",
+            summary="Register the model in MLflow, and promote it to champion when the gate passes.",
+            output="registration",
+            sections=("register",),
+            code=("config", "registry", "serving", "tracking", "runtime"),
+            inputs=(_MODEL, _QUANTIZED, Input(name="evaluation", help="Output folder of `ava evaluate`.")),
+            metrics=("promoted", "model_version"),
+            timings=("wall_seconds",),
+            cacheable=False,
+        ),
+    )
+}

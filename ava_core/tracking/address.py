@@ -1,0 +1,66 @@
+"""The tracking server's address, and the addresses of its pages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from ava_core.errors import ConfigError
+
+DEFAULT_URI = "sqlite:///.ava/mlflow/mlflow.db"
+WEB_SCHEMES = ("http", "https")
+
+
+def tracking_uri(environment: Mapping[str, str] | None = None) -> str:
+    """AVA_TRACKING_URI, else MLFLOW_TRACKING_URI, else a SQLite file under `.ava/` of the current folder.
+
+    Raises:
+        ConfigError: the address is one of MLflow's file store, which MLflow refuses since 3.13.
+    """
+    environment = os.environ if environment is None else environment
+    name = next((name for name in ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI") if environment.get(name)), None)
+    uri = environment[name].strip() if name else DEFAULT_URI
+    if urlsplit(uri).scheme in ("", "file"):
+        raise ConfigError(
+            f"{name} = {redact(uri)}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"
+        )
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a `sqlite:` address, relative paths as they are; None for any other address."""
+    parts = urlsplit(uri)
+    if parts.scheme.split("+")[0] != "sqlite" or parts.path in ("", "/"):
+        return None
+    return Path(parts.path[1:])
+
+
+def redact(uri: str) -> str:
+    """The address without user name, password and query: all three can carry credentials."""
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    location = f"***@{host}" if "@" in parts.netloc else host
+    if not parts.netloc:
+        # urlunsplit would drop the empty authority of sqlite:///relative.db
+        return uri.partition("?")[0]
+    return urlunsplit((parts.scheme, location, parts.path, "", ""))
+
+
+def _page(uri: str, *segments: str) -> str | None:
+    parts = urlsplit(uri)
+    if parts.scheme not in WEB_SCHEMES:
+        return None
+    base = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+    return "/".join((base, "#", *(quote(segment, safe="") for segment in segments)))
+
+
+def run_url(uri: str, experiment_id: str, run_id: str) -> str | None:
+    """Address of a run's page; None where no server answers for the store."""
+    return _page(uri, "experiments", experiment_id, "runs", run_id)
+
+
+def model_url(uri: str, name: str, version: int) -> str | None:
+    """Address of a model version's page; None where no server answers for the store."""
+    return _page(uri, "models", name, "versions", str(version))

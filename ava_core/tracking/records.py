@@ -1,0 +1,114 @@
+"""What a run records, as plain values: parameters, metric series, the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ava_core.errors import IntegrityError
+
+# MLflow's limits (mlflow.utils.validation): entries per request, characters per value.
+METRICS_PER_BATCH = 1000
+PARAMETERS_PER_BATCH = 100
+PARAMETER_CHARACTERS = 6000
+DATASET_DIGEST_CHARACTERS = 36
+
+
+class Point(NamedTuple):
+    """One value of a metric at a training step."""
+
+    name: str
+    value: float
+    step: int
+
+
+class Corpus(NamedTuple):
+    """The data of a run, as an MLflow dataset input.
+
+    Attributes:
+        name: the sources' names, joined.
+        digest: digest of the shards' contents.
+        sources: `data.sources` of the configuration.
+        counts: documents, tokens and bytes per split, by metric name.
+    """
+
+    name: str
+    digest: str
+    sources: Sequence[Mapping[str, Any]]
+    counts: Mapping[str, float]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted keys and text values of a nested configuration; lists become JSON, long values are cut."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat[name] = text[:PARAMETER_CHARACTERS]
+    return flat
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration; the order of keys doesn't matter."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_history(path: Path) -> list[Point]:
+    """The metric series in a history.jsonl of `{"step": ..., NAME: NUMBER, ...}` lines; other values are left out.
+
+    Raises:
+        IntegrityError: a line is no such object.
+    """
+    points = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            step = int(record.pop("step"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{path}:{number}: is no history record: run `ava train` again") from error
+        points += [Point(name, float(value), step) for name, value in sorted(record.items()) if _is_figure(value)]
+    return points
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of at most `size` items, in order."""
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def describe_corpus(sources: Sequence[Mapping[str, Any]], digest: str, figures: Mapping[str, float]) -> Corpus:
+    """The dataset input of a run.
+
+    Args:
+        sources: `data.sources` of the configuration.
+        digest: digest of the shards' contents.
+        figures: metrics of the steps; those that count documents, tokens or bytes of a split are kept.
+    """
+    names = [str(source.get("corpus") or source.get("hub") or Path(str(source.get("path"))).name) for source in sources]
+    kinds = ("documents", "tokens", "bytes")
+    counts = {
+        f"{split}_{kind}": figures[f"{split}_{kind}"]
+        for split in ("train", "validation", "test")
+        for kind in kinds
+        if f"{split}_{kind}" in figures
+    }
+    kept = [{key: value for key, value in source.items() if value is not None} for source in sources]
+    return Corpus("+".join(names)[:500], digest, kept, counts)

@@ -1,0 +1,165 @@
+"""One MLflow run: opened or resumed, and filled in a way that can be repeated.
+
+Every write has the same effect when it is made twice (the same metric rows, the same parameters, the same files), so a
+step that was killed fills the same run again from the start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ava_core.errors import AvaError
+from ava_core.tracking.records import (
+    DATASET_DIGEST_CHARACTERS,
+    METRICS_PER_BATCH,
+    PARAMETERS_PER_BATCH,
+    Corpus,
+    Point,
+    batches,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUN_ID = "MLFLOW_RUN_ID"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """A run and who opened it.
+
+    Attributes:
+        client: client of the server.
+        run_id: id of the run.
+        experiment_id: id of the run's experiment.
+        started: start of the run in milliseconds since 1970; the time of all its metrics, so that a repeated write
+            repeats the row and adds none.
+        ours: False for a run that someone else (KFP's MLflow plugin) opened and will close.
+    """
+
+    client: MlflowClient
+    run_id: str
+    experiment_id: str
+    started: int
+    ours: bool
+
+    def log_parameters(self, parameters: Mapping[str, str]) -> None:
+        """Log parameters that the run doesn't have yet; MLflow refuses to change one."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(self.run_id).data.params
+        new = [Param(name, value) for name, value in parameters.items() if name not in known]
+        for batch in batches(new, PARAMETERS_PER_BATCH):
+            self.client.log_batch(self.run_id, params=batch)
+
+    def log_points(self, points: Iterable[Point], model_id: str | None = None) -> None:
+        """Log metric values, a thousand per request; `model_id` shows them on the logged model's page as well."""
+        from mlflow.entities import Metric
+
+        metrics = (Metric(p.name, p.value, self.started, p.step, model_id=model_id, run_id=self.run_id) for p in points)
+        for batch in batches(metrics, METRICS_PER_BATCH):
+            self.client.log_batch(self.run_id, metrics=batch)
+
+    def log_corpus(self, corpus: Corpus) -> None:
+        """Log the corpus as a dataset input."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        hub = next((source for source in corpus.sources if "hub" in source), None)
+        location = {"path": hub["hub"], "split": hub.get("split"), "revision": hub.get("revision")} if hub else None
+        dataset = Dataset(
+            name=corpus.name,
+            digest=corpus.digest[:DATASET_DIGEST_CHARACTERS],
+            source_type="hf" if hub and len(corpus.sources) == 1 else "local",
+            source=json.dumps({**(location or {"uri": corpus.name}), "sources": corpus.sources}, sort_keys=True),
+            profile=json.dumps({**corpus.counts, "shards_digest": corpus.digest}, sort_keys=True),
+        )
+        tag = InputTag(key="mlflow.data.context", value="training, validation, test")
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; later values replace earlier ones."""
+        from mlflow.entities import RunTag
+
+        for batch in batches((RunTag(name, value) for name, value in tags.items()), PARAMETERS_PER_BATCH):
+            self.client.log_batch(self.run_id, tags=batch)
+
+    def log_files(self, folder: Path) -> None:
+        """Upload everything below `folder` to the root of the run's artifacts."""
+        self.client.log_artifacts(self.run_id, str(folder))
+
+    def close(self, failed: bool = False) -> None:
+        """End the run, unless it is someone else's."""
+        if self.ours:
+            self.client.set_terminated(self.run_id, status="FAILED" if failed else "FINISHED")
+
+
+def open_run(
+    client: MlflowClient,
+    experiment_id: str,
+    *,
+    name: str,
+    identity: Mapping[str, str],
+    tags: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
+) -> TrackedRun:
+    """The run that MLFLOW_RUN_ID names, else the one that an interrupted call left, else a new one.
+
+    Args:
+        client: client of the server.
+        experiment_id: where a new run goes.
+        name: name of a new run.
+        identity: tags that only this run has; a run with all of them is resumed.
+        tags: further tags.
+        environment: os.environ by default.
+
+    Raises:
+        AvaError: MLFLOW_RUN_ID names a run that the server doesn't have.
+    """
+    environment = os.environ if environment is None else environment
+    given = environment.get(RUN_ID)
+    if given:
+        run = resume(client, given)
+    else:
+        found = find_run(client, experiment_id, identity)
+        run = found or _create(client, experiment_id, name, {**tags, **identity})
+    run.set_tags({**tags, **identity})
+    return run
+
+
+def resume(client: MlflowClient, run_id: str) -> TrackedRun:
+    """Someone else's run, which is filled and left open."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        info = client.get_run(run_id).info
+    except MlflowException as error:
+        raise AvaError(f"{RUN_ID} = {run_id}: the tracking server has no such run: unset it to open a new one") from error
+    if info.lifecycle_stage == "deleted":
+        raise AvaError(f"{RUN_ID} = {run_id}: that run is deleted: unset it to open a new one")
+    return TrackedRun(client=client, run_id=run_id, experiment_id=info.experiment_id, started=info.start_time, ours=False)
+
+
+def find_run(client: MlflowClient, experiment_id: str, identity: Mapping[str, str]) -> TrackedRun | None:
+    """The oldest run of ours with all these tags."""
+    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
+    found = client.search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+    if not found:
+        return None
+    info = found[0].info
+    return TrackedRun(
+        client=client, run_id=info.run_id, experiment_id=info.experiment_id, started=info.start_time, ours=True
+    )
+
+
+def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, Any]) -> TrackedRun:
+    """A new run; its identity is set in the same request, so that a kill leaves no run that nobody finds again."""
+    info = client.create_run(experiment_id, run_name=name, tags=dict(tags), start_time=int(time.time() * 1000)).info
+    return TrackedRun(
+        client=client, run_id=info.run_id, experiment_id=info.experiment_id, started=info.start_time, ours=True
+    )

@@ -1,0 +1,41 @@
+"""Model, shards and quantised models in; measurements, samples and the report out."""
+
+from kfp import dsl
+
+from components.container import folder, optional_folders, step_container
+
+
+@dsl.container_component
+def evaluate(
+    params_yaml: str,
+    model: dsl.Input[dsl.Model],
+    shards: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    quantized_int8: dsl.Input[dsl.Model] = None,
+    quantized_int4: dsl.Input[dsl.Model] = None,
+):
+    """Score the test split, sample, and write the report.
+
+    Args:
+        params_yaml: The whole configuration as YAML.
+        model: Output of train.
+        shards: Output of preprocess.
+        evaluation: Figures, samples and report.html.
+        report: The same report.html, where Kubeflow shows it.
+        metrics: Bits per byte, perplexity, accuracy and expert utilisation.
+        quantized_int8: Output of quantize with int8.
+        quantized_int4: Output of quantize with int4.
+    """
+    quantized = {"quantized_int8": quantized_int8, "quantized_int4": quantized_int4}
+    return step_container(
+        "evaluate",
+        params_yaml,
+        inputs={
+            "model": folder("model", model),
+            "shards": folder("shards", shards),
+            "quantized": optional_folders("quantized", quantized),
+        },
+        output=evaluation,
+    )

@@ -1,0 +1,1 @@
+"""The component of `ava record-outcome`, the exit handler of the pipeline."""

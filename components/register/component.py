@@ -1,0 +1,48 @@
+"""Model, quantised models and evaluation in; a version in the model registry out."""
+
+from kfp import dsl
+
+from components.container import folder, optional_folders, step_container
+
+
+@dsl.container_component
+def register(
+    params_yaml: str,
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    registration: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    promoted: dsl.OutputPath(bool),
+    model_version: dsl.OutputPath(int),
+    quantized_int8: dsl.Input[dsl.Model] = None,
+    quantized_int4: dsl.Input[dsl.Model] = None,
+    tracking_uri: str = "",
+    git_commit: str = "",
+):
+    """Register the model in MLflow, and promote it to champion when the gate passes.
+
+    Args:
+        params_yaml: The whole configuration as YAML.
+        model: Output of train.
+        evaluation: Output of evaluate.
+        registration: Version, aliases, decision of the gate and addresses.
+        metrics: promoted and model_version.
+        promoted: Whether the version became champion.
+        model_version: Version in the registry.
+        quantized_int8: Output of quantize with int8.
+        quantized_int4: Output of quantize with int4.
+        tracking_uri: Address of MLflow; empty, as the container's environment says.
+        git_commit: Commit of the code and parameters, recorded with the run.
+    """
+    quantized = {"quantized_int8": quantized_int8, "quantized_int4": quantized_int4}
+    return step_container(
+        "register",
+        params_yaml,
+        inputs={
+            "model": folder("model", model),
+            "quantized": optional_folders("quantized", quantized),
+            "evaluation": folder("evaluation", evaluation),
+        },
+        output=registration,
+        environment={"AVA_TRACKING_URI": tracking_uri, "AVA_GIT_COMMIT": git_commit},
+    )
