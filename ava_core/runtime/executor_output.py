@@ -1,21 +1,31 @@
 """KFP's ExecutorOutput: how a container component tells KFP the metadata of its output artifacts.
 
-See kfp.dsl.types / kfp.local.executor_output_utils of kfp 2.17; format: `pipeline_spec.ExecutorOutput` as JSON.
+kfp.local (2.17) keeps only the artifacts that this file lists, and takes their addresses from it; a cluster's launcher
+merges it with what it knows. Format: `pipeline_spec.ExecutorOutput` as JSON.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ava_core.steps import StepSpec
 
+def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, Any]]]) -> None:
+    """Write the ExecutorOutput of a finished step, whole or not at all.
 
-def write(path: Path, spec: StepSpec, output: Path, metrics: dict[str, float]) -> None:
-    """Write the ExecutorOutput of a finished step: its output folder, and its metrics as a Metrics artifact."""
-    artifacts = {
-        spec.output: {"artifacts": [{"name": spec.output, "metadata": {"step": spec.name}}]},
-        "metrics": {"artifacts": [{"name": "metrics", "metadata": metrics}]},
-    }
+    Args:
+        path: where KFP reads it.
+        artifacts: place and metadata of each output artifact; no place for one that is metadata alone (Metrics).
+    """
+    listed = {}
+    for name, (place, metadata) in artifacts.items():
+        entry: dict[str, Any] = {"name": name, "metadata": dict(metadata)}
+        if place is not None:
+            entry["uri"] = str(place)
+        listed[name] = {"artifacts": [entry]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"artifacts": artifacts}, sort_keys=True))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps({"artifacts": listed}, sort_keys=True))
+    partial.rename(path)

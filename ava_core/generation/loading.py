@@ -1,0 +1,91 @@
+"""A folder with a model, as `ava train` or `ava quantize` left it, to a model and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
+from ava_core.errors import AvaError, IntegrityError
+
+ONNX_NAME = "model.onnx"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+CONFIG = "config.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load what is in `folder`: `model.onnx` with ONNX Runtime, else safetensors with PyTorch.
+
+    Weights are float32 and the model is in evaluation mode, on a GPU where there is one. Nothing is fetched and
+    nothing is unpickled.
+
+    Args:
+        folder: a model in the layout of Transformers, or one exported to ONNX.
+        threads: CPU threads to compute with, process-wide for PyTorch; 0 leaves them as they are.
+
+    Raises:
+        AvaError: there is no such folder, or a file is missing; the message names it.
+        IntegrityError: a file is there and can't be read.
+    """
+    folder = Path(folder)
+    _require_files(folder)
+    if threads:
+        torch.set_num_threads(threads)
+    tokenizer = _load_tokenizer(folder)
+    if (folder / ONNX_NAME).is_file():
+        from ava_core.quantization.runtime import load_onnx
+
+        model = load_onnx(folder, threads)
+    else:
+        model = _load_torch(folder)
+    _require_fit(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def _require_files(folder: Path) -> None:
+    remedy = "give the output folder of `ava train` or `ava quantize`"
+    if not folder.is_dir():
+        raise AvaError(f"{folder}: no such folder: {remedy}")
+    for name in (CONFIG, *TOKENIZER):
+        if not (folder / name).is_file():
+            raise AvaError(f"{folder}: has no {name}: {remedy}")
+    if not any((folder / name).is_file() for name in (ONNX_NAME, *WEIGHTS)):
+        raise AvaError(f"{folder}: has neither {WEIGHTS[0]} nor {ONNX_NAME}: {remedy}")
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library raises what its parsers raise, bare Exception included
+        raise _unreadable(folder / TOKENIZER[0], error) from error
+
+
+def _load_torch(folder: Path) -> PreTrainedModel:
+    try:
+        # `dtype` is given because the default would be what config.json says the weights were saved in.
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # safetensors, JSON and shape errors have no common base
+        raise _unreadable(folder, error) from error
+    if report["missing_keys"]:
+        raise IntegrityError(
+            f"{folder / WEIGHTS[0]}: lacks the weight {min(report['missing_keys'])}: restore the folder or train again"
+        )
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _require_fit(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    if len(tokenizer) > model.config.vocab_size:
+        raise IntegrityError(
+            f"{folder / TOKENIZER[0]}: has {len(tokenizer)} entries, the model's vocab_size is {model.config.vocab_size}:"
+            " they don't belong together"
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> IntegrityError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return IntegrityError(f"{path}: can't be read ({reason}): restore the folder or run its step again")
