@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.mlflow_server_fixture import mlflow_folder, mlflow_server  # noqa: F401  fixtures for all tests
+
 ASSETS = Path(__file__).parent / "assets"
 VOCAB_SIZE = 384
 SEQUENCE_LENGTH = 64

@@ -5,6 +5,7 @@ Legend: B = sequences, T = tokens per sequence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,7 +64,7 @@ class TrainingBatches:
         """
         if self.global_batch_size % ranks:
             raise AvaError(
-                f"train.global_batch_size = {self.global_batch_size}: must be a multiple of the number of ranks, {ranks}"
+                f"train.global_batch_size = {self.global_batch_size}: must be a multiple of the {ranks} ranks"
             )
         share = self.global_batch_size // ranks
         first = step * self.global_batch_size + rank * share
@@ -145,6 +146,6 @@ def document_ids(inputs: np.ndarray, boundary_token_id: int) -> np.ndarray:
     return np.cumsum(inputs == boundary_token_id, axis=-1) - (inputs[..., :1] == boundary_token_id)
 
 
-def bits_per_byte(total_nats: float, num_bytes: int) -> float:
+def bits_per_byte(total_nats: float, num_bytes: float) -> float:
     """Cross-entropy summed over all tokens of a text, in bits per byte of that text."""
-    return total_nats / np.log(2.0) / num_bytes
+    return total_nats / math.log(2.0) / num_bytes

@@ -39,14 +39,14 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                 with torch.set_grad_enabled(needs_hidden or needs_weight):
                     logits = F.linear(hidden_c, weight_c).detach().float().requires_grad_(needs_hidden or needs_weight)
                     parts = [loss(logits, labels_T[rows]).sum() for loss in losses]
-                    total = sum(loss.weight * part for loss, part in zip(losses, parts, strict=True))
+                    total = torch.stack([loss.weight * part for loss, part in zip(losses, parts, strict=True)]).sum()
                 sums += torch.stack([part.detach() for part in parts])
                 if needs_hidden or needs_weight:
                     (grad_logits,) = torch.autograd.grad(total, logits)
                     grad_logits = grad_logits.to(dtype)
-                    if needs_hidden:
+                    if grad_hidden is not None:
                         grad_hidden[rows] = grad_logits @ weight_c
-                    if needs_weight:
+                    if grad_weight is not None:
                         grad_weight += grad_logits.T @ hidden_c
         weights = torch.tensor([loss.weight for loss in losses], device=sums.device)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -82,9 +82,7 @@ def chunked_head_loss(
 
 
 @torch.no_grad()
-def chunked_token_nll(
-    hidden: Tensor, weight_VD: Tensor, labels: Tensor, chunk: int = CHUNK_TOKENS
-) -> Tensor:
+def chunked_token_nll(hidden: Tensor, weight_VD: Tensor, labels: Tensor, chunk: int = CHUNK_TOKENS) -> Tensor:
     """`token_nll` of `hidden @ weight.T`, without holding all logits. Labels are aligned with `hidden`."""
     hidden_TD, labels_T = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     nll = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ava_core.losses.chunked import chunked_head_loss
@@ -86,13 +87,15 @@ class UnifiedLoss:
             num_items = (labels_T != IGNORE_INDEX).sum().clamp_min(1)
         parts: dict[str, Tensor] = {}
         if hidden is not None:
+            if head_weight_VD is None:
+                raise ValueError("UnifiedLoss: hidden must come with head_weight_VD")
             hidden_TD = hidden.reshape(-1, hidden.shape[-1])
             total, sums = chunked_head_loss(hidden_TD, head_weight_VD, labels_T, self.token_losses)
             total = total / num_items
             for loss, part in zip(self.token_losses, sums, strict=True):
                 parts[loss.name] = part / num_items
-        else:
-            total = 0.0
+        elif logits is not None:
+            total = logits.new_zeros((), dtype=torch.float32)
             logits_TV = logits.reshape(-1, logits.shape[-1]).float()
             for loss in self.token_losses:
                 part = loss(logits_TV, labels_T).sum() / num_items

@@ -10,6 +10,30 @@ from transformers import PreTrainedConfig
 
 ROUTERS = ("top_k", "confidence")
 EXPERTS_IMPLEMENTATIONS = ("auto", "grouped_mm", "looped", "dense")
+_POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "rope_theta",
+    "rms_norm_eps",
+    "num_ffn_experts",
+    "expert_intermediate_size",
+    "num_experts_per_token",
+    "tau",
+)
+_NOT_NEGATIVE = (
+    "initializer_range",
+    "num_zero_experts",
+    "num_copy_experts",
+    "num_constant_experts",
+    "num_shared_experts",
+    "balance_loss_weight",
+    "router_z_loss_weight",
+)
 
 
 class EnhancedMoEConfig(PreTrainedConfig):
@@ -52,11 +76,12 @@ class EnhancedMoEConfig(PreTrainedConfig):
     hidden_size: int = 256
     num_layers: int = 4
     num_attention_heads: int = 4
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    # None stands for a value that __post_init__ fills in; readers find an int.
+    num_key_value_heads: int = None  # type: ignore[assignment]
+    head_dim: int = None  # type: ignore[assignment]
     max_position_embeddings: int = 256
     rope_theta: float = 10_000.0
-    rope_parameters: dict | None = None
+    rope_parameters: dict = None  # type: ignore[assignment]
     rms_norm_eps: float = 1e-6
     qk_norm: bool = True
     tie_word_embeddings: bool = True
@@ -126,16 +151,9 @@ class EnhancedMoEConfig(PreTrainedConfig):
             raise ValueError(f"{field} = {getattr(self, field)!r}: must be {allowed}")
 
     def _validate_fields(self) -> None:
-        for field in (
-            "vocab_size hidden_size num_layers num_attention_heads num_key_value_heads head_dim "
-            "max_position_embeddings rope_theta rms_norm_eps num_ffn_experts expert_intermediate_size "
-            "num_experts_per_token tau"
-        ).split():
+        for field in _POSITIVE:
             self._require((getattr(self, field) or 0) > 0, field, "> 0")
-        for field in (
-            "initializer_range num_zero_experts num_copy_experts num_constant_experts num_shared_experts "
-            "balance_loss_weight router_z_loss_weight"
-        ).split():
+        for field in _NOT_NEGATIVE:
             self._require(getattr(self, field) >= 0, field, ">= 0")
         for field in ("dropout", "router_jitter"):
             self._require(0 <= getattr(self, field) < 1, field, "in [0, 1)")
@@ -153,9 +171,7 @@ class EnhancedMoEConfig(PreTrainedConfig):
         )
         self._require(0 < self.confidence_threshold <= 1, "confidence_threshold", "in (0, 1]")
         self._require(self.tau <= 1, "tau", "in (0, 1]")
-        self._require(
-            self.capacity_factor is None or self.capacity_factor > 0, "capacity_factor", "> 0, or null"
-        )
+        self._require(self.capacity_factor is None or self.capacity_factor > 0, "capacity_factor", "> 0, or null")
         if self.router == "top_k":
             self._require(
                 self.num_experts_per_token <= self.num_experts,

@@ -31,9 +31,7 @@ class Permutation:
     counts_N: Tensor
 
 
-def sort_by_expert(
-    expert_ids_TK: Tensor, used_TK: Tensor, num_ffn_experts: int, *, keep_unused: bool
-) -> Permutation:
+def sort_by_expert(expert_ids_TK: Tensor, used_TK: Tensor, num_ffn_experts: int, *, keep_unused: bool) -> Permutation:
     """Sort the slots by expert, once for the whole layer.
 
     `keep_unused` keeps rows for the other slots at the end, R = T * K, so that no size depends on data (a GPU

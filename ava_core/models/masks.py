@@ -26,7 +26,7 @@ def attention_mask_for(
         ValueError: document ids together with a cache that already holds positions.
     """
     if document_ids_BS is None:
-        return create_causal_mask(
+        return create_causal_mask(  # type: ignore[return-value]  # a tensor or None with SDPA
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

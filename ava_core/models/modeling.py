@@ -48,9 +48,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         """Return hidden states, router logits (T, E), balance loss, z-loss, choices (T, E), statistics."""
         attended = self.self_attn(self.input_layernorm(x_BSD), rotary, mask, past_key_values)
         x_BSD = x_BSD + self.dropout(attended)
-        mixed, logits_TE, routing = self.moe(
-            self.post_attention_layernorm(x_BSD), previous_logits_TE, token_mask_T
-        )
+        mixed, logits_TE, routing = self.moe(self.post_attention_layernorm(x_BSD), previous_logits_TE, token_mask_T)
         x_BSD = x_BSD + self.dropout(mixed)
         choices_TE = None
         if output_choices:
@@ -82,9 +80,9 @@ class EnhancedMoEPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
             if module.residual_weight is not None:
                 nn.init.zeros_(module.residual_weight)
-        elif isinstance(module, ZeroComputationExperts) and module.constants is not None:
-            nn.init.normal_(module.constants, std=std)
-            nn.init.normal_(module.mix_weight, std=std)
+        elif isinstance(module, ZeroComputationExperts):
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=std)
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
 
@@ -95,9 +93,9 @@ class EnhancedMoEPreTrainedModel(PreTrainedModel):
                 allowed = ", ".join(EXPERTS_IMPLEMENTATIONS)
                 raise ValueError(f"experts_implementation = {requested_experts!r}: must be one of {allowed}")
             self.config.experts_implementation = requested_experts
-        return self.config.experts_implementation
+        return self.config.experts_implementation or "auto"
 
-    def set_experts_implementation(self, experts_implementation: str) -> None:
+    def set_experts_implementation(self, experts_implementation: str) -> None:  # type: ignore[override]
         """Switch how experts are evaluated; takes effect from the next forward pass."""
         self.get_correct_experts_implementation(experts_implementation)
 
@@ -277,5 +275,3 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
             router_statistics=outputs.router_statistics,
         )
         return result.to_tuple() if return_dict is False else result
-
-

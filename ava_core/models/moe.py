@@ -56,7 +56,7 @@ class ZeroComputationExperts(nn.Module):
         with torch.autocast(x_TD.device.type, enabled=False):
             x_TD = x_TD.float()
             scale_T = weights_TE[:, self.first_copy : self.first_constant].sum(dim=-1)
-            if self.constants is None:
+            if self.constants is None or self.mix_weight is None:
                 return scale_T[:, None] * x_TD
             weights_TC = weights_TE[:, self.first_constant :]
             mix_TC2 = (x_TD @ self.mix_weight.float().T).unflatten(-1, (-1, 2)).softmax(dim=-1)

@@ -23,13 +23,13 @@ class EnhancedMoEModelOutput(ModelOutput):
     router_statistics: per layer `RoutingStatistics`, detached.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
+    last_hidden_state: torch.Tensor | None = None
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    balance_loss: torch.FloatTensor | None = None
-    router_z_loss: torch.FloatTensor | None = None
-    router_logits: tuple[torch.FloatTensor, ...] | None = None
-    router_choices: tuple[torch.BoolTensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    balance_loss: torch.Tensor | None = None
+    router_z_loss: torch.Tensor | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    router_choices: tuple[torch.Tensor, ...] | None = None
     router_statistics: tuple[RoutingStatistics, ...] | None = None
 
 
@@ -43,12 +43,12 @@ class EnhancedMoECausalLMOutput(ModelOutput):
     Others as in `EnhancedMoEModelOutput`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    aux_loss: torch.FloatTensor | None = None
-    loss_parts: dict[str, torch.FloatTensor] | None = None
-    router_logits: tuple[torch.FloatTensor, ...] | None = None
-    router_choices: tuple[torch.BoolTensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    aux_loss: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    router_choices: tuple[torch.Tensor, ...] | None = None
     router_statistics: tuple[RoutingStatistics, ...] | None = None

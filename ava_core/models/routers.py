@@ -145,9 +145,7 @@ def _load(
 ) -> tuple[Tensor, Tensor]:
     """Share of tokens that chose each expert, and each expert's mean probability, both (E,), float32."""
     E = probabilities_TE.shape[1]
-    count_E = torch.zeros(E, device=ids_TK.device).scatter_add_(
-        0, ids_TK.reshape(-1), counted_TK.reshape(-1).float()
-    )
+    count_E = torch.zeros(E, device=ids_TK.device).scatter_add_(0, ids_TK.reshape(-1), counted_TK.reshape(-1).float())
     if token_mask_T is None:
         return count_E / ids_TK.shape[0], probabilities_TE.mean(dim=0)
     tokens = token_mask_T.sum().clamp_min(1)

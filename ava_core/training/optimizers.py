@@ -104,23 +104,23 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
             if group["algorithm"] == "muon":
-                self._muon(params, group)
+                self._muon(pairs, group)
             else:
-                self._adamw(params, group)
+                self._adamw(pairs, group)
         return loss
 
-    def _muon(self, params: list[Tensor], group: dict) -> None:
+    def _muon(self, pairs: list[tuple[Tensor, Tensor]], group: dict) -> None:
         # Matrices of one shape go through the iteration together, whatever parameter they come from.
         batches: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
-        for p in params:
+        for p, grad in pairs:
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
             momentum = state["momentum"]
-            momentum.lerp_(p.grad, 1 - group["momentum"])
-            update = p.grad.lerp(momentum, group["momentum"])
+            momentum.lerp_(grad, 1 - group["momentum"])
+            update = grad.lerp(momentum, group["momentum"])
             key = (*p.shape[-2:], p.dtype, p.device)
             batches.setdefault(key, []).append((p, update.view(-1, *p.shape[-2:])))
         for (m, n, *_), members in batches.items():
@@ -132,21 +132,21 @@ class Muon(Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update.view_as(p), alpha=-group["lr"] * scale)
 
-    def _adamw(self, params: list[Tensor], group: dict) -> None:
-        if not params:
+    def _adamw(self, pairs: list[tuple[Tensor, Tensor]], group: dict) -> None:
+        if not pairs:
             return
-        for p in params:
+        for p, _ in pairs:
             state = self.state[p]
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
-        states = [self.state[p] for p in params]
+        states = [self.state[p] for p, _ in pairs]
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
-            params,
-            [p.grad for p in params],
+            [p for p, _ in pairs],
+            [grad for _, grad in pairs],
             [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states],
             [],

@@ -38,9 +38,7 @@ def constant(step: int, total_steps: int, warmup_steps: int = 0, minimum: float 
     return warmup_factor(step, warmup_steps)
 
 
-def build_schedule(
-    name: str, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0
-) -> Callable[[int], float]:
+def build_schedule(name: str, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0) -> Callable[[int], float]:
     """The factor of each step (0 for the first) as a function of the step alone.
 
     Args:

@@ -59,7 +59,9 @@ def test_shifted_labels_align_with_predictions():
 
 
 @settings(max_examples=25, deadline=None)
-@given(tokens=st.integers(1, 20), chunk=st.integers(1, 25), smoothing=st.sampled_from([0.0, 0.1]), seed=st.integers(0, 9))
+@given(
+    tokens=st.integers(1, 20), chunk=st.integers(1, 25), smoothing=st.sampled_from([0.0, 0.1]), seed=st.integers(0, 9)
+)
 def test_chunks_of_any_size_give_the_loss_and_gradients_of_whole_logits(tokens, chunk, smoothing, seed):
     hidden, weight, labels = inputs(tokens, seed=seed)
     labels[::3] = IGNORE_INDEX

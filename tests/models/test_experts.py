@@ -48,12 +48,12 @@ def results(implementation, x, routing, n=4):
 def test_sparse_and_dense_agree_in_values_and_gradients(implementation, data, tokens, k, n):
     # Ids n and above are zero-computation experts; which of the others stay empty is up to chance.
     rows = [data.draw(st.permutations(range(n + 4)))[:k] for _ in range(tokens)]
-    used = torch.tensor(data.draw(st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=tokens, max_size=tokens)))
+    used = torch.tensor(
+        data.draw(st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=tokens, max_size=tokens))
+    )
     routing = make_routing(torch.tensor(rows), used=used)
     x = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(3))
-    for sparse, dense in zip(
-        results(implementation, x, routing, n), results("dense", x, routing, n), strict=True
-    ):
+    for sparse, dense in zip(results(implementation, x, routing, n), results("dense", x, routing, n), strict=True):
         torch.testing.assert_close(sparse, dense, rtol=1e-4, atol=1e-5)
 
 
@@ -150,7 +150,7 @@ def test_tau_one_without_zero_computation_experts_is_vanilla_moe():
         num_experts_per_token=2, num_ffn_experts=4,
     )  # fmt: skip
     x = torch.randn(1, 20, 16)
-    out, logits, routing = layer(x)
+    out, _logits, routing = layer(x)
     probabilities = (x[0] @ layer.gate.weight.T).softmax(-1)
     top = probabilities.topk(2)
     expected = torch.stack([

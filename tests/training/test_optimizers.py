@@ -139,7 +139,11 @@ def test_parameters_without_a_gradient_are_left_alone():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("sgd", 0.1, 0.0), "optimizer = 'sgd'"), (("muon", 0.0, 0.0), "learning_rate"), (("adamw", 0.1, -1.0), "weight_decay")],
+    [
+        (("sgd", 0.1, 0.0), "optimizer = 'sgd'"),
+        (("muon", 0.0, 0.0), "learning_rate"),
+        (("adamw", 0.1, -1.0), "weight_decay"),
+    ],
 )
 def test_refusal_names_the_value(arguments, message):
     with pytest.raises(ValueError, match=message):

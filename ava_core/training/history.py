@@ -1,0 +1,76 @@
+"""The history of a run: a row per optimiser step, kept durably, and written as JSON lines, CSV and a plot."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+FIRST_COLUMNS = ("step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm")
+
+
+class History:
+    """Rows of figures, each with its `step`, appended to a file as they come.
+
+    Args:
+        path: the JSON lines; outlives a killed run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def resume(self, step: int) -> None:
+        """Read the rows up to `step`; later ones, and a line that a kill cut off, are dropped from the file too."""
+        self.rows = []
+        if self.path.is_file():
+            for line in self.path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break
+                if row["step"] <= step:
+                    self.rows.append(row)
+        self.path.write_text("".join(_line(row) for row in self.rows))
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add a row."""
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(_line(row))
+
+    def export(self, folder: Path) -> None:
+        """Write history.jsonl, history.csv and loss.png; all bytes follow from the rows alone."""
+        (folder / "history.jsonl").write_text("".join(_line(row) for row in self.rows))
+        names = {name for row in self.rows for name in row}
+        columns = [*(name for name in FIRST_COLUMNS if name in names), *sorted(names - set(FIRST_COLUMNS))]
+        with (folder / "history.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        plot_losses(self.rows, folder / "loss.png")
+
+
+def plot_losses(rows: list[dict[str, float]], path: Path) -> None:
+    """Training and validation loss over steps as a PNG without a date in it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row["step"] for row in rows], [row["train_loss"] for row in rows], linewidth=1, label="training")
+    measured = [row for row in rows if "validation_loss" in row]
+    axes.plot(
+        [row["step"] for row in measured],
+        [row["validation_loss"] for row in measured],
+        marker="o",
+        markersize=3,
+        label="validation",
+    )
+    axes.set(xlabel="step", ylabel="nats per token", title="Loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _line(row: dict[str, float]) -> str:
+    return json.dumps(row) + "\n"

@@ -1,0 +1,47 @@
+"""What is set once per process before training: threads, memory allocator, seeds."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import logging
+import resource
+import sys
+
+import torch
+
+log = logging.getLogger(__name__)
+
+# Parameters of mallopt(3) in glibc.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_NEVER = 2**31 - 1
+
+
+def prepare(threads: int, seed: int) -> None:
+    """Set the number of CPU threads, keep freed memory in the process, and seed PyTorch."""
+    torch.set_num_threads(threads)
+    _keep_freed_memory()
+    torch.manual_seed(seed)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large blocks that were freed instead of returning them to the kernel.
+
+    A training step frees and allocates the same large tensors again and again; by default each of them is mapped
+    anew, and every page of it faulted in again.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # a C library that isn't glibc
+        return
+    settings = ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, _NEVER), (_M_MMAP_MAX, 0))
+    if not all(mallopt(name, value) for name, value in settings):
+        log.debug("mallopt refused a setting: training runs, with more page faults")
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory that this process has had, or on a GPU the most that PyTorch allocated there."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

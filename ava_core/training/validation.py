@@ -1,0 +1,73 @@
+"""Loss on a held-out split: every byte scored once, in windows that don't overlap, with the training context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ava_core.data.batches import document_ids, scoring_windows
+from ava_core.data.shards import ShardedSplit
+from ava_core.losses import IGNORE_INDEX
+from ava_core.models import EnhancedMoEForCausalLM
+
+
+def packed_document_ids(inputs: np.ndarray, boundary_token_id: int) -> Tensor | None:
+    """Document of each input (B, S) as a tensor; None if no window holds a boundary, so that no mask is needed."""
+    ids = document_ids(inputs, boundary_token_id)
+    return torch.from_numpy(ids) if ids.any() else None
+
+
+@torch.no_grad()
+def mean_loss(
+    model: EnhancedMoEForCausalLM,
+    split: ShardedSplit,
+    sequence_length: int,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> tuple[float, int]:
+    """Mean negative log-likelihood in nats per token, and the number of tokens scored.
+
+    Args:
+        model: in any mode; it is left in evaluation mode.
+        split: the tokens to score.
+        sequence_length: S, the training context.
+        batch_size: windows scored at once.
+        limit: score only so many windows, evenly spaced.
+        autocast_dtype: type of the matrix products, None for that of the weights.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    for inputs, labels, ids in _batches(split, sequence_length, batch_size, limit):
+        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            output = model(
+                input_ids=inputs.to(device),
+                shift_labels=labels.to(device),
+                document_ids=None if ids is None else ids.to(device),
+                return_logits=False,
+                use_cache=False,
+            )
+        tokens = int((labels != IGNORE_INDEX).sum())
+        total += float(output.loss_parts["cross_entropy"]) * tokens
+        count += tokens
+    return total / count, count
+
+
+def _batches(
+    split: ShardedSplit, sequence_length: int, batch_size: int, limit: int | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    windows = scoring_windows(
+        split.tokens, sequence_length, split.boundary_token_id, batch_size=batch_size, limit=limit
+    )
+    for batch in windows:
+        labels = np.where(batch.mask, batch.targets, IGNORE_INDEX)
+        yield (
+            torch.from_numpy(batch.inputs),
+            torch.from_numpy(labels),
+            packed_document_ids(batch.inputs, split.boundary_token_id),
+        )
