@@ -4,6 +4,11 @@ Anything else that escapes a step is a defect of ours: it exits 1 as well, and i
 """
 
 
+def one_line(text: str) -> str:
+    """Line breaks as `\\n`: a key or a value that holds one must not tear a message apart."""
+    return r"\n".join(text.splitlines())
+
+
 class AvaError(Exception):
     """A failure in the work. The message is one line: the thing, the value, and the way out."""
 
@@ -20,8 +25,8 @@ class ConfigError(AvaError):
     exit_code = 2
 
     def __init__(self, *faults: str) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(faults))
+        self.faults = tuple(one_line(fault) for fault in faults)
+        super().__init__("\n".join(self.faults))
 
 
 class IntegrityError(AvaError):

@@ -40,6 +40,25 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Export:
+    """A part of the finished output that Kubeflow wants by itself; the flag is `--name FILE`, and nobody else gives it.
+
+    Attributes:
+        name: name of the component's output.
+        help: one line for `--help`.
+        file: the file of the output folder to copy, relative; None for a figure.
+        metric: the figure of metrics.json to write as JSON; None for a file.
+        boolean: the figure is 0 or 1 and written as false or true.
+    """
+
+    name: str
+    help: str
+    file: str | None = None
+    metric: str | None = None
+    boolean: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepSpec:
     """One step of the pipeline.
 
@@ -53,6 +72,7 @@ class StepSpec:
         choices: flags that change the result.
         metrics: names in metrics.json that always exist.
         timings: names in OUTPUT.timings.json that always exist.
+        exports: parts of the output that can be written to a place of their own as well.
         cacheable: False for a step with effects outside its output, which is never skipped.
     """
 
@@ -65,6 +85,7 @@ class StepSpec:
     choices: tuple[Choice, ...] = ()
     metrics: tuple[str, ...] = ()
     timings: tuple[str, ...] = ()
+    exports: tuple[Export, ...] = ()
     cacheable: bool = True
 
 
@@ -172,16 +193,21 @@ STEPS: dict[str, StepSpec] = {
                 "repetition_4gram",
             ),
             timings=("wall_seconds",),
+            exports=(Export(name="report", help="Write the report here as well.", file="report.html"),),
         ),
         StepSpec(
             name="register",
             summary="Register the model in MLflow, and promote it to champion when the gate passes.",
             output="registration",
             sections=("register",),
-            code=("config", "registry", "serving", "tracking", "runtime"),
+            code=("config", "generation", "registry", "serving", "tracking", "runtime"),
             inputs=(_MODEL, _QUANTIZED, Input(name="evaluation", help="Output folder of `ava evaluate`.")),
             metrics=("promoted", "model_version"),
             timings=("wall_seconds",),
+            exports=(
+                Export(name="promoted", help="Write true or false here as well.", metric="promoted", boolean=True),
+                Export(name="model_version", help="Write the version here as well.", metric="model_version"),
+            ),
             cacheable=False,
         ),
     )

@@ -1,6 +1,7 @@
 """The container of a step: its command line, made from the step table.
 
-KFP replaces placeholders when the step starts, so values here are names of what will be there, not the things themselves.
+KFP replaces placeholders when the step starts, so values here name what will be there; they are not the things
+themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ def step_container(
     inputs: Mapping[str, Sequence[Any]],
     output: Any,
     choices: Mapping[str, str] | None = None,
+    exports: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> dsl.ContainerSpec:
     """The container of `ava STEP`.
@@ -34,15 +36,17 @@ def step_container(
         inputs: arguments of the command line for each input of the step table, by input name.
         output: the component's output artifact, the folder that the step writes.
         choices: values of the step's flags that change the result.
+        exports: where the parts of the output go that Kubeflow wants by themselves, by name in the step table.
         environment: variables from parameters; see `with_environment`.
 
     Raises:
-        ValueError: the inputs or choices are not those of the step table.
+        ValueError: the inputs, choices or exports are not those of the step table.
     """
     spec = STEPS[step]
     for kind, given, known in (
         ("inputs", inputs, [port.name for port in spec.inputs]),
         ("choices", choices or {}, [choice.name for choice in spec.choices]),
+        ("exports", exports or {}, [export.name for export in spec.exports]),
     ):
         if sorted(given) != sorted(known):
             raise ValueError(f"component {step}: {kind} {sorted(given)}: the step table has {sorted(known)}")
@@ -51,6 +55,8 @@ def step_container(
         arguments.extend(argument)
     for name, value in (choices or {}).items():
         arguments.extend([f"--{name}", value])
+    for name, place in (exports or {}).items():
+        arguments.extend([f"--{name.replace('_', '-')}", place])
     return dsl.ContainerSpec(
         image=IMAGE,
         command=with_environment(["ava", step], environment or {}),

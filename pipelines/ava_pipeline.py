@@ -33,7 +33,7 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE):
         description="Train, quantise, evaluate and register a Mixture-of-Experts language model.",
     )
     def ava(params_yaml: str, data_uri: str, tracking_uri: str = "", git_commit: str = ""):
-        outcome = record_outcome(tracking_uri=tracking_uri).set_display_name("record the outcome")
+        outcome = record_outcome().set_display_name("record the outcome")
         outcome.set_container_image(image).set_caching_options(False)
         with dsl.ExitHandler(outcome, name="ava steps"):
             corpus = dsl.importer(artifact_uri=data_uri, artifact_class=dsl.Dataset, reimport=True)

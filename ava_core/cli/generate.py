@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ava_core.config.schema import GenerationConfig
 
 REGISTRY_SCHEME = "models:/"
 CACHE = Path(".ava/models")
@@ -14,7 +17,10 @@ CACHE = Path(".ava/models")
 def generate(
     prompt: Annotated[list[str], typer.Option(help="Text to continue; may be given several times.")],
     model: Annotated[
-        str, typer.Option(help="Output folder of `ava train` or `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION.")
+        str,
+        typer.Option(
+            help="Output folder of `ava train` or `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION."
+        ),
     ] = f"{REGISTRY_SCHEME}ava-moe@champion",
     strategy: Annotated[str, typer.Option(help="greedy, beam or nucleus.")] = "nucleus",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add, at most.")] = None,
@@ -28,6 +34,8 @@ def generate(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = 0,
 ) -> None:
     """Let a model continue each --prompt; the texts go to standard output, a line of dashes between them."""
+    from ava_core.generation.strategies import require_strategy
+
     given = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -36,8 +44,9 @@ def generate(
         "repetition_penalty": repetition_penalty,
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
-    _check_strategy(strategy)
+    require_strategy(strategy)
 
+    # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
     from ava_core.generation import generate as decode
     from ava_core.generation import load_model
 
@@ -46,7 +55,7 @@ def generate(
     print("\n---\n".join(texts))
 
 
-def _settings(given: dict):
+def _settings(given: dict[str, Any]) -> GenerationConfig:
     """The configuration's defaults with the flags over them, held to the configuration's own bounds."""
     from pydantic import ValidationError
 
@@ -56,21 +65,12 @@ def _settings(given: dict):
     try:
         return GenerationConfig(**given)
     except ValidationError as error:
-        raise ConfigError(
-            *(
-                f"--{str(fault['loc'][0]).replace('_', '-')} {fault['input']}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-                for fault in error.errors()
-            )
-        ) from error
+        raise ConfigError(*(_describe(fault) for fault in error.errors())) from error
 
 
-def _check_strategy(strategy: str) -> None:
-    """Before PyTorch is imported, which takes seconds."""
-    from ava_core.errors import ConfigError
-
-    allowed = ("greedy", "beam", "nucleus")
-    if strategy not in allowed:
-        raise ConfigError(f"--strategy {strategy}: must be one of {', '.join(allowed)}")
+def _describe(fault: Any) -> str:
+    flag = str(fault["loc"][0]).replace("_", "-")
+    return f"--{flag} {fault['input']}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
 def _folder(model: str) -> Path:

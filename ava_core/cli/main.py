@@ -10,14 +10,16 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 
-from ava_core import __version__
 from ava_core.cli import config, evaluate, generate, preprocess, quantize, record_outcome, register, show, train
-from ava_core.errors import AvaError, ConfigError
+from ava_core.cli.version import version_option
+from ava_core.errors import AvaError, ConfigError, one_line
 
 ENVIRONMENT = ("AVA_TRACKING_URI", "AVA_LOG_LEVEL", "AVA_LOG_FILE", "AVA_WORK", "AVA_GIT_COMMIT")
 """All `AVA_*` variables: nothing that changes a result, for that belongs into the configuration."""
@@ -38,70 +40,99 @@ app.command("record-outcome", hidden=True)(record_outcome.record_outcome)
 app.add_typer(config.app, name="config")
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        print(f"ava {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
+def _main(version: Annotated[bool, version_option()] = False) -> None:
     pass
 
 
 def main() -> None:
     """Run the command line; exits 0, 1 (the work failed), 2 (wrong input), 130 or 143 (interrupted)."""
-    signal.signal(signal.SIGTERM, _terminate)
+    # Exceptions that pass through libraries, instead of a death that leaves half-built files behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    sys.exit(_run(lambda: app(standalone_mode=False)))
+
+
+class _Interrupted(SystemExit):
+    """A signal asked the process to end; the code is the shell's, 128 + the signal's number."""
+
+
+def _run(work: Callable[[], int | None]) -> int:
     try:
         _refuse_unknown_environment()
-        app(standalone_mode=True)
+        return work() or 0
+    except _Interrupted as interrupted:
+        name = {130: "interrupted", 143: "terminated"}[interrupted.code]  # type: ignore[index]
+        _say(f"{name}: run the same command again to go on")
+        return interrupted.code  # type: ignore[return-value]
+    except KeyboardInterrupt:  # raised by a library that has put Python's own handler back
+        return _run(lambda: _interrupt(signal.SIGINT, None))
     except ConfigError as error:
         for fault in error.faults:
             _say(fault)
-        sys.exit(ConfigError.exit_code)
+        return ConfigError.exit_code
+    except typer.TyperException as error:
+        return _explain_usage(error)
     except AvaError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _say("interrupted: run the same command again to go on")
-        sys.exit(130)
+        return _fail(str(error))
     except OSError as error:
-        _fail(_explain_os_error(error))
+        return _fail(_explain_os_error(error))
     except Exception as error:
-        _fail(f"{type(error).__name__}: {_first_line(error)}")
+        return _fail(f"{type(error).__name__}: {_first_line(error)}")
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    _say("terminated: run the same command again to go on")
-    sys.exit(143)
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Interrupted(128 + number)
+
+
+def _explain_usage(error: typer.TyperException) -> int:
+    """A wrong flag or command in one line; no arguments at all show the help, as they should."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+    else:
+        message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else _first_line(error)
+        _say(f"{message.rstrip('.')}: see `{context.command_path if context else 'ava'} --help`")
+    return ConfigError.exit_code
 
 
 def _refuse_unknown_environment() -> None:
     unknown = sorted(name for name in os.environ if name.startswith("AVA_") and name not in ENVIRONMENT)
     if unknown:
         allowed = ", ".join(ENVIRONMENT)
-        raise ConfigError(*(f"environment: {name}: unknown variable: there are {allowed}; settings go into params.yaml" for name in unknown))
+        raise ConfigError(
+            *(
+                f"environment: {name}: unknown variable: there are {allowed}; settings go into params.yaml"
+                for name in unknown
+            )
+        )
 
 
 def _explain_os_error(error: OSError) -> str:
-    place = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{place}no space left on the disk: free some, or give --output and --work on another disk; finished work is kept"
+        from ava_core.runtime import full_disk
+
+        return full_disk.describe(error.filename or Path.cwd())
+    place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or _first_line(error)}"
 
 
-def _fail(line: str) -> Any:
-    logging.getLogger("ava_core").debug("traceback", exc_info=True, extra={"file_only": True})
+def _fail(line: str) -> int:
+    logger = logging.getLogger("ava_core")
+    if logger.handlers:
+        logger.debug("traceback", exc_info=True, extra={"file_only": True})
     _say(line)
-    sys.exit(AvaError.exit_code)
+    return AvaError.exit_code
 
 
 def _say(line: str) -> None:
     from ava_core.runtime.logs import redact
 
+    line = one_line(line)
     print(f"ava: {redact(line)}", file=sys.stderr)
-    logging.getLogger("ava_core").error("%s", line, extra={"file_only": True})
+    logger = logging.getLogger("ava_core")
+    if logger.handlers:  # without one, Python's last resort would print the line a second time
+        logger.error("%s", line, extra={"file_only": True})
 
 
 def _first_line(error: BaseException) -> str:

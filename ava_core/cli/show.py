@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,21 @@ HEADLINES = {
 
 
 def show(
-    folder: Annotated[Path, typer.Argument(help="Where to look for outputs.")] = Path("."),
-    work: Annotated[bool, typer.Option("--work", help="Show the work folder instead: unfinished and finished work.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Where to look for outputs.")] = Path(),
+    work: Annotated[
+        bool, typer.Option("--work", help="Show the work folder instead: unfinished and finished work.")
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="With --work: remove what is old or too much.")] = False,
-    max_age_days: Annotated[float, typer.Option(min=0, help="With --prune: age of last use from which work goes.")] = 30.0,
+    max_age_days: Annotated[
+        float, typer.Option(min=0, help="With --prune: age of last use from which work goes.")
+    ] = 30.0,
     max_gigabytes: Annotated[float, typer.Option(min=0, help="With --prune: work kept at most, in 10^9 bytes.")] = 20.0,
-    work_folder: Annotated[Path, typer.Option("--work-folder", envvar="AVA_WORK", help="The work folder.")] = Path(".ava/work"),
-    registry: Annotated[bool, typer.Option("--registry", help="Show the versions in the MLflow registry instead.")] = False,
+    work_folder: Annotated[Path, typer.Option("--work-folder", envvar="AVA_WORK", help="The work folder.")] = Path(
+        ".ava/work"
+    ),
+    registry: Annotated[
+        bool, typer.Option("--registry", help="Show the versions in the MLflow registry instead.")
+    ] = False,
     model_name: Annotated[str, typer.Option(help="With --registry: the registered model.")] = "ava-moe",
 ) -> None:
     """Show what runs and outputs there are."""
@@ -33,6 +42,7 @@ def show(
         _show_registry(model_name)
     else:
         _show_outputs(folder)
+        _mention_unfinished(work_folder)
 
 
 def _show_outputs(folder: Path) -> None:
@@ -43,10 +53,24 @@ def _show_outputs(folder: Path) -> None:
         raise AvaError(f"{folder}: no such folder")
     rows = []
     for output in find_outputs(folder):
-        figures = (f"{name} {output.metrics[name]:,.6g}" for name in HEADLINES[output.manifest.step] if name in output.metrics)
+        figures = (
+            f"{name} {output.metrics[name]:,.6g}"
+            for name in HEADLINES.get(output.manifest.step, ())
+            if name in output.metrics
+        )
         seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""
-        rows.append((output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures)))
+        rows.append(
+            (output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures))
+        )
     _print_table(("step", "output", "size", "took", "figures"), rows, f"no finished outputs below {folder.resolve()}")
+
+
+def _mention_unfinished(folder: Path) -> None:
+    from ava_core.runtime.work import WorkStore
+
+    unfinished = [step for step, entry, _, _ in WorkStore(folder).entries() if not entry.output.is_dir()]
+    if unfinished:
+        print(f"\nunfinished in {folder}: {', '.join(sorted(unfinished))} (see `ava show --work`)")
 
 
 def _show_work(folder: Path, prune: bool, max_age_days: float, max_gigabytes: float) -> None:
@@ -86,7 +110,7 @@ def _show_registry(model_name: str) -> None:
     _print_table(("version", "aliases", "figures"), rows, f"no versions of {model_name}")
 
 
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], nothing: str) -> None:
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
     if not rows:
         print(nothing)
         return

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ava_core.cli.version import version_option
 from ava_core.steps import STEPS, Input, StepSpec
 
 if TYPE_CHECKING:
@@ -20,8 +23,14 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "output": (Annotated[Path, typer.Option(help="Folder to end up with; appears whole or not at all.")], ...),
     "params": (Annotated[Path | None, typer.Option(help="Parameters, as params.yaml.")], None),
     "params_yaml": (Annotated[str | None, typer.Option(help="The same as text, where there is no file.")], None),
-    "config": (Annotated[Path | None, typer.Option(help="A file over the parameters, such as configs/cpu/small.yaml.")], None),
-    "set_": (Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over everything; repeatable.")], None),
+    "config": (
+        Annotated[Path | None, typer.Option(help="A file over the parameters, such as configs/cpu/small.yaml.")],
+        None,
+    ),
+    "set_": (
+        Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over everything; repeatable.")],
+        None,
+    ),
     "work": (
         Annotated[Path, typer.Option(envvar="AVA_WORK", help="Folder for unfinished and finished work.")],
         DEFAULT_WORK,
@@ -33,10 +42,13 @@ COMMON: dict[str, tuple[Any, Any]] = {
         "info",
     ),
     "log_file": (
-        Annotated[Path | None, typer.Option(envvar="AVA_LOG_FILE", help="Log file; default: OUTPUT.log beside the output.")],
+        Annotated[
+            Path | None, typer.Option(envvar="AVA_LOG_FILE", help="Log file; default: OUTPUT.log beside the output.")
+        ],
         None,
     ),
     "quiet": (Annotated[bool, typer.Option("--quiet", help="No progress bars.")], False),
+    "version": (Annotated[bool, version_option()], False),
 }
 
 
@@ -60,8 +72,14 @@ def step_command(
     command.__doc__ = spec.summary
     parameters = [_parameter(port.name, *_input_option(port)) for port in spec.inputs]
     parameters += [
-        _parameter(choice.name, Annotated[str, typer.Option(help=f"{choice.help} One of {', '.join(choice.values)}.")], ...)
+        _parameter(
+            choice.name, Annotated[str, typer.Option(help=f"{choice.help} One of {', '.join(choice.values)}.")], ...
+        )
         for choice in spec.choices
+    ]
+    parameters += [
+        _parameter(export.name, Annotated[Path | None, typer.Option(help=f"For Kubeflow: {export.help}")], None)
+        for export in spec.exports
     ]
     parameters += [_parameter(flag, annotation, default) for flag, (annotation, default) in COMMON.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -88,6 +106,8 @@ def _run(
     digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None,
     flags: dict[str, Any],
 ) -> None:
+    # Before anything imports tqdm: progress is ours to show, and the libraries' bars would fill a log with halves of it.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from ava_core.config import resolve
     from ava_core.errors import ConfigError
     from ava_core.runtime import logs
@@ -107,7 +127,9 @@ def _run(
     )
     output = flags["output"].absolute()
     logs.configure(flags["log_level"], flags["log_file"] or output.with_name(f"{output.name}.log"))
-    inputs = {port.name: _folders(flags[port.name]) for port in spec.inputs}
+    if resolved.preset_reason:
+        logging.getLogger(__name__).info("preset auto: %s", resolved.preset_reason)
+    inputs = {port.name: _folders(port, flags[port.name]) for port in spec.inputs}
     run_step(
         Request(
             spec=spec,
@@ -118,6 +140,7 @@ def _run(
             work=flags["work"].absolute(),
             force=flags["force"],
             executor_output=flags["executor_output"],
+            exports={export.name: flags[export.name].absolute() for export in spec.exports if flags[export.name]},
             progress=Progress(quiet=flags["quiet"]),
             digest_inputs=(lambda: digest_inputs(resolved.config, inputs)) if digest_inputs else None,
         ),
@@ -125,7 +148,17 @@ def _run(
     )
 
 
-def _folders(value: Path | list[Path] | None) -> list[Path]:
+def _folders(port: Input, value: Path | list[Path] | None) -> list[Path]:
+    """The folders given for an input; one that only holds outputs, like outputs/quantized, stands for them."""
     if value is None:
         return []
-    return [path.absolute() for path in (value if isinstance(value, list) else [value])]
+    given = [path.absolute() for path in (value if isinstance(value, list) else [value])]
+    if not port.repeated:
+        return given
+    return [folder for path in given for folder in (_outputs_inside(path) or [path])]
+
+
+def _outputs_inside(folder: Path) -> list[Path]:
+    from ava_core.runtime.manifest import NAME
+
+    return [] if (folder / NAME).exists() else sorted(path.parent for path in folder.glob(f"*/{NAME}"))

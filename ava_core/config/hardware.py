@@ -13,6 +13,8 @@ import yaml
 from ava_core.errors import ConfigError
 
 GIB = 2**30
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,17 @@ class Hardware:
 def detect() -> Hardware:
     """Look at this machine."""
     memories = _gpu_memories_gib()
-    return Hardware(len(os.sched_getaffinity(0)), _memory_gib(), len(memories), min(memories, default=0.0))
+    return Hardware(usable_cores(), _memory_gib(), len(memories), min(memories, default=0.0))
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: by affinity, and by the quota of its container, rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
 
 
 def choose_preset(hardware: Hardware, rules: Path) -> tuple[str, str]:
@@ -48,15 +60,15 @@ def choose_preset(hardware: Hardware, rules: Path) -> tuple[str, str]:
         needs = rule.get("needs", {})
         if all(getattr(hardware, name) >= least for name, least in needs.items()):
             gpu = f"{hardware.gpus} GPU of {hardware.gpu_memory_gib:.0f} GiB" if hardware.gpus else "no GPU"
-            reason = f"{hardware.cores} cores, {hardware.memory_gib:.0f} GiB memory, {gpu}: {rule['because']}"
+            machine = f"{hardware.cores} cores, {hardware.memory_gib:.0f} GiB memory, {gpu}"
+            reason = f"{rule['preset']}, for this machine has {machine}: {rule['because']}"
             return rule["preset"], reason
     raise ConfigError(f"preset = auto: no rule in {rules} fits this machine: name a preset")
 
 
 def _memory_gib() -> float:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+    if MEMORY_LIMIT.is_file() and (text := MEMORY_LIMIT.read_text().strip()).isdigit():
         total = min(total, int(text))
     return total / GIB
 

@@ -7,6 +7,7 @@ fixing its value; `--set key=null` sets null.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,15 +113,16 @@ def _file_layer(name: str, path: Path) -> _Layer:
 
 def _text_layer(name: str, text: str) -> _Layer:
     try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise ConfigError(f"{name}: holds no mapping of keys to values")
         values = OmegaConf.to_container(OmegaConf.create(text))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
         detail = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{name}: {place}not valid YAML: {detail}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{name}: holds no mapping of keys to values")
-    return _checked(_Layer(name, _without_nulls(values)))
+    return _checked(_Layer(name, _without_nulls(values)))  # type: ignore[arg-type]
 
 
 def _override_layer(overrides: Sequence[str]) -> _Layer:
@@ -155,7 +157,7 @@ def _without_nulls(values: Mapping[Any, Any]) -> dict[str, Any]:
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             found.update(_leaves(value, f"{prefix}{key}."))
         else:
             found[f"{prefix}{key}"] = value
@@ -184,7 +186,8 @@ def _unknown_keys(layer: _Layer) -> Iterator[str]:
             elif isinstance(value, Mapping):
                 yield from walk(value, f"{dotted}.")
             elif known[dotted]:
-                yield f"{layer.name}: {dotted} = {value}: must be a section with keys {', '.join(key.rsplit('.', 1)[-1] for key in _siblings(known, dotted + '.'))}"
+                keys = ", ".join(key.rsplit(".", 1)[-1] for key in _siblings(known, f"{dotted}."))
+                yield f"{layer.name}: {dotted} = {_show(value, quoted=True)}: must be a section with keys {keys}"
 
     yield from walk(layer.values, "")
 
@@ -220,6 +223,8 @@ _PHRASES = {
     "string_type": "must be text",
     "list_type": "must be a list",
     "too_short": "must have at least {min_length} entry",
+    "string_too_short": "must not be empty",
+    "model_type": "must be a section with keys of its own",
     "string_pattern_mismatch": "must match {pattern}",
 }
 
@@ -227,20 +232,34 @@ _PHRASES = {
 def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     """One line: file, key, value, what is allowed."""
     key = ".".join(str(part) for part in error["loc"])
-    origin = next((origins[name] for name in (key, *_parents(key)) if name in origins), None)
-    if origin is None:
-        origin = ", ".join(sorted({layer for name, layer in origins.items() if name.startswith(f"{key}." if key else "")})) or "default"
     context = error.get("ctx", {})
     if error["type"] == "value_error":
-        detail = str(context["error"])
-        return f"{origin}: {key + ': ' if key else ''}{detail}"
+        return _explain_relation(key, str(context["error"]), origins)
+    origin = next((origins[name] for name in (key, *_parents(key)) if name in origins), "default")
     if error["type"] == "extra_forbidden":
         fields = SourceConfig.model_fields
         close = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(fields)}"
         return f"{origin}: {key}: unknown key: {hint}"
     allowed = _PHRASES.get(error["type"])
-    return f"{origin}: {key} = {error['input']}: {allowed.format(**context) if allowed else error['msg']}"
+    detail = allowed.format(**context).replace("'", "") if allowed else error["msg"]
+    return f"{origin}: {key} = {_show(error['input'], quoted=error['type'].endswith('_type'))}: {detail}"
+
+
+def _explain_relation(section: str, detail: str, origins: Mapping[str, str]) -> str:
+    """A fault between fields; `detail` begins with `field = value` of the section, where it blames one field."""
+    prefix = f"{section}." if section else ""
+    named = [f"{prefix}{word}" for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", detail)]
+    layers = dict.fromkeys(origins[name] for name in (*named, *_parents(section), section) if name in origins)
+    separator = ("." if re.match(r"[a-z_]+ = ", detail) else ": ") if section else ""
+    return f"{', '.join(layers) or 'default'}: {section}{separator}{detail}"
+
+
+def _show(value: Any, quoted: bool) -> str:
+    """A value as YAML would have it; text in quotes only where its being text is the fault."""
+    if isinstance(value, str) and not quoted:
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _parents(key: str) -> Iterator[str]:

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values don't change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SourceConfig(Section):
@@ -26,17 +27,17 @@ class SourceConfig(Section):
 
     corpus: Literal["shakespeare"] | None = None
     """An embedded corpus, fetched by `make data` and read from the folder given with --data."""
-    path: str | None = None
+    path: Text | None = None
     """A file, folder or glob; relative paths count from the folder given with --data, else from the current one."""
-    hub: str | None = None
+    hub: Text | None = None
     """Name of a data set on the Hugging Face Hub, read with `datasets`."""
     format: Literal["text", "markdown", "jsonl", "parquet", "arrow"] = "text"
     """How the files of `path` are read."""
-    text_field: str = "text"
+    text_field: Text = "text"
     """Column that holds the text, for jsonl, parquet, arrow and hub."""
-    split: str = "train"
+    split: Text = "train"
     """Split to read, for hub."""
-    revision: str | None = None
+    revision: Text | None = None
     """Commit or tag to read, for hub; a moving branch makes results unrepeatable."""
     streaming: bool = False
     """Read a hub data set record by record instead of downloading it whole."""
@@ -98,7 +99,9 @@ class SplitConfig(Section):
     @model_validator(mode="after")
     def _leaves_a_test_split(self) -> SplitConfig:
         if self.train + self.validation >= 1.0:
-            raise ValueError(f"train + validation = {self.train + self.validation:g}: must leave bytes for the test split, < 1")
+            raise ValueError(
+                f"train = {self.train:g}: train + validation must be < 1, to leave bytes for the test split"
+            )
         return self
 
 
@@ -107,7 +110,7 @@ class DataConfig(Section):
 
     sources: Annotated[list[SourceConfig], Field(min_length=1)] = [SourceConfig(corpus="shakespeare")]
     """Where the documents come from, in order."""
-    document_separator: str | None = None
+    document_separator: Text | None = None
     """Splits a text file into documents at this string; null: a file is one document."""
     cleaning: CleaningConfig = CleaningConfig()
     deduplication: DeduplicationConfig = DeduplicationConfig()
@@ -175,7 +178,7 @@ class ModelConfig(Section):
     """Renormalise the weights of the chosen experts to sum to 1."""
     gating_residuals: bool = True
     """Add the previous layer's router logits through a learned map (MoE++, eq. 6)."""
-    tau: Annotated[float, Field(gt=0.0)] = 0.75
+    tau: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     """Weight of a zero-computation expert in the balance loss, and share of capacity (MoE++, eq. 7 and 8)."""
     capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
     """gamma: tokens past an expert's capacity are dropped; null: nothing is dropped."""
@@ -189,17 +192,22 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size = {self.hidden_size} is not a multiple of num_attention_heads = {self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size = {self.hidden_size}: must be a multiple of num_attention_heads"
+                f" = {self.num_attention_heads}, or head_dim be given"
+            )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"num_attention_heads = {self.num_attention_heads} is not a multiple of num_key_value_heads = {self.num_key_value_heads}"
+                f"num_attention_heads = {self.num_attention_heads}: must be a multiple of num_key_value_heads"
+                f" = {self.num_key_value_heads}"
             )
-        if (self.head_dim or self.hidden_size // self.num_attention_heads) % 2:
-            raise ValueError("head_dim is odd: rotary embeddings rotate pairs, so it must be even")
-        experts = self.num_experts
-        for name in ("num_experts_per_token", "max_experts_per_token"):
-            if getattr(self, name) > experts:
-                raise ValueError(f"{name} = {getattr(self, name)}: there are only {experts} experts to choose from")
+        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        if head_dim % 2:
+            raise ValueError(f"head_dim = {head_dim}: must be even, for rotary embeddings rotate pairs")
+        # Only the bound of the router in use: the other one's default must not forbid a small model.
+        bound = "num_experts_per_token" if self.router == "top_k" else "max_experts_per_token"
+        if getattr(self, bound) > self.num_experts:
+            raise ValueError(f"{bound} = {getattr(self, bound)}: must be <= {self.num_experts}, the number of experts")
         return self
 
     @property
@@ -260,7 +268,8 @@ class TrainConfig(Section):
     def _batches_divide(self) -> TrainConfig:
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
-                f"global_batch_size = {self.global_batch_size} is not a multiple of micro_batch_size = {self.micro_batch_size}"
+                f"global_batch_size = {self.global_batch_size}: must be a multiple of micro_batch_size"
+                f" = {self.micro_batch_size}"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: must be < steps = {self.steps}")
@@ -271,11 +280,17 @@ class QuantizeConfig(Section):
     """ONNX export and weight quantisation."""
 
     schemes: Annotated[list[Literal["int8", "int4"]], Field(min_length=1)] = ["int8"]
-    """Schemes that the pipeline and dvc.yaml build; `ava quantize` builds the one given with --scheme."""
+    """Schemes that the pipeline and dvc.yaml build, each once; `ava quantize` builds the one given with --scheme."""
     block_size: Literal[16, 32, 64, 128, 256] = 32
     """Weights that share one scale."""
     parity_sequences: Positive = 16
     """Validation sequences on which the quantised model is compared with the float one."""
+
+    @model_validator(mode="after")
+    def _schemes_differ(self) -> QuantizeConfig:
+        if len(set(self.schemes)) < len(self.schemes):
+            raise ValueError(f"schemes = {', '.join(self.schemes)}: must name each scheme once")
+        return self
 
 
 class GenerationConfig(Section):
@@ -297,7 +312,7 @@ class EvaluateConfig(Section):
 
     batch_size: Positive = 16
     """Windows scored at once."""
-    prompts: Annotated[list[str], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
+    prompts: Annotated[list[Text], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
     """What the samples continue."""
     generation: GenerationConfig = GenerationConfig()
 
@@ -318,7 +333,7 @@ class RegisterConfig(Section):
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "ava-moe"
     """Name of the registered model."""
-    experiment: Annotated[str, Field(min_length=1)] = "ava"
+    experiment: Text = "ava"
     """MLflow experiment of the run."""
     gate: GateConfig = GateConfig()
 
@@ -331,7 +346,7 @@ class AvaConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1337
     """Seeds everything that is random."""
     threads: NonNegative = 0
-    """CPU threads of every step; 0: as many as this process may use. Results are bit-identical for the same number only."""
+    """CPU threads of every step; 0: as many as this process may use. Only the same number gives the same bits."""
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()

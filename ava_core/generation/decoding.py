@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig as DecodingConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ava_core.config.schema import GenerationConfig
-from ava_core.errors import AvaError, ConfigError
-
-STRATEGIES = ("greedy", "beam", "nucleus")
-"""The most probable token; beam search; sampling from the smallest set of tokens that holds `top_p` of the
-probability (arXiv 1904.09751)."""
+from ava_core.errors import AvaError
+from ava_core.generation.strategies import require_strategy
 
 
 def generate(
@@ -46,8 +43,7 @@ def generate(
         ConfigError: an unknown strategy.
         AvaError: a prompt is too long for the model's context.
     """
-    if strategy not in STRATEGIES:
-        raise ConfigError(f"strategy = {strategy}: must be one of {', '.join(STRATEGIES)}")
+    require_strategy(strategy)
     if not prompts:
         return []
     token_ids = [_encode(tokenizer, prompt) for prompt in prompts]
@@ -57,7 +53,7 @@ def generate(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.inference_mode(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        sequences = model.generate(
+        sequences = cast(Any, model).generate(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=config
         )
     new_tokens = sequences[:, batch["input_ids"].shape[1] :]
@@ -81,11 +77,9 @@ def _require_room(model: PreTrainedModel, prompts: list[str], token_ids: list[li
             )
 
 
-def _decoding_config(
-    tokenizer: PreTrainedTokenizerBase, strategy: str, settings: GenerationConfig
-) -> DecodingConfig:
+def _decoding_config(tokenizer: PreTrainedTokenizerBase, strategy: str, settings: GenerationConfig) -> DecodingConfig:
     """Everything is said here, so that nothing comes from the folder's generation_config.json."""
-    options: dict[str, Any] = {
+    options: dict[str, dict[str, Any]] = {
         "greedy": {"do_sample": False, "num_beams": 1},
         "beam": {"do_sample": False, "num_beams": settings.num_beams, "early_stopping": False, "length_penalty": 1.0},
         "nucleus": {
@@ -95,7 +89,7 @@ def _decoding_config(
             "top_p": settings.top_p,
             "top_k": 0,  # off; Transformers' own default is 50
         },
-    }[strategy]
+    }
     return DecodingConfig(
         max_new_tokens=settings.max_new_tokens,
         repetition_penalty=settings.repetition_penalty,
@@ -103,5 +97,5 @@ def _decoding_config(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
-        **options,
+        **options[strategy],
     )

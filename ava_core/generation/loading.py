@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
 from ava_core.errors import AvaError, IntegrityError
@@ -34,11 +38,11 @@ def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrai
     _require_files(folder)
     if threads:
         torch.set_num_threads(threads)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     if (folder / ONNX_NAME).is_file():
         from ava_core.quantization.runtime import load_onnx
 
-        model = load_onnx(folder, threads)
+        model: PreTrainedModel = load_onnx(folder, threads)
     else:
         model = _load_torch(folder)
     _require_fit(folder, model, tokenizer)
@@ -56,7 +60,12 @@ def _require_files(folder: Path) -> None:
         raise AvaError(f"{folder}: has neither {WEIGHTS[0]} nor {ONNX_NAME}: {remedy}")
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`.
+
+    Raises:
+        IntegrityError: it can't be read.
+    """
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises what its parsers raise, bare Exception included
@@ -66,11 +75,13 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _load_torch(folder: Path) -> PreTrainedModel:
     try:
         # `dtype` is given because the default would be what config.json says the weights were saved in.
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with _no_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
     except Exception as error:  # safetensors, JSON and shape errors have no common base
         raise _unreadable(folder, error) from error
+    model, report = loaded
     if report["missing_keys"]:
         raise IntegrityError(
             f"{folder / WEIGHTS[0]}: lacks the weight {min(report['missing_keys'])}: restore the folder or train again"
@@ -78,11 +89,23 @@ def _load_torch(folder: Path) -> PreTrainedModel:
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Transformers' bar would go to the log where there is no terminal, and ours shows the work itself."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _require_fit(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     if len(tokenizer) > model.config.vocab_size:
         raise IntegrityError(
-            f"{folder / TOKENIZER[0]}: has {len(tokenizer)} entries, the model's vocab_size is {model.config.vocab_size}:"
-            " they don't belong together"
+            f"{folder / TOKENIZER[0]}: has {len(tokenizer)} entries, the model's vocab_size is"
+            f" {model.config.vocab_size}: they don't belong together"
         )
 
 

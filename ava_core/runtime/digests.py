@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
+PRESETS = PACKAGE / "config" / "files"
 
 
 def digest_file(path: Path) -> str:
@@ -30,6 +31,12 @@ def digest_tree(folder: Path) -> str:
     return digest_value([[path.relative_to(folder).as_posix(), digest_file(path)] for path in files])
 
 
+def _is_source(path: Path) -> bool:
+    """Code and what travels with it, such as templates; not the presets, whose values enter the key by themselves."""
+    bytecode = "__pycache__" in path.parts or path.suffix == ".pyc"
+    return path.is_file() and not bytecode and PRESETS not in path.parents
+
+
 @cache
 def digest_code(parts: Iterable[str]) -> str:
     """SHA-256 of the sources under `parts`, paths relative to the package `ava_core`.
@@ -39,5 +46,5 @@ def digest_code(parts: Iterable[str]) -> str:
     files: set[Path] = set()
     for part in parts:
         path = PACKAGE / part
-        files.update(path.rglob("*.py") if path.is_dir() else [path])
+        files.update(filter(_is_source, path.rglob("*")) if path.is_dir() else [path])
     return digest_value([[file.relative_to(PACKAGE).as_posix(), digest_file(file)] for file in sorted(files)])

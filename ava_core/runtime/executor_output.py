@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
+MOUNTS = {"/gcs/": "gs://", "/minio/": "minio://", "/s3/": "s3://"}
+"""Where a cluster's launcher shows object stores to the step, and the addresses they stand for, as in kfp.dsl."""
+
+
 def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, Any]]]) -> None:
     """Write the ExecutorOutput of a finished step, whole or not at all.
 
@@ -23,9 +27,17 @@ def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, An
     for name, (place, metadata) in artifacts.items():
         entry: dict[str, Any] = {"name": name, "metadata": dict(metadata)}
         if place is not None:
-            entry["uri"] = str(place)
+            entry["uri"] = address(place)
         listed[name] = {"artifacts": [entry]}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps({"artifacts": listed}, sort_keys=True))
     partial.rename(path)
+
+
+def address(place: Path) -> str:
+    """The artifact's address: of the object store below a cluster's mounts, else the path itself."""
+    for mount, scheme in MOUNTS.items():
+        if place.is_relative_to(mount):
+            return scheme + place.relative_to(mount).as_posix()
+    return str(place)

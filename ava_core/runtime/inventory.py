@@ -53,4 +53,8 @@ def find_outputs(root: Path, depth: int = 5) -> Iterator[Output]:
 
 
 def _figures(path: Path) -> dict[str, float]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        figures = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return figures if isinstance(figures, dict) else {}

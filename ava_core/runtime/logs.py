@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 from pathlib import Path
 
 LEVELS = ("debug", "info", "warning", "error")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
-_ASSIGNMENTS = re.compile(r"(?i)\b([\w-]*(?:token|password|secret|api[_-]?key)[\w-]*)(\s*[=:]\s*)(?!\s)(\S+)")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
+# The name must end in a secret's word, and a token be none of text: `shard_tokens = -1`, `num_experts_per_token = 9`
+# and `tokenizer: unknown key` are messages about settings.
+_ASSIGNMENTS = re.compile(
+    r"(?i)\b((?:[a-z0-9]+[_-])*(?:(?<!per_)(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)token|passwd|password|secret|credentials|(?:api|access|secret|private)[_-]?key)"
+    r"[\"']?\s*[=:]\s*)([\"']?)[^\s\"'&,;]+"
+)
 
 
 def redact(text: str) -> str:
-    """Replace credentials in addresses and in `name=value` pairs of secret-looking names."""
-    return _ASSIGNMENTS.sub(r"\1\2***", _CREDENTIALS.sub("***", text))
+    """Replace credentials in addresses and headers, and in `name=value` pairs of secret-looking names."""
+    return _ASSIGNMENTS.sub(r"\1\2***", _BEARER.sub(r"\1 ***", _CREDENTIALS.sub("***", text)))
 
 
 class _RedactingFormatter(logging.Formatter):
@@ -22,8 +29,20 @@ class _RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class _FollowedFile(logging.FileHandler):
+    """A log file that is flushed line by line and whose own failure, such as a full disk, stops nothing."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what the failed write left in the buffer
+            super().close()
+
+
 def configure(level: str = "info", file: Path | None = None) -> None:
-    """Send the logs of `ava_core` to standard error from `level` up, and all of them to `file`, flushed line by line."""
+    """Send the logs of `ava_core` to standard error from `level` up, and all of them to `file`, flushed by line."""
     logger = logging.getLogger("ava_core")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -37,6 +56,6 @@ def configure(level: str = "info", file: Path | None = None) -> None:
     logger.addHandler(console)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file)
+        handler = _FollowedFile(file)
         handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         logger.addHandler(handler)

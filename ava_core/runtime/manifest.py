@@ -43,7 +43,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of the contents alone: two outputs with the same files have the same digest, however they were made."""
+        """Digest of the contents alone: outputs with the same files have the same digest, however they were made."""
         return digest_value(self.files)
 
 
@@ -51,7 +51,8 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Bytes and SHA-256 of every file below `folder` but the manifest itself."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest_file(path)} for path in files
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+        for path in files
     }
 
 
@@ -73,9 +74,25 @@ def read(folder: Path) -> Manifest:
     if not path.is_file():
         raise AvaError(f"{folder}: holds no {NAME}: it is not a finished output of a step")
     try:
-        return Manifest(**json.loads(path.read_text()))
+        manifest = Manifest(**json.loads(path.read_text()))
+        _check_shape(manifest)
     except (ValueError, TypeError) as error:
         raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or run its step again") from error
+    return manifest
+
+
+def _check_shape(manifest: Manifest) -> None:
+    """Types of what others rely on; the dataclass alone takes anything.
+
+    Raises:
+        TypeError: naming the field.
+    """
+    for name, kind in (("step", str), ("key", str), ("inputs", dict), ("files", dict)):
+        if not isinstance(getattr(manifest, name), kind):
+            raise TypeError(f"{name} = {getattr(manifest, name)!r}")
+    for name, entry in manifest.files.items():
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            raise TypeError(f"files.{name} = {entry!r}")
 
 
 def verify(folder: Path, step: str | None = None) -> Manifest:

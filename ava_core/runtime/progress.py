@@ -79,7 +79,10 @@ class _Lines:
         self.shown = now
         rate = (done - self.first) / max(now - self.started, 1e-9)
         remaining = f"ETA {(self.total - done) / rate:.0f} s" if rate > 0 and done < self.total else ""
-        log.info("%s", "  ".join(filter(None, [f"{self.name} {done / max(self.total, 1e-9):4.0%}", _join(figures), remaining])))
+        log.info(
+            "%s",
+            "  ".join(filter(None, [f"{self.name} {done / max(self.total, 1e-9):4.0%}", _join(figures), remaining])),
+        )
 
 
 def _join(figures: dict[str, str]) -> str:

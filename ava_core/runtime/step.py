@@ -11,19 +11,23 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ava_core import __version__
+from ava_core.config.hardware import usable_cores
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime import executor_output, manifest
 from ava_core.runtime.digests import digest_code, digest_tree, digest_value
+from ava_core.runtime.full_disk import full_disk_explained
 from ava_core.runtime.progress import Progress
-from ava_core.runtime.work import Entry, WorkStore, timings_path
+from ava_core.runtime.work import KEPT_HOURS, Entry, WorkStore, timings_path
 from ava_core.steps import StepSpec
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ class Request:
         work: the work folder.
         force: replace an output that was made from something else, and compute anew.
         executor_output: where KFP wants its ExecutorOutput, or None.
+        exports: where parts of the output are wanted as well, by name of the export.
         progress: shows progress.
         digest_inputs: digests of unverified inputs, by name, where the bytes of the folder alone don't tell them.
     """
@@ -54,13 +59,14 @@ class Request:
     work: Path
     force: bool = False
     executor_output: Path | None = None
+    exports: Mapping[str, Path] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     digest_inputs: Callable[[], dict[str, str]] | None = None
 
     @property
     def threads(self) -> int:
         """CPU threads that the step computes with."""
-        return self.config.threads or len(os.sched_getaffinity(0))
+        return self.config.threads or usable_cores()
 
 
 @dataclass(kw_only=True)
@@ -104,25 +110,31 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
         AvaError: an input or the work failed.
     """
     spec = request.spec
+    if request.output.is_mount():
+        raise ConfigError(
+            f"--output {request.output}: is a mount point, which can't be replaced: name a folder inside it"
+        )
     _limit_threads(request.threads)
     inputs = _verify_inputs(request)
     identity = _identify(request, inputs)
     present = _present(request, identity)
     if present and spec.cacheable and not request.force:
         log.info("%s: up to date: %s", spec.name, request.output)
-        _report(request)
+        _report(request, reused=True)
         return
     store = WorkStore(request.work)
     entry = store.entry(spec.name, identity.key)
-    with entry.locked():
-        if spec.cacheable and not request.force and entry.finished():
+    with full_disk_explained(request.work, request.output.parent), entry.locked():
+        reused = bool(spec.cacheable and not request.force and entry.finished())
+        if reused:
             log.info("%s: unchanged: the finished output was taken from %s", spec.name, entry.folder)
         else:
             _compute(request, entry, identity, compute)
         entry.place(request.output)
-    _report(request)
-    store.prune()
+    _report(request, reused)
     log.info("%s: wrote %s", spec.name, request.output)
+    with suppress(OSError):  # the step is done; what can't be pruned now is pruned by the next one
+        store.prune(kept_hours=KEPT_HOURS)
 
 
 def _limit_threads(threads: int) -> None:
@@ -171,14 +183,20 @@ def _identify(request: Request, inputs: dict[str, str]) -> manifest.Manifest:
 def _present(request: Request, identity: manifest.Manifest) -> bool:
     """Whether the output is there already, complete and from the same key."""
     output = request.output
-    if not output.exists():
+    if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
         return False
+    if not output.is_dir():
+        if request.force:
+            return False
+        raise ConfigError(f"--output {output}: exists and is no folder: pass --force to replace it")
     try:
         key = manifest.verify(output).key
     except AvaError as error:
         if request.force:
             return False
-        raise ConfigError(f"--output {output}: exists and is not a finished output ({error}): pass --force to replace it") from error
+        raise ConfigError(
+            f"--output {output}: exists and is not a finished output ({error}): pass --force to replace it"
+        ) from error
     if key == identity.key and timings_path(output).exists():
         return True
     if not request.force and key != identity.key:
@@ -190,6 +208,17 @@ def _compute(request: Request, entry: Entry, identity: manifest.Manifest, comput
     if request.force:
         entry.forget()
     entry.begin()
+    try:
+        with full_disk_explained(request.work):  # while it is still full: clearing up makes room
+            _compute_staged(request, entry, identity, compute)
+    except BaseException:
+        entry.abandon()
+        raise
+
+
+def _compute_staged(
+    request: Request, entry: Entry, identity: manifest.Manifest, compute: Callable[[StepRun], None]
+) -> None:
     run = StepRun(
         config=request.config,
         inputs=request.inputs,
@@ -211,16 +240,35 @@ def _compute(request: Request, entry: Entry, identity: manifest.Manifest, comput
 
 def _check_figures(spec: StepSpec, run: StepRun) -> None:
     """Every promised figure is there and finite; otherwise the step has failed, whatever it wrote."""
-    for promised, figures, file in ((spec.metrics, run.metrics, "metrics.json"), (spec.timings, run.timings, "timings")):
+    for promised, figures, file in (
+        (spec.metrics, run.metrics, "metrics.json"),
+        (spec.timings, run.timings, "timings"),
+    ):
         if missing := [name for name in promised if name not in figures]:
             raise AvaError(f"{spec.name}: {file} lacks {', '.join(missing)}: this is a defect of the step")
         for name, value in figures.items():
             if not isinstance(value, int | float) or not math.isfinite(value):
-                raise AvaError(f"{spec.name}: {name} = {value}: not a finite number; the work has failed and nothing is kept of it")
+                raise AvaError(
+                    f"{spec.name}: {name} = {value}: not a finite number; the work has failed and nothing is kept of it"
+                )
 
 
-def _report(request: Request) -> None:
+def _report(request: Request, reused: bool) -> None:
     """Tell KFP what there is, also when nothing had to be computed."""
+    metrics = json.loads((request.output / "metrics.json").read_text())
+    artifacts: dict[str, tuple[Path | None, Mapping[str, Any]]] = {
+        request.spec.output: (request.output, {"step": request.spec.name, "reused": reused}),
+        "metrics": (None, metrics),
+    }
+    for export in request.spec.exports:
+        place = request.exports.get(export.name)
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if export.file is not None:
+                shutil.copyfile(request.output / export.file, place)
+                artifacts[export.name] = (place, {})
+            else:
+                value = int(metrics[export.metric])
+                place.write_text(json.dumps(bool(value) if export.boolean else value))
     if request.executor_output is not None:
-        metrics = json.loads((request.output / "metrics.json").read_text())
-        executor_output.write(request.executor_output, request.spec, request.output, metrics)
+        executor_output.write(request.executor_output, artifacts)

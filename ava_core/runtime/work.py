@@ -13,16 +13,20 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from ava_core.errors import IntegrityError
+from ava_core.errors import AvaError
 from ava_core.runtime import manifest
+from ava_core.runtime.placing import place
 
 log = logging.getLogger(__name__)
 MAX_AGE_DAYS = 30.0
 MAX_BYTES = 20 * 2**30
+KEPT_HOURS = 24.0
+"""What was used so lately stays when a step prunes, however large: a killed run's checkpoints are worth more."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,26 @@ class Entry:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the entry for this process; another process with the same key waits."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
+        with self._locked_file():
+            yield
+
+    def _locked_file(self) -> IO[str]:
+        path = self.folder / "lock"
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                file = path.open("w")
+            except FileNotFoundError:  # pruned since the line above
+                continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 log.info("another process is at the same work (%s): waiting for it", self.folder)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            # Whoever held the lock may have removed the entry, and the lock with it.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()
 
     def forget(self) -> None:
         """Throw away the state and the output of earlier runs."""
@@ -70,9 +86,13 @@ class Entry:
 
     def begin(self) -> None:
         """Prepare an empty staging folder; state of an earlier, killed run stays."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        self.abandon()
         self.staging.mkdir(parents=True)
         self.state.mkdir(parents=True, exist_ok=True)
+
+    def abandon(self) -> None:
+        """Throw away what a failed run has built; its state stays."""
+        shutil.rmtree(self.staging, ignore_errors=True)
 
     def finish(self, contents: manifest.Manifest, timings: dict[str, float]) -> None:
         """Turn the staging folder into the finished output."""
@@ -87,30 +107,18 @@ class Entry:
         if not self.output.is_dir():
             return None
         try:
-            return manifest.verify(self.output)
-        except IntegrityError as error:
+            contents = manifest.verify(self.output)
+            json.loads(self.timings.read_text())
+        except (AvaError, OSError, ValueError) as error:
             log.warning("%s: the kept copy is not used", error)
             shutil.rmtree(self.output)
             return None
+        shutil.rmtree(self.state, ignore_errors=True)  # left by a kill just after the output was finished
+        return contents
 
     def place(self, output: Path) -> None:
-        """Copy the finished output to `output`, whole or not at all; what was there is replaced.
-
-        Copies rather than links, so that a later edit of `output` never reaches the kept bytes; the kernel shares
-        the blocks where the file system can.
-        """
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-        replaced = output.with_name(f".{output.name}.{os.getpid()}.replaced")
-        try:
-            shutil.copytree(self.output, partial)
-            shutil.copyfile(self.timings, timings_path(output))
-            if output.exists():
-                output.rename(replaced)
-            partial.rename(output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
+        """Put a copy of the finished output at `output`, whole or not at all; what was there is replaced."""
+        place(self.output, output, beside={timings_path(output): self.timings})
 
 
 def timings_path(output: Path) -> Path:
@@ -132,28 +140,36 @@ class WorkStore:
         """Step, entry, bytes and time of last use of all entries, the longest unused first."""
         found = []
         for folder in self.folder.glob("*/*"):
-            if (folder / "lock").exists():
-                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                found.append((folder.parent.name, Entry(folder), size, (folder / "lock").stat().st_mtime))
+            with suppress(FileNotFoundError):  # another process may be pruning
+                used = (folder / "lock").stat().st_mtime
+                found.append((folder.parent.name, Entry(folder), _size(folder), used))
         return sorted(found, key=lambda item: item[3])
 
-    def prune(self, max_age_days: float = MAX_AGE_DAYS, max_bytes: int = MAX_BYTES) -> list[Entry]:
+    def prune(
+        self, max_age_days: float = MAX_AGE_DAYS, max_bytes: int = MAX_BYTES, kept_hours: float = 0.0
+    ) -> list[Entry]:
         """Remove entries unused for `max_age_days`, then the longest unused until `max_bytes` are kept.
 
-        An entry that a running step holds is never removed.
+        An entry that a running step holds is never removed, and for its size none that was used in `kept_hours`.
         """
         entries = self.entries()
         total = sum(size for _, _, size, _ in entries)
         removed = []
         for _, entry, size, used in entries:
-            if time.time() - used < max_age_days * 86_400 and total <= max_bytes:
+            age = time.time() - used
+            if age < max_age_days * 86_400 and (total <= max_bytes or age < kept_hours * 3_600):
                 continue
-            with (entry.folder / "lock").open("r+") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
+            with suppress(FileNotFoundError, BlockingIOError), (entry.folder / "lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(entry.folder, ignore_errors=True)
-            total -= size
-            removed.append(entry)
+                total -= size
+                removed.append(entry)
         return removed
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size

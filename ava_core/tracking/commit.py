@@ -9,10 +9,12 @@ from pathlib import Path
 
 def read_commit(folder: Path) -> str | None:
     """The commit checked out in `folder`, 40 or 64 hexadecimal digits; None without git or without a commit."""
-    # protocol: the arguments are fixed, no shell; a repository of someone else is refused by git itself (safe.directory)
+    # No shell, fixed arguments; git itself refuses a repository that belongs to someone else (safe.directory).
     command = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, stdin=subprocess.DEVNULL)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=False, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     commit = answer.stdout.strip()

@@ -26,8 +26,11 @@ from ava_core.tracking.records import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 RUN_ID = "MLFLOW_RUN_ID"
+# Tag of the runs that we opened and must end; a run that was given to us lacks it.
+OWNED = "ava.owned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +97,8 @@ class TrackedRun:
         self.client.log_artifacts(self.run_id, str(folder))
 
     def close(self, failed: bool = False) -> None:
-        """End the run, unless it is someone else's."""
-        if self.ours:
+        """End the run, unless it is someone else's or has ended before."""
+        if self.ours and self.client.get_run(self.run_id).info.status == "RUNNING":
             self.client.set_terminated(self.run_id, status="FAILED" if failed else "FINISHED")
 
 
@@ -121,45 +124,67 @@ def open_run(
     Raises:
         AvaError: MLFLOW_RUN_ID names a run that the server doesn't have.
     """
-    environment = os.environ if environment is None else environment
-    given = environment.get(RUN_ID)
-    if given:
-        run = resume(client, given)
-    else:
-        found = find_run(client, experiment_id, identity)
-        run = found or _create(client, experiment_id, name, {**tags, **identity})
+    run = given_run(client, environment) or find_run(client, experiment_id, identity)
+    if run is None:
+        return _create(client, experiment_id, name, {**tags, **identity, OWNED: "true"})
     run.set_tags({**tags, **identity})
     return run
 
 
-def resume(client: MlflowClient, run_id: str) -> TrackedRun:
-    """Someone else's run, which is filled and left open."""
+def given_run(client: MlflowClient, environment: Mapping[str, str] | None = None) -> TrackedRun | None:
+    """The run that MLFLOW_RUN_ID names: someone else's, which is filled and left open. None if it names none.
+
+    Raises:
+        AvaError: the server doesn't have it.
+    """
     from mlflow.exceptions import MlflowException
 
+    environment = os.environ if environment is None else environment
+    run_id = environment.get(RUN_ID)
+    if not run_id:
+        return None
     try:
-        info = client.get_run(run_id).info
+        run = client.get_run(run_id)
     except MlflowException as error:
-        raise AvaError(f"{RUN_ID} = {run_id}: the tracking server has no such run: unset it to open a new one") from error
-    if info.lifecycle_stage == "deleted":
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise AvaError(f"{RUN_ID} = {run_id}: the server has no such run: unset it to open a new one") from error
+    if run.info.lifecycle_stage == "deleted":
         raise AvaError(f"{RUN_ID} = {run_id}: that run is deleted: unset it to open a new one")
-    return TrackedRun(client=client, run_id=run_id, experiment_id=info.experiment_id, started=info.start_time, ours=False)
+    return _tracked(client, run)
 
 
 def find_run(client: MlflowClient, experiment_id: str, identity: Mapping[str, str]) -> TrackedRun | None:
-    """The oldest run of ours with all these tags."""
+    """The oldest run with all these tags."""
     wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
     found = client.search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
-    if not found:
-        return None
-    info = found[0].info
-    return TrackedRun(
-        client=client, run_id=info.run_id, experiment_id=info.experiment_id, started=info.start_time, ours=True
-    )
+    return _tracked(client, found[0]) if found else None
+
+
+def load_run(client: MlflowClient, run_id: str) -> TrackedRun | None:
+    """The run with this id; None if it is deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return _tracked(client, run) if run.info.lifecycle_stage == "active" else None
 
 
 def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, Any]) -> TrackedRun:
     """A new run; its identity is set in the same request, so that a kill leaves no run that nobody finds again."""
-    info = client.create_run(experiment_id, run_name=name, tags=dict(tags), start_time=int(time.time() * 1000)).info
+    run = client.create_run(experiment_id, run_name=name, tags=dict(tags), start_time=int(time.time() * 1000))
+    return _tracked(client, run)
+
+
+def _tracked(client: MlflowClient, run: Run) -> TrackedRun:
     return TrackedRun(
-        client=client, run_id=info.run_id, experiment_id=info.experiment_id, started=info.start_time, ours=True
+        client=client,
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        started=run.info.start_time,
+        ours=OWNED in run.data.tags,
     )

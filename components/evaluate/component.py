@@ -38,4 +38,5 @@ def evaluate(
             "quantized": optional_folders("quantized", quantized),
         },
         output=evaluation,
+        exports={"report": report.path},
     )

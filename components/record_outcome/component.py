@@ -2,25 +2,20 @@
 
 from kfp import dsl
 
-from components.container import EXECUTOR_OUTPUT, with_environment
+from components.container import EXECUTOR_OUTPUT
 from components.image import IMAGE
 
 
 @dsl.container_component
-def record_outcome(
-    status: dsl.PipelineTaskFinalStatus,
-    outcome: dsl.Output[dsl.Artifact],
-    tracking_uri: str = "",
-):
+def record_outcome(status: dsl.PipelineTaskFinalStatus, outcome: dsl.Output[dsl.Artifact]):
     """Record how the pipeline ended: state, failed task and message.
 
     Args:
         status: Filled in by Kubeflow.
-        outcome: A JSON file with state, failed_task and message.
-        tracking_uri: Address of MLflow; empty, as the container's environment says.
+        outcome: Folder with outcome.json: state, failed_task and message.
     """
     return dsl.ContainerSpec(
         image=IMAGE,
-        command=with_environment(["ava", "record-outcome"], {"AVA_TRACKING_URI": tracking_uri}),
+        command=["ava", "record-outcome"],
         args=["--status", status, "--output", outcome.path, *EXECUTOR_OUTPUT],
     )

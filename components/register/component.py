@@ -12,8 +12,8 @@ def register(
     evaluation: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    promoted: dsl.OutputPath(bool),
-    model_version: dsl.OutputPath(int),
+    promoted: dsl.OutputPath(bool),  # type: ignore[valid-type]
+    model_version: dsl.OutputPath(int),  # type: ignore[valid-type]
     quantized_int8: dsl.Input[dsl.Model] = None,
     quantized_int4: dsl.Input[dsl.Model] = None,
     tracking_uri: str = "",
@@ -44,5 +44,6 @@ def register(
             "evaluation": folder("evaluation", evaluation),
         },
         output=registration,
+        exports={"promoted": promoted, "model_version": model_version},
         environment={"AVA_TRACKING_URI": tracking_uri, "AVA_GIT_COMMIT": git_commit},
     )

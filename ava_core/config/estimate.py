@@ -1,0 +1,153 @@
+"""Parameters and training memory of a model, from its configuration alone: nothing is built, torch isn't imported.
+
+The counts are exact. The memory is an estimate for one process without ZeRO partitioning; what it leaves out is
+what the allocator, the libraries and the data take (some 1 GiB of host memory).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ava_core.config.schema import ModelConfig, TrainConfig
+
+FLOAT32 = 4
+BFLOAT16 = 2
+LOGITS_CHUNK = 1024
+"""Tokens whose logits exist at once, as in `ava_core.losses.chunked`."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Size of a model and of its training.
+
+    Attributes:
+        parameters: all of them; tied embeddings count once.
+        active_parameters: those that one token passes, at most: of the FFN experts only as many as a token may have.
+        weight_bytes: float32 weights.
+        gradient_bytes: float32 gradients.
+        optimizer_bytes: two moments for AdamW, one for the matrices that Muon updates.
+        activation_bytes: the most that is temporary: what the backward pass needs of one micro-batch with the
+            weights' copies in the type of the products, or the optimiser's work space, whichever is more.
+    """
+
+    parameters: int
+    active_parameters: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory that training takes at its peak."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+
+
+def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Estimate:
+    """Count parameters and estimate the memory of training.
+
+    Args:
+        model: the architecture.
+        train: batch, context, precision and optimiser.
+        vocab_size: entries of the tokenizer.
+    """
+    attention, experts, shared = _attention(model), _expert(model) * model.num_ffn_experts, _shared(model)
+    hidden = model.num_layers * (attention + experts + shared)
+    head = 0 if model.tie_word_embeddings else vocab_size * model.hidden_size
+    parameters = vocab_size * model.hidden_size + head + hidden + _small(model)
+    idle_experts = model.num_ffn_experts - _ffn_slots(model)
+    # Muon updates the matrices inside the layers (ava_core.training.optimizers.is_hidden_matrix).
+    with_momentum = hidden if train.optimizer == "muon" else 0
+    return Estimate(
+        parameters=parameters,
+        active_parameters=parameters - model.num_layers * idle_experts * _expert(model),
+        weight_bytes=FLOAT32 * parameters,
+        gradient_bytes=FLOAT32 * parameters,
+        optimizer_bytes=FLOAT32 * (with_momentum + 2 * (parameters - with_momentum)),
+        activation_bytes=max(_backward_bytes(model, train, vocab_size), 3 * BFLOAT16 * with_momentum),
+    )
+
+
+def saved_bytes(model: ModelConfig, train: TrainConfig) -> int:
+    """What the layers keep of one micro-batch for the backward pass, copies of their weights included."""
+    tokens = train.micro_batch_size * train.sequence_length
+    layer = tokens * _saved_per_token(model, train) + _copied_weights(model, train)
+    if train.gradient_checkpointing:
+        return model.num_layers * tokens * FLOAT32 * (model.hidden_size + model.num_experts) + layer
+    return model.num_layers * layer
+
+
+def _head_dim(model: ModelConfig) -> int:
+    return model.head_dim or model.hidden_size // model.num_attention_heads
+
+
+def _attention(model: ModelConfig) -> int:
+    """Parameters of the query, key, value and output projections of a layer."""
+    heads = 2 * model.num_attention_heads + 2 * model.num_key_value_heads
+    return model.hidden_size * heads * _head_dim(model)
+
+
+def _expert(model: ModelConfig) -> int:
+    """Parameters of one SwiGLU expert: gate, up and down."""
+    return 3 * model.hidden_size * model.expert_intermediate_size
+
+
+def _shared(model: ModelConfig) -> int:
+    return model.num_shared_experts * _expert(model)
+
+
+def _small(model: ModelConfig) -> int:
+    """Parameters of all norms, gates, gating residuals and constant experts."""
+    norms = 2 * model.hidden_size + (2 * _head_dim(model) if model.qk_norm else 0)
+    gate = model.num_experts * model.hidden_size
+    constants = 3 * model.num_constant_experts * model.hidden_size  # the vector v, and a row of W_c for each of a1, a2
+    residuals = (model.num_layers - 1) * model.num_experts**2 if model.gating_residuals else 0
+    return model.num_layers * (norms + gate + constants) + residuals + model.hidden_size
+
+
+def _slots(model: ModelConfig) -> int:
+    """Experts that the router gives a token, at most."""
+    if model.router == "top_k":
+        return model.num_experts_per_token
+    return model.max_experts_per_token or model.num_experts
+
+
+def _ffn_slots(model: ModelConfig) -> int:
+    return min(_slots(model), model.num_ffn_experts)
+
+
+def _product_bytes(train: TrainConfig) -> int:
+    return BFLOAT16 if train.precision == "bf16" else FLOAT32
+
+
+def _saved_per_token(model: ModelConfig, train: TrainConfig) -> int:
+    """Bytes per token and layer, as counted with `torch.autograd.graph.saved_tensors_hooks` on this model."""
+    width, low = model.hidden_size, _product_bytes(train)
+    heads = model.num_attention_heads * _head_dim(model)
+    key_values = model.num_key_value_heads * _head_dim(model)
+    inner = model.expert_intermediate_size
+    # Input and output of both norms, the input of the zero-computation experts; the norms of queries and keys.
+    exact = FLOAT32 * (5 * width + (2 * (heads + key_values) if model.qk_norm else 0))
+    # The input of each projection; heads of queries, keys, values and output; the probabilities, which the attention of
+    # bfloat16 on a CPU keeps (ava_core.models.attention.attend). On a GPU, whose kernel is fused, this is too much.
+    probabilities = model.num_attention_heads * train.sequence_length if train.precision == "bf16" else 0
+    attention = low * (3 * width + 4 * heads + probabilities)
+    # Rows in and out, gate and up, silu(gate), and their product.
+    experts = low * _slots(model) * (2 * width + 4 * inner) + low * model.num_shared_experts * 4 * inner
+    return exact + attention + experts
+
+
+def _copied_weights(model: ModelConfig, train: TrainConfig) -> int:
+    """Bytes of a layer's weights in the type of the products, which autocast keeps for the backward pass."""
+    if train.precision == "fp32":
+        return 0
+    return BFLOAT16 * (_attention(model) + _expert(model) * model.num_ffn_experts + _shared(model))
+
+
+def _backward_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> int:
+    """Peak of temporaries: what the layers saved, the gradients inside one layer, the head's logits and gradients."""
+    tokens = train.micro_batch_size * train.sequence_length
+    inside_layer = tokens * _saved_per_token(model, train)
+    logits = 4 * FLOAT32 * min(tokens, LOGITS_CHUNK) * vocab_size
+    head = FLOAT32 * model.hidden_size * (2 * tokens + vocab_size)
+    return saved_bytes(model, train) + max(inside_layer, logits) + head

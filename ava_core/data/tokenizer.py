@@ -1,0 +1,129 @@
+"""Byte-level BPE: trained on the training split only, stored so that Transformers loads it.
+
+Every text has tokens, and decoding gives its bytes back; there is no unknown token and no added space. Token 0 ends a
+document (and begins and ends a sequence), token 1 fills up batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ava_core.config.schema import TokenizerConfig
+from ava_core.errors import AvaError, IntegrityError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+BOUNDARY = "<|endoftext|>"
+PADDING = "<|pad|>"
+BOUNDARY_ID, PADDING_ID = 0, 1
+FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+BATCH_CHARACTERS = 8 * 2**20
+"""Characters encoded at once: enough for all threads, little enough for the memory."""
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """Learn byte-level BPE merges (Sennrich et al. 2016, over bytes as in GPT-2).
+
+    Args:
+        texts: the training split.
+        config: the section `tokenizer`. A text with too few pairs of `min_frequency` gives fewer
+            entries than asked for.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=[BOUNDARY, PADDING],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / FILE))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOUNDARY,
+        "eos_token": BOUNDARY,
+        "pad_token": PADDING,
+        # What is generated is put behind the prompt, so a batch of prompts is filled up in front.
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder`: of a model, or the folder `tokenizer` of shards.
+
+    Raises:
+        AvaError: a file is missing.
+        IntegrityError: a file can't be understood.
+    """
+    for name in (FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise AvaError(f"{folder / name}: no such file: restore the folder, or run the step that made it again")
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # `tokenizers` raises plain Exception for a file that it can't parse
+        raise _broken(folder, error) from error
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The bare tokenizer in `folder`, as `encode` wants it; raises as `load_tokenizer` does."""
+    from tokenizers import Tokenizer
+
+    path = folder / FILE
+    if not path.is_file():
+        raise AvaError(f"{path}: no such file: restore the folder, or run the step that made it again")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise _broken(folder, error) from error
+
+
+def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """The tokens of each text, int64, without boundary tokens.
+
+    A text that spells a special token out gets the tokens of its characters: no text can end its own document.
+    """
+    tokenizer.encode_special_tokens = True
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield from _encode_batch(tokenizer, batch)
+            batch, size = [], 0
+    yield from _encode_batch(tokenizer, batch)
+
+
+def _encode_batch(tokenizer: Tokenizer, batch: list[str]) -> Iterator[np.ndarray]:
+    for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+        yield np.asarray(encoding.ids, dtype=np.int64)
+
+
+def _broken(folder: Path, error: Exception) -> IntegrityError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return IntegrityError(
+        f"{folder / FILE}: can't be read as a tokenizer ({reason}): restore the folder, or run the step that made it"
+        " again"
+    )

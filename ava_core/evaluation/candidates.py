@@ -1,0 +1,111 @@
+"""The models of one evaluation: the trained one and its quantised versions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.runtime import manifest
+from ava_core.steps import SCHEMES
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One model to measure.
+
+    Attributes:
+        name: "float", or the scheme of a quantised model.
+        folder: where it lies.
+        record: what its manifest says.
+        sizes: figures of its own step that belong into a comparison: bytes, and parity with the float model.
+    """
+
+    name: str
+    folder: Path
+    record: manifest.Manifest
+    sizes: dict[str, float]
+
+    @property
+    def prefix(self) -> str:
+        """Of its names in metrics.json."""
+        return "" if self.name == FLOAT else f"{self.name}_"
+
+
+def find_candidates(model: Path, quantized: list[Path]) -> list[Candidate]:
+    """The float model, then the quantised ones in the order of `ava_core.steps.SCHEMES`.
+
+    Raises:
+        ConfigError: two folders of one scheme, or a model quantised from another one than `model`.
+        AvaError: a folder is no output of its step.
+    """
+    record = manifest.read(model)
+    weights = sum(path.stat().st_size for path in model.glob("model*.safetensors"))
+    found = {FLOAT: Candidate(name=FLOAT, folder=model, record=record, sizes={"model_bytes": weights})}
+    for folder in quantized:
+        scheme = _read_json(folder / "quantization.json", "quantize").get("scheme")
+        if scheme not in SCHEMES:
+            raise IntegrityError(
+                f"{folder / 'quantization.json'}: scheme {scheme}: must be one of {', '.join(SCHEMES)}"
+            )
+        if scheme in found:
+            raise ConfigError(
+                f"--quantized {folder}: is {scheme} as {found[scheme].folder} is: give one folder of each scheme"
+            )
+        made_from = manifest.read(folder)
+        if made_from.inputs.get("model", record.digest) != record.digest:
+            raise ConfigError(
+                f"--quantized {folder}: was made from another model than {model}: run `ava quantize` on it"
+            )
+        sizes = _read_json(folder / "metrics.json", "quantize")
+        found[scheme] = Candidate(name=scheme, folder=folder, record=made_from, sizes=sizes)
+    return [found[name] for name in (FLOAT, *SCHEMES) if name in found]
+
+
+def read_training(model: Path) -> dict[str, Any]:
+    """`training.json`: context, parameters and corpus of a trained model.
+
+    Raises:
+        AvaError: the folder has none.
+        IntegrityError: it can't be understood.
+    """
+    record = _read_json(model / "training.json", "train")
+    for name in ("sequence_length", "parameters", "active_parameters", "corpus"):
+        if name not in record:
+            raise IntegrityError(f"{model / 'training.json'}: lacks {name}: restore the folder or train again")
+    length = record["sequence_length"]
+    if not isinstance(length, int) or length < 1:
+        raise IntegrityError(f"{model / 'training.json'}: sequence_length = {length}: must be a number of tokens")
+    return record
+
+
+def require_same_tokenizer(model: Path, shards: Path) -> None:
+    """Tokens mean nothing to a model that was trained with another tokenizer.
+
+    Raises:
+        ConfigError: the tokenizers differ.
+        AvaError: the shards have none.
+    """
+    path = shards / "tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        raise AvaError(f"{path}: no such file: give the output folder of `ava preprocess`")
+    if path.read_bytes() != (model / "tokenizer.json").read_bytes():
+        raise ConfigError(
+            f"--shards {shards}: their tokenizer is not the one of {model}: give the shards it was trained on"
+        )
+
+
+def _read_json(path: Path, step: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise AvaError(f"{path}: no such file: give the output folder of `ava {step}`")
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise IntegrityError(f"{path}: can't be read ({error}): run `ava {step}` again") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path}: is not a JSON object: run `ava {step}` again")
+    return value

@@ -1,0 +1,236 @@
+"""The evaluate step: score the trained and the quantised models, let them speak, and write the report.
+
+Protocol of the scores: every token of the test split, boundary tokens included, is predicted once, in windows of the
+training context that don't overlap; attention doesn't cross document boundaries. Bits per byte = nats / ln 2 / bytes
+of the text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ava_core.config.schema import EvaluateConfig
+from ava_core.data.batches import bits_per_byte
+from ava_core.data.shards import ShardedSplit
+from ava_core.errors import IntegrityError
+from ava_core.evaluation.candidates import Candidate, find_candidates, read_training, require_same_tokenizer
+from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert_kinds, summarise
+from ava_core.evaluation.references import bz2_bits_per_byte, decode_split
+from ava_core.evaluation.report import Report, render
+from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
+from ava_core.evaluation.scoring import Score, score
+from ava_core.generation.loading import load_model, load_tokenizer
+from ava_core.runtime import manifest
+from ava_core.runtime.progress import Progress
+
+log = logging.getLogger(__name__)
+SPLIT = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What the step gives beside its files.
+
+    Attributes:
+        metrics: figures that are the same on every run; those of a quantised model begin with its scheme.
+        timings: none of its own.
+    """
+
+    metrics: dict[str, float]
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was found out about one model.
+
+    Attributes:
+        candidate: the model.
+        score: its sums over the test split.
+        layers: expert utilisation of each layer.
+        samples: what it wrote.
+        figures: the figures of the design's section 5, and some more, without prefix.
+        expert_kinds: kind of each expert, in their order.
+    """
+
+    candidate: Candidate
+    score: Score
+    layers: list[LayerUtilisation]
+    samples: list[Sample]
+    figures: dict[str, float]
+    expert_kinds: list[str]
+
+
+def evaluate(
+    *,
+    config: EvaluateConfig,
+    seed: int,
+    model: Path,
+    shards: Path,
+    quantized: list[Path],
+    output: Path,
+    state: Path,
+    threads: int,
+    progress: Progress,
+) -> Evaluation:
+    """Fill `output` with report.html and evaluation.json.
+
+    Args:
+        config: batch size, prompts and decoding.
+        seed: of nucleus sampling.
+        model: output of `ava train`.
+        shards: output of `ava preprocess`.
+        quantized: outputs of `ava quantize`, one for each scheme.
+        output: an empty folder.
+        state: keeps scores and samples of a killed run, which the next one goes on from.
+        threads: CPU threads; the last bits of the figures depend on it.
+        progress: shows how far it is.
+
+    Raises:
+        AvaError: an input is missing, damaged or doesn't belong to the others, or a prompt is too long.
+    """
+    torch.set_num_threads(threads)
+    training = read_training(model)
+    candidates = find_candidates(model, quantized)
+    require_same_tokenizer(model, shards)
+    split = ShardedSplit.open(shards, SPLIT)
+    text = decode_split(split, load_tokenizer(shards / "tokenizer"))
+    measurements = [
+        _measure(
+            candidate,
+            split,
+            config=config,
+            sequence_length=training["sequence_length"],
+            seed=seed,
+            state=state,
+            threads=threads,
+            progress=progress,
+        )
+        for candidate in candidates
+    ]
+    contents = _contents(measurements, split, text, training, manifest.read(shards))
+    (output / "evaluation.json").write_text(json.dumps(contents, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    report = Report(
+        contents=contents,
+        training=training,
+        history=_read_history(model / "history.jsonl"),
+        sizes={measurement.candidate.name: measurement.candidate.sizes for measurement in measurements},
+        settings=config,
+        seed=seed,
+    )
+    (output / "report.html").write_text(render(report))
+    return Evaluation(
+        metrics={
+            f"{measurement.candidate.prefix}{name}": value
+            for measurement in measurements
+            for name, value in measurement.figures.items()
+        }
+    )
+
+
+def _measure(
+    candidate: Candidate,
+    split: ShardedSplit,
+    *,
+    config: EvaluateConfig,
+    sequence_length: int,
+    seed: int,
+    state: Path,
+    threads: int,
+    progress: Progress,
+) -> Measurement:
+    """Samples first: they are quick, and show a prompt that is too long before the long work."""
+    name = candidate.name
+    model, tokenizer = load_model(candidate.folder, threads)
+    log.info("evaluate: sampling from the %s model", name)
+    samples = draw_samples(name, model, tokenizer, config=config, seed=seed, kept=state / f"{name}.samples.json")
+    with progress.task(f"scoring {name}", split.num_tokens) as advance:
+        result = score(
+            model,
+            split.tokens,
+            sequence_length=sequence_length,
+            boundary_token_id=split.boundary_token_id,
+            batch_size=config.batch_size,
+            kept=state / f"{name}.score.json",
+            advance=advance,
+        )
+    layers = [
+        describe_layer(index, counts, result.tokens, model.config.num_ffn_experts)
+        for index, counts in enumerate(result.layers)
+    ]
+    figures = {**describe_score(result, split.num_bytes), **summarise(layers), **describe_samples(samples)}
+    return Measurement(
+        candidate=candidate,
+        score=result,
+        layers=layers,
+        samples=samples,
+        figures=figures,
+        expert_kinds=expert_kinds(model.config),
+    )
+
+
+def describe_score(result: Score, num_bytes: int) -> dict[str, float]:
+    """Loss in nats per token, its exponential, bits per byte of the text, and shares of tokens predicted right."""
+    loss = result.nats / result.tokens
+    return {
+        "test_loss": loss,
+        "test_perplexity": float(np.exp(loss)),
+        "test_bits_per_byte": float(bits_per_byte(result.nats, num_bytes)),
+        "test_accuracy": result.correct / result.tokens,
+        "test_top5_accuracy": result.top5 / result.tokens,
+    }
+
+
+def _contents(
+    measurements: list[Measurement],
+    split: ShardedSplit,
+    text: bytes,
+    training: dict[str, Any],
+    shards: manifest.Manifest,
+) -> dict[str, Any]:
+    """evaluation.json: all that was found out, for people and for the registry's gate."""
+    first = measurements[0]
+    records = {"shards": shards, **{item.candidate.name: item.candidate.record for item in measurements}}
+    return {
+        "protocol": {
+            "split": SPLIT,
+            "sequence_length": training["sequence_length"],
+            "tokens": first.score.tokens,
+            "bytes": split.num_bytes,
+            "documents": split.num_documents,
+        },
+        "references": {"bz2_bits_per_byte": bz2_bits_per_byte(text)},
+        "figures": {measurement.candidate.name: measurement.figures for measurement in measurements},
+        "expert_kinds": first.expert_kinds,
+        "layers": [layer.to_json() for layer in first.layers],
+        "quantized_layers": {
+            measurement.candidate.name: [layer.to_json() for layer in measurement.layers]
+            for measurement in measurements[1:]
+        },
+        "loss_by_position": [
+            nats / tokens if tokens else None
+            for nats, tokens in zip(first.score.position_nats, first.score.position_tokens, strict=True)
+        ],
+        "samples": [sample.to_json() for measurement in measurements for sample in measurement.samples],
+        "provenance": {
+            name: {field: getattr(record, field) for field in ("step", "version", "digest", "key", "code", "config")}
+            for name, record in records.items()
+        },
+    }
+
+
+def _read_history(path: Path) -> list[dict[str, float]]:
+    """The lines of history.jsonl; none if the model came without a training record."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or train again") from error

@@ -1,0 +1,38 @@
+"""What the scores are measured against: the text of the split itself, and what a compressor makes of it."""
+
+from __future__ import annotations
+
+import bz2
+
+from transformers import PreTrainedTokenizerBase
+
+from ava_core.data.shards import ShardedSplit
+from ava_core.errors import IntegrityError
+
+
+def decode_split(split: ShardedSplit, tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """The UTF-8 text of a split, its documents one after the other.
+
+    Raises:
+        IntegrityError: it hasn't the number of bytes that bits per byte would be divided by.
+    """
+    ends = [*split.document_starts[1:].tolist(), split.num_tokens]
+    texts = tokenizer.batch_decode(
+        [
+            split.tokens[start : end - 1].astype("int64").tolist()
+            for start, end in zip(split.document_starts.tolist(), ends, strict=True)
+        ],
+        clean_up_tokenization_spaces=False,
+    )
+    text = "".join(texts).encode()
+    if len(text) != split.num_bytes:
+        raise IntegrityError(
+            f"{split.name} split: its tokens are {len(text)} bytes of text, the shards say"
+            f" {split.num_bytes}: bits per byte would be wrong; run `ava preprocess` again"
+        )
+    return text
+
+
+def bz2_bits_per_byte(text: bytes) -> float:
+    """Bits that bz2 at its best level needs for a byte of the text. It sees the text alone, no training split."""
+    return 8 * len(bz2.compress(text, 9)) / len(text)

@@ -1,0 +1,229 @@
+"""report.html: the evaluation as one page that needs no network and no other file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ava_core.config.schema import EvaluateConfig
+from ava_core.evaluation import charts
+from ava_core.evaluation.experts import DEAD_SHARE
+from ava_core.evaluation.style import STYLE
+from ava_core.evaluation.template import TEMPLATE
+from ava_core.generation import STRATEGIES
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the page is made from.
+
+    Attributes:
+        contents: evaluation.json.
+        training: training.json of the model.
+        history: lines of the model's history.jsonl; may be empty.
+        sizes: per model, bytes and parity figures of its own step.
+        settings: prompts and decoding.
+        seed: of nucleus sampling.
+    """
+
+    contents: dict[str, Any]
+    training: dict[str, Any]
+    history: list[dict[str, float]]
+    sizes: dict[str, dict[str, float]]
+    settings: EvaluateConfig
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the comparison.
+
+    Attributes:
+        label: what the figure is, in words.
+        name: its name in metrics.json.
+        form: format of the value.
+        lower_is_better: which direction is good; None: neither.
+        from_step: the figure comes from the model's own step, not from the evaluation.
+    """
+
+    label: str
+    name: str
+    form: str
+    lower_is_better: bool | None = None
+    from_step: bool = False
+
+
+ROWS = (
+    Row("bits per byte", "test_bits_per_byte", ".4f", True),
+    Row("loss, nats per token", "test_loss", ".4f", True),
+    Row("perplexity", "test_perplexity", ".3f", True),
+    Row("accuracy", "test_accuracy", ".2%", False),
+    Row("top-5 accuracy", "test_top5_accuracy", ".2%", False),
+    Row("experts per token", "experts_per_token", ".3f"),
+    Row("of them FFN experts", "ffn_experts_per_token", ".3f"),
+    Row("load CV", "expert_load_cv", ".3f", True),
+    Row("load entropy, 1 is even", "expert_entropy", ".3f", False),
+    Row("dead experts", "dead_experts", "d", True),
+    Row("distinct 2-grams in samples", "distinct_2", ".3f"),
+    Row("repeated 4-grams in samples", "repetition_4gram", ".3f"),
+    Row("size of the weights", "model_bytes", "bytes", True, True),
+    Row("same top token as float", "parity_top1_agreement", ".2%", None, True),
+    Row("same experts as float", "parity_expert_agreement", ".2%", None, True),
+)
+
+
+def render(report: Report) -> str:
+    """The page, a function of its argument alone. All text is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(number=_number, bytes=_bytes)
+    contents = report.contents
+    figures = contents["figures"]
+    return environment.from_string(TEMPLATE).render(
+        style=_trusted(STYLE),
+        contents=contents,
+        training=report.training,
+        settings=report.settings,
+        seed=report.seed,
+        cards=_cards(report),
+        models=list(figures),
+        rows=_comparison(report),
+        strategies=STRATEGIES,
+        strategy_notes=_strategy_notes(report.settings),
+        samples=_samples(contents["samples"], report.settings.prompts),
+        dead_percent=f"{DEAD_SHARE:.0%}",
+        loss_curve=_trusted(charts.loss_curve(report.history, figures[FLOAT]["test_loss"])),
+        position_curve=_trusted(charts.position_curve(contents["loss_by_position"])),
+        heat_map=_trusted(_heat_map(contents["layers"], contents["expert_kinds"])),
+    )
+
+
+def _trusted(text: str) -> Markup:
+    """The style sheet and the figures hold numbers and our own words; no text from outside gets into them."""
+    return Markup(text)  # noqa: S704
+
+
+def _heat_map(layers: list[dict[str, Any]], kinds: list[str]) -> str:
+    load_LE = np.asarray([layer["load"] for layer in layers])
+    dead_LE = np.zeros(load_LE.shape, bool)
+    for index, layer in enumerate(layers):
+        dead_LE[index, layer["dead_experts"]] = True
+    return charts.load_heat_map(load_LE / load_LE.mean(axis=1, keepdims=True), kinds, dead_LE)
+
+
+def _cards(report: Report) -> list[dict[str, str]]:
+    """The headline: value, what it is, and something to hold it against."""
+    figures = report.contents["figures"]
+    best = figures[FLOAT]
+    reference = report.contents["references"]["bz2_bits_per_byte"]
+    cards = [
+        {
+            "value": f"{best['test_bits_per_byte']:.3f}",
+            "label": "bits per byte",
+            "note": f"bz2 on this text: {reference:.2f}",
+        },
+        {
+            "value": f"{best['test_perplexity']:.2f}",
+            "label": "perplexity",
+            "note": f"{best['test_loss']:.3f} nats per token",
+        },
+        {
+            "value": f"{best['test_accuracy']:.1%}",
+            "label": "next token right",
+            "note": f"among the first five: {best['test_top5_accuracy']:.1%}",
+        },
+        {
+            "value": f"{best['ffn_experts_per_token']:.2f}",
+            "label": "FFN experts per token",
+            "note": f"of {best['experts_per_token']:.2f} chosen; the others are free",
+        },
+    ]
+    for name in list(figures)[1:]:
+        increase = figures[name]["test_bits_per_byte"] - best["test_bits_per_byte"]
+        ratio = report.sizes[FLOAT]["model_bytes"] / report.sizes[name]["model_bytes"]
+        cards.append(
+            {"value": f"{increase:+.4f}", "label": f"bits per byte in {name}", "note": f"{ratio:.1f} times smaller"}
+        )
+    return cards
+
+
+def _comparison(report: Report) -> list[dict[str, Any]]:
+    """Rows of the comparison: each model's value, and its difference to the float model's."""
+    figures = report.contents["figures"]
+    rows = []
+    for row in ROWS:
+        source = report.sizes if row.from_step else figures
+        values = {name: source[name].get(row.name) for name in figures}
+        if all(value is None for value in values.values()):
+            continue
+        cells = [_cell(row, value, values[FLOAT], is_float=name == FLOAT) for name, value in values.items()]
+        rows.append({"label": row.label, "name": row.name, "cells": cells})
+    return rows
+
+
+def _cell(row: Row, value: float | None, base: float | None, *, is_float: bool) -> dict[str, str]:
+    if value is None:
+        return {"value": "", "change": "", "tone": ""}
+    if row.form == "bytes":
+        change = "" if is_float or not base else f"{value / base:.1%} of float"
+        return {"value": _bytes(value), "change": change, "tone": ""}
+    shown = f"{int(value):d}" if row.form == "d" else f"{value:{row.form}}"
+    if is_float or base is None:
+        return {"value": shown, "change": "", "tone": ""}
+    difference = value - base
+    tone = (
+        ""
+        if row.lower_is_better is None or not difference
+        else "bad"
+        if (difference > 0) == row.lower_is_better
+        else "good"
+    )
+    form = {"d": "+.0f", ".2%": "+.2%"}.get(row.form, f"+{row.form}")
+    change = f"{difference:{form}}".replace("%", " points")
+    if not float(change.split()[0]):
+        return {"value": shown, "change": "=", "tone": ""}
+    return {"value": shown, "change": change, "tone": tone}
+
+
+def _samples(samples: list[dict[str, str]], prompts: list[str]) -> list[dict[str, Any]]:
+    """Per model and prompt, the continuations by strategy, and how many are those of the float model."""
+    by_key = {(item["model"], item["strategy"], item["prompt"]): item["text"] for item in samples}
+    models = list(dict.fromkeys(item["model"] for item in samples))
+    groups = []
+    for model in models:
+        mine = {key[1:]: text for key, text in by_key.items() if key[0] == model}
+        same = sum(text == by_key[(FLOAT, *key)] for key, text in mine.items())
+        texts = [
+            {"prompt": prompt, "continuations": [mine[strategy, prompt][len(prompt) :] for strategy in STRATEGIES]}
+            for prompt in dict.fromkeys(prompts)
+        ]
+        groups.append({"model": model, "texts": texts, "same": same, "total": len(mine)})
+    return groups
+
+
+def _strategy_notes(settings: EvaluateConfig) -> dict[str, str]:
+    chosen = settings.generation
+    return {
+        "greedy": "the most probable token each time",
+        "beam": f"{chosen.num_beams} beams",
+        "nucleus": f"top-p {chosen.top_p:g}, temperature {chosen.temperature:g}",
+    }
+
+
+def _number(value: float) -> str:
+    """1,234 up to a million, then 1.23 M and so on."""
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:,.0f}"
+
+
+def _bytes(value: float) -> str:
+    unit = min(int(math.log10(max(value, 1)) // 3), 3)
+    return f"{value / 10 ** (3 * unit):.{0 if unit == 0 else 1}f} {('B', 'kB', 'MB', 'GB')[unit]}"

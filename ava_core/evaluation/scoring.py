@@ -1,0 +1,157 @@
+"""Scoring a token stream with a model: every token once, in windows that don't overlap.
+
+Shapes as in `ava_core.models.shapes`; a window has S tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ava_core.data.batches import ScoringBatch, document_ids, scoring_windows
+from ava_core.errors import AvaError
+from ava_core.evaluation.experts import LayerCounts
+from ava_core.losses.token import IGNORE_INDEX, token_nll
+
+SAVE_EVERY_SECONDS = 10.0
+
+
+@dataclass(kw_only=True)
+class Score:
+    """Sums over the scored tokens; everything that is reported follows from them.
+
+    Attributes:
+        batches: batches that are in the sums.
+        tokens: scored tokens.
+        nats: their negative log-likelihood.
+        correct: tokens to which the model gave the highest logit of all; a tie counts against it.
+        top5: tokens among the five highest, likewise.
+        position_nats, position_tokens: nats and tokens by position in the window, S numbers each.
+        layers: what each layer's router did.
+    """
+
+    batches: int = 0
+    tokens: int = 0
+    nats: float = 0.0
+    correct: int = 0
+    top5: int = 0
+    position_nats: list[float] = field(default_factory=list)
+    position_tokens: list[int] = field(default_factory=list)
+    layers: list[LayerCounts] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> Score:
+        """What `save` wrote; an empty score if there is nothing."""
+        if not path.is_file():
+            return cls()
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "layers": [LayerCounts(**layer) for layer in fields["layers"]]})
+
+    def save(self, path: Path) -> None:
+        """Write all sums to `path`, whole or not at all; numbers come back bit by bit."""
+        write_whole(path, json.dumps(asdict(self)))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file so that a kill at any moment leaves the old or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def score(
+    model: PreTrainedModel,
+    tokens: np.ndarray,
+    *,
+    sequence_length: int,
+    boundary_token_id: int,
+    batch_size: int,
+    kept: Path,
+    advance: Callable[..., None] = lambda done, **figures: None,
+) -> Score:
+    """Score a stream of tokens; attention doesn't cross document boundaries, as in training.
+
+    Args:
+        model: gives `logits` and, with `output_router_logits`, `router_logits` and `router_choices`.
+        tokens: the stream, shape (num_tokens,).
+        sequence_length: S, the training context.
+        boundary_token_id: the token that ends a document.
+        batch_size: windows at once.
+        kept: file for the sums so far; a killed run goes on from it, with the same sums in the end.
+        advance: told how many tokens are done.
+
+    Raises:
+        AvaError: the model gives a loss that is no finite number.
+    """
+    result = Score.load(kept)
+    saved = time.monotonic()
+    windows = scoring_windows(tokens, sequence_length, boundary_token_id, batch_size=batch_size)
+    for batch in islice(windows, result.batches, None):
+        with torch.inference_mode():
+            _add_batch(result, model, batch, boundary_token_id)
+        if not math.isfinite(result.nats):
+            raise AvaError(
+                f"the loss is {result.nats} at test token {result.tokens}: the model is damaged, train it again"
+            )
+        advance(result.tokens, bits_per_token=f"{result.nats / math.log(2) / result.tokens:.3f}")
+        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            result.save(kept)
+            saved = time.monotonic()
+    result.save(kept)
+    return result
+
+
+def _add_batch(result: Score, model: PreTrainedModel, batch: ScoringBatch, boundary_token_id: int) -> None:
+    device = model.device
+    mask_BS = torch.from_numpy(batch.mask).to(device)
+    labels_BS = torch.from_numpy(batch.targets).to(device).masked_fill_(~mask_BS, IGNORE_INDEX)
+    outputs = model(
+        input_ids=torch.from_numpy(batch.inputs).to(device),
+        document_ids=torch.from_numpy(document_ids(batch.inputs, boundary_token_id)).to(device),
+        use_cache=False,
+        output_router_logits=True,
+    )
+    nll_BS = token_nll(outputs.logits, labels_BS).double()
+    rank_BS = _pessimistic_rank(outputs.logits, labels_BS.clamp_min(0))
+    result.batches += 1
+    result.tokens += int(mask_BS.sum())
+    result.nats += float(nll_BS.sum())
+    result.correct += int(((rank_BS < 1) & mask_BS).sum())
+    result.top5 += int(((rank_BS < 5) & mask_BS).sum())
+    result.position_nats = _add(result.position_nats, nll_BS.sum(dim=0).tolist())
+    result.position_tokens = _add(result.position_tokens, mask_BS.sum(dim=0).tolist())
+    _add_routing(result, outputs, mask_BS.reshape(-1))
+
+
+def _pessimistic_rank(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
+    """How many other tokens have a logit at least as high as the label's: ties count against the model."""
+    label_logits = logits_BSV.gather(-1, labels_BS[..., None])
+    return (logits_BSV >= label_logits).sum(dim=-1) - 1
+
+
+def _add_routing(result: Score, outputs: Any, mask_T: Tensor) -> None:
+    if not result.layers:
+        result.layers = [LayerCounts(chosen=[0] * choices.shape[1]) for choices in outputs.router_choices]
+    for layer, choices_TE, logits_TE in zip(result.layers, outputs.router_choices, outputs.router_logits, strict=True):
+        layer.chosen = _add(layer.chosen, choices_TE[mask_T].sum(dim=0).tolist())
+        entropy_T = torch.special.entr(logits_TE[mask_T].float().softmax(dim=-1)).sum(dim=-1)
+        layer.router_entropy += float(entropy_T.double().sum())
+
+
+def _add(sums: list, terms: list) -> list:
+    return [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms

@@ -1,0 +1,75 @@
+"""The float model that is exported, from the output folder of `ava train`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ava_core.errors import AvaError, IntegrityError
+from ava_core.models import EnhancedMoEForCausalLM
+
+NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
+RUNTIME_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""What is copied beside the ONNX files, where it is there."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A trained model.
+
+    Attributes:
+        model: in evaluation mode, float32.
+        sequence_length: the training context, tokens.
+        num_parameters: a matrix that is used twice counts once.
+    """
+
+    model: EnhancedMoEForCausalLM
+    sequence_length: int
+    num_parameters: int
+
+
+def load_original(folder: Path) -> Original:
+    """Load the output of `ava train`.
+
+    Raises:
+        AvaError: a file is missing.
+        IntegrityError: a file can't be read, or the weights don't fit the configuration.
+    """
+    for name in NEEDED:
+        if not (folder / name).is_file():
+            raise AvaError(f"{folder / name}: no such file: give the output folder of `ava train`")
+    try:
+        sequence_length = int(json.loads((folder / "training.json").read_text())["sequence_length"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{folder / 'training.json'}: can't be read ({error}): run `ava train` again") from error
+    try:
+        model, report = _from_pretrained(folder)
+    except Exception as error:  # Transformers and safetensors raise many kinds for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise IntegrityError(f"{folder}: the model can't be loaded ({reason}): run `ava train` again") from error
+    faults = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
+    if faults:
+        described = "; ".join(f"{kind.replace('_', ' ')} {', '.join(names)}" for kind, names in sorted(faults.items()))
+        raise IntegrityError(
+            f"{folder / 'model.safetensors'}: doesn't fit config.json ({described}): run `ava train` again"
+        )
+    return Original(model.eval(), sequence_length, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _from_pretrained(folder: Path) -> tuple[EnhancedMoEForCausalLM, dict[str, Any]]:
+    """The model, and what of the weights didn't fit; without Transformers' own progress bar."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        loaded: Any = EnhancedMoEForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return loaded

@@ -1,0 +1,124 @@
+"""What is to be registered: a model, its quantised forms, and the evaluation that measured exactly these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ava_core.errors import AvaError, IntegrityError
+from ava_core.runtime import manifest
+from ava_core.runtime.work import timings_path
+
+# Figures of train and quantize that are about the step, not the model, and would collide between steps.
+STEP_FIGURES = ("wall_seconds",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A model that was measured.
+
+    Attributes:
+        model: output folder of train.
+        quantized: output folders of quantize, by scheme.
+        evaluation: output folder of evaluate.
+        digest: digest of the evaluation's contents; it identifies the registration.
+        model_digest: digest of the model folder's contents.
+        shards_digest: digest of the shards that the model was trained on.
+        figures: final figures of all steps, by the names of the design's section 5; a quantised model's with its
+            scheme before them.
+        corpus: documents, tokens and bytes per split.
+        manifests: the manifests, by `model`, scheme, and `evaluation`.
+    """
+
+    model: Path
+    quantized: Mapping[str, Path]
+    evaluation: Path
+    digest: str
+    model_digest: str
+    shards_digest: str
+    figures: Mapping[str, float]
+    corpus: Mapping[str, float]
+    manifests: Mapping[str, manifest.Manifest]
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """The folders that the registered model consists of, by name."""
+        return {"model": self.model, **self.quantized}
+
+
+def read_candidate(model: Path, quantized: Sequence[Path], evaluation: Path) -> Candidate:
+    """Read the folders and check that they belong together. Their files were verified by `run_step`.
+
+    Raises:
+        AvaError: the evaluation measured another model, or not all of these quantised ones.
+        IntegrityError: a file of figures can't be read.
+    """
+    manifests = {"model": manifest.read(model), "evaluation": manifest.read(evaluation)}
+    model_digest = manifests["model"].digest
+    by_scheme: dict[str, Path] = {}
+    for folder in quantized:
+        contents = manifest.read(folder)
+        scheme = contents.choices.get("scheme") or str(_read_json(folder / "quantization.json").get("scheme"))
+        if scheme in by_scheme:
+            raise AvaError(f"--quantized {folder}: there are two models quantised to {scheme}: give one of each scheme")
+        by_scheme[scheme], manifests[scheme] = folder, contents
+        _require(contents.inputs.get("model") == model_digest, folder, "was made from another model", "quantize")
+    measured = manifests["evaluation"].inputs
+    _require(measured.get("model") == model_digest, evaluation, "measured another model", "evaluate")
+    measured_forms = {digest for name, digest in measured.items() if name.startswith("quantized")}
+    for scheme in by_scheme:
+        fits = manifests[scheme].digest in measured_forms
+        _require(fits, evaluation, f"has not measured this {scheme} model", "evaluate")
+    figures = {**_figures(model), **_figures(evaluation)}
+    for scheme, folder in sorted(by_scheme.items()):
+        figures.update({f"{scheme}_{name}": value for name, value in _figures(folder).items()})
+    return Candidate(
+        model=model,
+        quantized=dict(sorted(by_scheme.items())),
+        evaluation=evaluation,
+        digest=manifests["evaluation"].digest,
+        model_digest=model_digest,
+        shards_digest=manifests["model"].inputs.get("shards", ""),
+        figures=figures,
+        corpus=_numbers(_read_json(model / "training.json").get("corpus", {})),
+        manifests=manifests,
+    )
+
+
+def _require(holds: bool, folder: Path, fault: str, step: str) -> None:
+    if not holds:
+        raise AvaError(f"{folder}: {fault}: run `ava {step}` with the --model and --quantized given here")
+
+
+def _figures(folder: Path) -> dict[str, float]:
+    """metrics.json, and what is still there of the timings beside the folder."""
+    figures = _numbers(_read_json(folder / "metrics.json"))
+    timings = timings_path(folder)
+    if timings.is_file():
+        figures.update({k: v for k, v in _numbers(_read_json(timings)).items() if k not in STEP_FIGURES})
+    return figures
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    if not isinstance(values, Mapping):
+        return {}
+    return {
+        name: float(value)
+        for name, value in sorted(values.items())
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path}: is missing: run the step that wrote its folder again") from error
+    except ValueError as error:
+        raise IntegrityError(f"{path}: is no JSON ({error}): run the step that wrote its folder again") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path}: must be an object: run the step that wrote its folder again")
+    return value

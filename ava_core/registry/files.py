@@ -1,0 +1,55 @@
+"""The files of a run: the report, what it was made from, samples to read, and the whole configuration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ava_core.errors import IntegrityError
+from ava_core.registry.candidate import Candidate
+
+# Input folder and file, and where it goes among the run's artifacts. The first two are promised by `ava evaluate`.
+REQUIRED = (("evaluation", "report.html", "report.html"), ("evaluation", "evaluation.json", "evaluation.json"))
+OPTIONAL = (
+    ("model", "history.csv", "training/history.csv"),
+    ("model", "loss.png", "training/loss.png"),
+    ("model", "training.json", "training/training.json"),
+)
+
+
+def write_run_files(folder: Path, candidate: Candidate, resolved: Mapping[str, Any]) -> None:
+    """Write a run's artifacts into the new folder `folder`, laid out as they shall appear in MLflow.
+
+    Raises:
+        IntegrityError: the evaluation lacks a file that `ava evaluate` always writes.
+    """
+    folder.mkdir()
+    origins = {"evaluation": candidate.evaluation, "model": candidate.model}
+    for origin, name, place in (*REQUIRED, *OPTIONAL):
+        source = origins[origin] / name
+        if source.is_file():
+            (folder / place).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / place)
+        elif (origin, name, place) in REQUIRED:
+            raise IntegrityError(f"{source}: is missing: run `ava evaluate` again")
+    manifests = folder / "manifests"
+    manifests.mkdir()
+    for name, contents in candidate.manifests.items():
+        (manifests / f"{name}.json").write_text(json.dumps(asdict(contents), indent=2, sort_keys=True) + "\n")
+    (folder / "samples.txt").write_text(_samples(candidate.evaluation / "evaluation.json"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True))
+
+
+def _samples(path: Path) -> str:
+    """The samples as text, for MLflow shows text and no JSON lists."""
+    try:
+        samples = json.loads(path.read_text()).get("samples", [])
+        return "\n\n".join(f"--- {item['model']}, {item['strategy']}\n{item['text']}" for item in samples) + "\n"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{path}: its samples can't be read ({error}): run `ava evaluate` again") from error

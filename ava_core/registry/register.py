@@ -1,0 +1,347 @@
+"""`ava register`: a run, a model version, and the decision who is champion. Every part of it can be repeated.
+
+A registration is identified by the digest of its evaluation: it is a tag of the run, of the logged model and of the
+version, set in the very request that makes each of them. So a call that was killed anywhere goes on with what it finds,
+and a second call for the same evaluation makes nothing new.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ava_core import __version__
+from ava_core.config.schema import GenerationConfig, RegisterConfig
+from ava_core.registry.candidate import Candidate, read_candidate
+from ava_core.registry.files import write_run_files
+from ava_core.registry.gate import FIGURE, Bound, decide
+from ava_core.registry.logged_model import find_logged_model, log_model
+from ava_core.registry.promotion import Outcome, challenge, read_outcome
+from ava_core.registry.versions import (
+    COMMIT,
+    CONFIG,
+    EVALUATION,
+    FIGURE_PREFIX,
+    MODEL,
+    PROMOTED,
+    SHARDS,
+    Version,
+    describe,
+    find_version,
+    read_aliases,
+)
+from ava_core.runtime.digests import digest_value
+from ava_core.runtime.progress import Progress
+from ava_core.tracking import model_url, redact, run_url
+from ava_core.tracking.commit import read_commit
+from ava_core.tracking.connection import connect, experiment
+from ava_core.tracking.faults import server_errors
+from ava_core.tracking.records import Point, config_digest, describe_corpus, flatten, read_history
+from ava_core.tracking.run import TrackedRun, given_run, load_run, open_run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+log = logging.getLogger(__name__)
+NAME = "ava.model_name"
+MODEL_VERSION = "ava.model_version"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A registered version and how the gate decided.
+
+    Attributes:
+        name: the registered model.
+        version: its version.
+        aliases: the aliases that the version holds.
+        outcome: the gate's decision.
+        run_id: the MLflow run.
+        experiment_id: the run's experiment.
+        logged_model_id: MLflow's id of the model.
+        tracking_uri: the server's address, without credentials.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    outcome: Outcome
+    run_id: str
+    experiment_id: str
+    logged_model_id: str
+    tracking_uri: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The step's figures."""
+        return {"promoted": float(self.outcome.promoted), "model_version": float(self.version)}
+
+    def record(self) -> dict[str, Any]:
+        """The contents of registration.json."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "promoted": self.outcome.promoted,
+            "decision": [bound.record() for bound in self.outcome.decision],
+            "previous_champion": self.outcome.previous,
+            "model_uri": f"models:/{self.name}/{self.version}",
+            "run_id": self.run_id,
+            "experiment_id": self.experiment_id,
+            "logged_model_id": self.logged_model_id,
+            "run_url": run_url(self.tracking_uri, self.experiment_id, self.run_id),
+            "model_url": model_url(self.tracking_uri, self.name, self.version),
+            "tracking_uri": redact(self.tracking_uri),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context:
+    """What all parts of one registration need."""
+
+    client: MlflowClient
+    config: RegisterConfig
+    resolved: Mapping[str, Any]
+    candidate: Candidate
+    tracking_uri: str
+    commit: str | None
+    output: Path
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {EVALUATION: self.candidate.digest, NAME: self.config.model_name}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the model was made from."""
+        tags = {
+            MODEL: self.candidate.model_digest,
+            SHARDS: self.candidate.shards_digest,
+            CONFIG: config_digest(self.resolved),
+            "ava.version": __version__,
+        }
+        return {**tags, COMMIT: self.commit} if self.commit else tags
+
+
+def register(
+    *,
+    config: RegisterConfig,
+    resolved_config: Mapping[str, Any],
+    model: Path,
+    quantized: Sequence[Path],
+    evaluation: Path,
+    output: Path,
+    digests: Mapping[str, str],
+    tracking_uri: str,
+    git_commit: str | None,
+    progress: Progress,
+) -> Registration:
+    """Log the run, register the model, let the gate decide, and write registration.json.
+
+    Args:
+        config: the section `register`.
+        resolved_config: the whole configuration, as plain values; logged as the run's parameters.
+        model: output folder of train.
+        quantized: output folders of quantize.
+        evaluation: output folder of evaluate.
+        output: an empty folder.
+        digests: digests of the inputs as `run_step` verified them.
+        tracking_uri: address of the MLflow server, or of a SQLite file.
+        git_commit: commit of code and parameters; by default that of the current folder, where it has one.
+        progress: shows progress.
+
+    Raises:
+        AvaError: the inputs don't belong together, or the server doesn't answer, refuses, or fails meanwhile.
+    """
+    candidate = read_candidate(model, quantized, evaluation)
+    if digests.get("evaluation", candidate.digest) != candidate.digest:
+        raise ValueError("the evaluation was changed after it was verified")
+    with progress.task("register", total=4) as advance:
+        context = _Context(
+            client=connect(tracking_uri),
+            config=config,
+            resolved=resolved_config,
+            candidate=candidate,
+            tracking_uri=tracking_uri,
+            commit=git_commit or read_commit(Path.cwd()),
+            output=output,
+        )
+        advance(1, doing="the run")
+        with server_errors(tracking_uri, "registering the model"):
+            version, run = _register_once(context, lambda: advance(2, doing="the model"))
+            advance(3, doing="the gate")
+            outcome, aliases = _decide_once(context, version)
+            if run is not None:
+                run.set_tags({MODEL_VERSION: str(version.version), PROMOTED: str(outcome.promoted).lower()})
+                run.close()
+            registration = _describe(context, version, outcome, aliases)
+        advance(4)
+    _report(registration)
+    text = json.dumps(registration.record(), indent=2, sort_keys=True)
+    (output / "registration.json").write_text(text + "\n")
+    return registration
+
+
+def _register_once(context: _Context, on_model: Callable[[], None]) -> tuple[ModelVersion, TrackedRun | None]:
+    """The version of this evaluation, found or made; with its run, or the run that the caller was given."""
+    client, name = context.client, context.config.model_name
+    found = find_version(client, name, context.candidate.digest)
+    if found is not None:
+        log.info("%s: version %s is this very evaluation: nothing is registered anew", name, found.version)
+        return found, given_run(client) or load_run(client, found.run_id or "")
+    place = experiment(client, context.tracking_uri, context.config.experiment)
+    run = open_run(
+        client,
+        place.experiment_id,
+        name=f"{name} {context.candidate.digest[:8]}",
+        identity=context.identity,
+        tags=_run_tags(context),
+    )
+    scratch = context.output / ".scratch"
+    scratch.mkdir()
+    try:
+        _fill(context, run, scratch)
+        on_model()
+        model_id = _log_model_once(context, run, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return _create_version(context, run, model_id), run
+
+
+def _run_tags(context: _Context) -> dict[str, str]:
+    tags = {**context.tags, "mlflow.source.name": "ava register", "mlflow.note.content": _summary(context.candidate)}
+    return {**tags, "mlflow.source.git.commit": context.commit} if context.commit else tags
+
+
+def _fill(context: _Context, run: TrackedRun, scratch: Path) -> None:
+    """Parameters, figures, corpus and files; writing them twice changes nothing."""
+    candidate = context.candidate
+    run.log_parameters(flatten(context.resolved))
+    last = _last_step(candidate)
+    series = read_history(candidate.model / "history.jsonl")
+    # At the last step the final figure stands, not the one measured on a part of the split.
+    run.log_points(point for point in series if point.step != last or point.name not in candidate.figures)
+    run.log_points(Point(name, value, last) for name, value in candidate.figures.items())
+    sources = context.resolved.get("data", {}).get("sources", [])
+    run.log_corpus(describe_corpus(sources, candidate.shards_digest, candidate.corpus))
+    files = scratch / "files"
+    write_run_files(files, candidate, context.resolved)
+    run.log_files(files)
+
+
+def _log_model_once(context: _Context, run: TrackedRun, scratch: Path) -> str:
+    found = find_logged_model(context.client, run.experiment_id, context.identity)
+    if found is not None:
+        return found.model_id
+    generation = context.resolved.get("evaluate", {}).get("generation", {})
+    shown = ("model", "train")
+    return log_model(
+        context.client,
+        experiment_id=run.experiment_id,
+        run_id=run.run_id,
+        name=context.config.model_name,
+        artifacts=context.candidate.artifacts,
+        generation=GenerationConfig(**generation),
+        identity=context.identity,
+        parameters=flatten({key: context.resolved[key] for key in shown if key in context.resolved}),
+        step=_last_step(context.candidate),
+        scratch=scratch,
+    )
+
+
+def _create_version(context: _Context, run: TrackedRun, model_id: str) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    client, name = context.client, context.config.model_name
+    try:
+        client.create_registered_model(name, description=_how_to_use(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    figures = {
+        f"{FIGURE_PREFIX}{key}": repr(value)
+        for key, value in context.candidate.figures.items()
+        if key.endswith(FIGURE) or key in ("test_perplexity", "parameters", "active_parameters")
+    }
+    return client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run.run_id,
+        tags={**context.identity, **context.tags, **figures},
+        description=_summary(context.candidate),
+        model_id=model_id,
+    )
+
+
+def _decide_once(context: _Context, version: ModelVersion) -> tuple[Outcome, tuple[str, ...]]:
+    """The outcome on record for this gate, else a new decision; with the aliases that the version ends with."""
+    client, name = context.client, context.config.model_name
+    number = int(version.version)
+    gate = context.config.gate
+    gate_digest = digest_value(gate.model_dump(mode="json"))
+    candidate = context.candidate
+
+    def bounds(champion: Version | None) -> list[Bound]:
+        return decide(gate, candidate.figures, candidate.quantized, champion.figures if champion else None)
+
+    outcome = read_outcome(describe(version, {}), gate_digest)
+    if outcome is None:
+        outcome = challenge(client, name, number, gate_digest, bounds)
+    return outcome, describe(version, read_aliases(client, name)).aliases
+
+
+def _describe(context: _Context, version: ModelVersion, outcome: Outcome, aliases: tuple[str, ...]) -> Registration:
+    logged_model_id = (version.source or "").removeprefix("models:/")
+    return Registration(
+        name=context.config.model_name,
+        version=int(version.version),
+        aliases=aliases,
+        outcome=outcome,
+        run_id=version.run_id or "",
+        experiment_id=context.client.get_logged_model(logged_model_id).experiment_id,
+        logged_model_id=logged_model_id,
+        tracking_uri=context.tracking_uri,
+    )
+
+
+def _last_step(candidate: Candidate) -> int:
+    return int(candidate.figures.get("steps", 0))
+
+
+def _summary(candidate: Candidate) -> str:
+    """One line for the pages of the run and of the version."""
+    figures = candidate.figures
+    parts = [f"{figures[FIGURE]:.4f} bits per byte on the test text"] if FIGURE in figures else []
+    for scheme in candidate.quantized:
+        if f"{scheme}_{FIGURE}" in figures:
+            parts.append(f"{figures[f'{scheme}_{FIGURE}']:.4f} as {scheme}")
+    if "parameters" in figures:
+        parts.append(f"{figures['parameters'] / 1e6:,.1f} million parameters")
+    return ", ".join(parts)
+
+
+def _how_to_use(name: str) -> str:
+    return (
+        "Mixture-of-Experts language models made by Ava's pipeline. "
+        f'`mlflow.pyfunc.load_model("models:/{name}@champion").predict(["To be, or"])` continues a prompt; '
+        "`params` takes strategy, max_new_tokens, temperature, top_p, seed and weights."
+    )
+
+
+def _report(registration: Registration) -> None:
+    name, version, outcome = registration.name, registration.version, registration.outcome
+    against = f"compared with version {outcome.previous}" if outcome.previous else "no champion so far"
+    for bound in outcome.decision:
+        (log.info if bound.passed else log.warning)("gate: %s", bound)
+    if outcome.promoted:
+        log.info(
+            "%s: version %d passed the gate (%s); aliases: %s", name, version, against, ", ".join(registration.aliases)
+        )
+    else:
+        log.warning("%s: version %d is not promoted (%s); the champion stays", name, version, against)

@@ -1,0 +1,107 @@
+"""Versions of a registered model, and what their tags say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ava_core.tracking.connection import connect
+from ava_core.tracking.faults import server_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+# Tags of a version. The figures that the gate compares are kept here too, so that a deleted run doesn't take them away.
+EVALUATION = "ava.evaluation"
+MODEL = "ava.model"
+SHARDS = "ava.shards"
+CONFIG = "ava.config"
+COMMIT = "ava.commit"
+GATE = "ava.gate"
+GATE_CONFIG = "ava.gate_config"
+PROMOTED = "ava.promoted"
+PREVIOUS = "ava.previous_champion"
+FIGURE_PREFIX = "ava.figure."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version in the registry.
+
+    Attributes:
+        version: its number.
+        aliases: its aliases, sorted.
+        figures: figures of its evaluation, by name.
+        run_id: the run that it was registered from.
+        tags: all its tags.
+    """
+
+    version: int
+    aliases: tuple[str, ...]
+    figures: Mapping[str, float]
+    run_id: str | None
+    tags: Mapping[str, str]
+
+
+def list_versions(name: str, tracking_uri: str) -> list[Version]:
+    """All versions of a registered model, the newest first; empty if there is no such model.
+
+    Raises:
+        AvaError: the server doesn't answer or refuses.
+    """
+    client = connect(tracking_uri)
+    with server_errors(tracking_uri, f"listing the versions of {name}"):
+        aliases = read_aliases(client, name)
+        found = [describe(version, aliases) for version in search(client, f"name = '{name}'")]
+    return sorted(found, key=lambda version: -version.version)
+
+
+def describe(version: ModelVersion, aliases: Mapping[str, int]) -> Version:
+    """A version as plain values; `aliases` as `read_aliases` gives them, for a search leaves them out."""
+    figures = {
+        tag.removeprefix(FIGURE_PREFIX): float(value)
+        for tag, value in sorted(version.tags.items())
+        if tag.startswith(FIGURE_PREFIX)
+    }
+    number = int(version.version)
+    return Version(
+        version=number,
+        aliases=tuple(sorted(alias for alias, holder in aliases.items() if holder == number)),
+        figures=figures,
+        run_id=version.run_id or None,
+        tags=dict(version.tags),
+    )
+
+
+def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Version number by alias; empty if there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+
+
+def find_version(client: MlflowClient, name: str, evaluation: str) -> ModelVersion | None:
+    """The version that was registered from this evaluation; the lowest, should two callers have raced."""
+    found = search(client, f"name = '{name}' and tags.`{EVALUATION}` = '{evaluation}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def search(client: MlflowClient, wanted: str) -> list[ModelVersion]:
+    """All versions that fit the filter, over all pages."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_model_versions(wanted, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,101 @@
+"""Putting a finished folder where it was asked for: whole or not at all, also on a full disk or under a kill."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+_UNSUPPORTED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+
+
+def place(source: Path, target: Path, beside: Mapping[Path, Path]) -> None:
+    """Copy `source` to `target` by way of a hidden sibling that is renamed at the end; what was there is replaced.
+
+    Copies rather than links, so that a later edit of `target` never reaches the kept bytes; the kernel shares the
+    blocks where the file system can.
+
+    Args:
+        source: a finished folder.
+        target: where a copy shall be.
+        beside: files that go next to it, from -> where values are the sources; they appear just before the folder.
+
+    Raises:
+        OSError: no space, no permission; `target` is then what it was before.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    partial, replaced = _sibling(target, "partial"), _sibling(target, "replaced")
+    staged = {path: _sibling(path, "partial") for path in beside}
+    try:
+        _copy_tree(source, partial)
+        for path, kept in beside.items():
+            _copy_file(kept, staged[path])
+        if os.path.lexists(target):
+            target.rename(replaced)
+        for path, copy in staged.items():
+            copy.replace(path)
+        try:
+            partial.rename(target)
+        except OSError:
+            if os.path.lexists(replaced):
+                replaced.rename(target)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        for path in (partial, replaced, *staged.values()):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, a file or a link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sibling(path: Path, purpose: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{purpose}")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """What a killed process left half-copied: its number is ours (the same in every container), or it is gone."""
+    for leftover in target.parent.glob(f".{target.name}.*"):
+        _, _, rest = leftover.name.partition(f".{target.name}.")
+        number, _, purpose = rest.partition(".")
+        if purpose in ("partial", "replaced") and number.isdigit() and not _is_another_process(int(number)):
+            remove(leftover)
+
+
+def _is_another_process(number: int) -> bool:
+    return number != os.getpid() and Path(f"/proc/{number}").exists()
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            _copy_file(path, copy)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """copy_file_range shares blocks on file systems that can; shutil.copyfile never does."""
+    with source.open("rb") as reader, target.open("xb") as writer:
+        remaining = os.fstat(reader.fileno()).st_size
+        try:
+            while remaining > 0 and (copied := os.copy_file_range(reader.fileno(), writer.fileno(), remaining)):
+                remaining -= copied
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+        if remaining > 0:
+            reader.seek(0)
+            writer.seek(0)
+            shutil.copyfileobj(reader, writer, 2**20)

@@ -1,0 +1,98 @@
+"""What a tracking server does wrong, in one line that says what to do about it.
+
+MLflow wraps whatever happened into an exception with a long text, so the text, and those of the exceptions behind it,
+is where the cause is to be found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from ava_core.errors import AvaError, ConfigError
+from ava_core.tracking.address import WEB_SCHEMES, redact
+
+_REFUSED = re.compile(r"error code 40[13]\b|\b40[13] client error|PERMISSION_DENIED|UNAUTHENTICATED", re.IGNORECASE)
+_FULL = re.compile(r"no space left on device|database or disk is full|disk quota exceeded|\b507\b", re.IGNORECASE)
+_FAILING = re.compile(r"too many (5\d\d) error responses|error code (5\d\d)\b|\b(5\d\d) server error", re.IGNORECASE)
+_SILENT = re.compile(
+    r"failed with exception|timed out|connection (?:aborted|refused|reset)|max retries exceeded", re.IGNORECASE
+)
+
+
+@contextmanager
+def server_errors(uri: str, doing: str) -> Iterator[None]:
+    """Turn what MLflow and its HTTP client raise in the block into one line; errors of ours pass through.
+
+    Raises:
+        AvaError: the server refused, failed or fell silent, or a disk is full. What is done is kept, and the same
+            call goes on from there.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        raise AvaError(f"{redact(uri)}: {doing} failed: {explain(uri, error)}") from error
+    except OSError as error:
+        # A failed copy of a folder is an OSError without a number, and a list of all files in its text.
+        if not _FULL.search(_texts(error)):
+            raise
+        raise AvaError(
+            f"{doing} failed: no space left on this machine's disk: free some and run the step again"
+        ) from error
+
+
+def explain(uri: str, error: BaseException) -> str:
+    """The cause of a failed request and the way out."""
+    text = _texts(error)
+    if _REFUSED.search(text):
+        return (
+            "the tracking server refuses us: check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
+            " or the server's --allowed-hosts"
+        )
+    if _FULL.search(text):
+        return "no space left on the disk of the tracking server: free some there and run the step again"
+    if match := _FAILING.search(text):
+        code = next(filter(None, match.groups()))
+        return f"the tracking server keeps failing (HTTP {code}), often of a full disk: see its log, run the step again"
+    if _SILENT.search(text):
+        return "the tracking server doesn't answer any more: start it and run the step again, which goes on from there"
+    return f"{one_line(str(error), uri)}: run the step again"
+
+
+def unreachable(uri: str, error: BaseException) -> AvaError:
+    """Why no connection to `uri` came about."""
+    text = _texts(error)
+    address = redact(uri)
+    if _REFUSED.search(text) or _FULL.search(text):
+        return AvaError(f"{address}: {explain(uri, error)}")
+    if match := _FAILING.search(text):
+        code = next(filter(None, match.groups()))
+        return AvaError(f"{address}: the server there answers with HTTP {code}: look into its log")
+    if _SILENT.search(text):
+        return AvaError(
+            f"{address}: no MLflow server answers: start one (`make mlflow-ui`), or set AVA_TRACKING_URI to another"
+        )
+    if "UNSUPPORTED" in text.upper() or urlsplit(uri).scheme not in (*WEB_SCHEMES, "sqlite"):
+        return ConfigError(f"{address}: no tracking address that MLflow knows: give http://HOST:PORT or sqlite:///FILE")
+    return AvaError(f"{address}: can't be used as tracking server: {one_line(text, uri)}: check the address")
+
+
+def one_line(text: str, uri: str = "") -> str:
+    """The first line of a message, without the credentials of `uri`."""
+    whole = text.replace(uri, redact(uri)) if uri else text
+    return whole.strip().partition("\n")[0][:300]
+
+
+def _texts(error: BaseException) -> str:
+    """The texts of an exception and of those that led to it."""
+    texts = []
+    seen: BaseException | None = error
+    while seen is not None:
+        texts.append(f"{type(seen).__name__}: {seen}")
+        seen = seen.__cause__ or seen.__context__
+    return "\n".join(texts)

@@ -1,0 +1,95 @@
+"""What the three runners share on their command lines: configuration flags, exit codes, the pipeline's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import yaml
+
+from ava_core.config import AvaConfig, Resolved, resolve
+from ava_core.errors import AvaError, ConfigError
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --params, --config and --set, with the meaning that they have for `ava`."""
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
+    parser.add_argument("--config", type=Path, help="a file over the parameters, such as configs/cpu/small.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="over everything; repeatable"
+    )
+
+
+def resolve_flags(flags: argparse.Namespace) -> Resolved:
+    """The configuration that the flags of `add_config_flags` ask for.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    return resolve(params=flags.params, config_file=flags.config, overrides=flags.overrides)
+
+
+def params_yaml(config: AvaConfig) -> str:
+    """The resolved configuration as text that resolves to the same values anywhere.
+
+    The preset's name is kept as a record where that doesn't change a value. It does where a key of the preset was set
+    to null, and for `auto`, which another machine would resolve to another preset.
+    """
+    values = config.model_dump(mode="json", by_alias=True)
+    named = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if values["preset"] != "auto" and resolve(params_text=named).config == config:
+        return named
+    return yaml.safe_dump({**values, "preset": None}, sort_keys=False, allow_unicode=True)
+
+
+def digest(config: AvaConfig) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of the resolved configuration."""
+    return hashlib.sha256(params_yaml(config).encode()).hexdigest()[:12]
+
+
+def head_commit(folder: Path = Path()) -> str:
+    """The commit checked out in `folder`; empty without git or without a commit."""
+    command = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    commit = answer.stdout.strip()
+    return commit if answer.returncode == 0 and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit) else ""
+
+
+def run(name: str, main: Callable[[], int | None]) -> None:
+    """Call `main` and exit: 0, 1 (the work failed), 2 (wrong input), 130 or 143 (interrupted); no traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(main() or 0)
+    except ConfigError as error:
+        _say(name, *error.faults)
+        sys.exit(ConfigError.exit_code)
+    except AvaError as error:
+        _say(name, str(error))
+        sys.exit(AvaError.exit_code)
+    except OSError as error:
+        _say(name, f"{error.filename or name}: {error.strerror or error}")
+        sys.exit(AvaError.exit_code)
+    except KeyboardInterrupt:
+        _say(name, "interrupted: run the same command again to go on")
+        sys.exit(130)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    sys.exit(143)
+
+
+def _say(name: str, *lines: str) -> None:
+    for line in lines:
+        print(f"{name}: {line}", file=sys.stderr)

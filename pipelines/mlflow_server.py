@@ -1,0 +1,268 @@
+"""The local MLflow server: found, or started on this machine's loopback address.
+
+Usage: python -m pipelines.mlflow_server ensure [--export] | status | stop
+
+Everything it keeps lies under `.ava/mlflow/` of the current folder: `mlflow.db` (SQLite), `artifacts/`, `server.log`,
+and `server.json` with the address and the process of the server that runs. It outlives the command that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ava_core.errors import AvaError, ConfigError
+
+FOLDER = Path(".ava/mlflow")
+ADDRESS_VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
+START_SECONDS = 180.0
+PROBE_SECONDS = 5.0
+STOP_SECONDS = 10.0
+# The runner of background jobs is five more processes and two more seconds for features that Ava doesn't use; usage
+# statistics would leave the machine.
+SERVER_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+# Meant for clients; a server that inherited them would track into another one.
+CLIENT_VARIABLES = (*ADDRESS_VARIABLES, "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of ours.
+
+    Attributes:
+        address: `http://127.0.0.1:PORT`.
+        pid: its process, the leader of its own session.
+        started: the kernel's start time of that process, so that a recycled number isn't taken for it.
+    """
+
+    address: str
+    pid: int
+    started: str
+
+    @property
+    def running(self) -> bool:
+        """Whether that very process still runs."""
+        return _start_time(self.pid) == self.started
+
+    @property
+    def answers(self) -> bool:
+        """Whether it serves requests."""
+        return self.running and _probe(self.address) is None
+
+
+def ensure(folder: Path = FOLDER, environment: Mapping[str, str] | None = None) -> str:
+    """The address of a tracking server that answers: the one the environment names, ours, or a new one of ours.
+
+    Args:
+        folder: where our server keeps everything.
+        environment: os.environ by default.
+
+    Raises:
+        AvaError: the server that the environment names doesn't answer, or ours doesn't start.
+        ConfigError: the environment names something that is no address.
+    """
+    environment = os.environ if environment is None else environment
+    for name in ADDRESS_VARIABLES:
+        if environment.get(name, "").strip():
+            return _given(name, environment[name].strip())
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        server = read(folder)
+        if server is not None and server.answers:
+            return server.address
+        if server is not None and server.running:
+            _say(f"mlflow: {server.address} no longer answers: starting it again")
+            _end(server)
+        return _start(folder, environment).address
+
+
+def read(folder: Path = FOLDER) -> Server | None:
+    """The server that `server.json` names, running or not."""
+    try:
+        return Server(**json.loads((folder / "server.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def stop(folder: Path = FOLDER) -> bool:
+    """End our server; False if none runs."""
+    server = read(folder)
+    if server is None or not server.running:
+        return False
+    _end(server)
+    (folder / "server.json").unlink(missing_ok=True)
+    return True
+
+
+def _given(name: str, uri: str) -> str:
+    """An address from the environment, once it answers. Stores without a server (sqlite:, ...) are MLflow's to open."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        raise ConfigError(
+            f"{name} = {uri}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"
+        )
+    if parts.scheme not in ("http", "https"):
+        return uri
+    fault = _probe(uri)
+    if fault is not None:
+        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+        raise AvaError(f"{name} = {shown}: {fault}: start that server, or unset {name} to use a local one")
+    return uri
+
+
+def _probe(address: str) -> str | None:
+    """Why the server at `address` can't be used; None if it answers."""
+    parts = urlsplit(address)
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")
+    request = urllib.request.Request(plain.geturl().rstrip("/") + "/health")  # noqa: S310 - http(s), checked by callers
+    # A proxy is never asked for a local address.
+    local = plain.hostname in ("127.0.0.1", "localhost", "::1")
+    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+    try:
+        with opener.open(request, timeout=PROBE_SECONDS):
+            return None
+    except urllib.error.HTTPError as error:
+        # Refusing us (401) is the client's business: it may have credentials that we don't send here.
+        return None if error.code == 401 else f"answers with HTTP {error.code}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return f"doesn't answer ({getattr(reason, 'strerror', None) or reason})"
+
+
+def _start(folder: Path, environment: Mapping[str, str]) -> Server:
+    port = _free_port()
+    address = f"http://127.0.0.1:{port}"
+    new = not (folder / "mlflow.db").exists()
+    _say(f"mlflow: starting a server on {address}" + (" and making its database (5 to 25 s)" if new else ""))
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    inherited = {name: value for name, value in environment.items() if name not in CLIENT_VARIABLES}
+    log_file = folder / "server.log"
+    with log_file.open("a") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**inherited, **SERVER_ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(address, process.pid, _start_time(process.pid) or "")
+    (folder / "server.json").write_text(json.dumps(asdict(server)) + "\n")
+    try:
+        _wait(process, server, log_file)
+    except BaseException:
+        _end(server)
+        (folder / "server.json").unlink(missing_ok=True)
+        raise
+    return server
+
+
+def _wait(process: subprocess.Popen[bytes], server: Server, log_file: Path) -> None:
+    started = shown = time.monotonic()
+    while _probe(server.address) is not None:
+        now = time.monotonic()
+        if process.poll() is not None:
+            raise AvaError(
+                f"mlflow: the server ended with code {process.returncode}: {_last_line(log_file)} (see {log_file})"
+            )
+        if now - started > START_SECONDS:
+            raise AvaError(f"mlflow: the server doesn't answer after {START_SECONDS:.0f} s: see {log_file}")
+        if now - shown >= 10:
+            _say(f"mlflow: still starting ({now - started:.0f} s)")
+            shown = now
+        time.sleep(0.1)
+    _say(f"mlflow: {server.address} answers after {time.monotonic() - started:.1f} s")
+
+
+def _end(server: Server) -> None:
+    """End the server and its workers: they share its session's process group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not server.running:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while server.running and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _start_time(pid: int) -> str | None:
+    """Field 22 of /proc/PID/stat, clock ticks since boot; None if the process is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _last_line(file: Path) -> str:
+    lines = [line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it wrote nothing"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time looks for a server and starts one."""
+    with (folder / "server.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Parse the command line; exits 0, 1 (no server) or 2 (wrong address)."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.mlflow_server", description="The local MLflow server.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    ensuring = commands.add_parser("ensure", help="start it if none answers, and print its address")
+    ensuring.add_argument("--export", action="store_true", help="print a line for a shell's eval")
+    commands.add_parser("status", help="print the address of the server that runs; exit 1 if none does")
+    commands.add_parser("stop", help="end the server that ensure started")
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "ensure":
+            address = ensure()
+            print(f"export AVA_TRACKING_URI={shlex.quote(address)}" if arguments.export else address)
+        elif arguments.command == "stop":
+            _say("mlflow: stopped" if stop() else "mlflow: no server of ours runs here")
+        else:
+            server = read()
+            if server is None or not server.answers:
+                raise AvaError(
+                    "mlflow: no server of ours runs here: `python -m pipelines.mlflow_server ensure` starts one"
+                )
+            print(server.address)
+    except AvaError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The lines that close a local run: what ran, what came out, and where it is. Reads only what the steps wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ava_core.steps import SCHEMES
+from pipelines.host_runner import PipelineResult, last_lines
+
+LABEL_WIDTH = 14
+SAMPLES = 3
+SAMPLE_CHARACTERS = 240
+TAIL_LINES = 12
+
+
+def task_table(result: PipelineResult) -> Iterator[str]:
+    """A line for each task: name, status, seconds."""
+    ran = {task.name: task for task in result.tasks}
+    width = max(map(len, result.order))
+    yield f"{'step':<{width}}  {'status':<8}  {'seconds':>8}"
+    for name in result.order:
+        if name in ran:
+            yield f"{name:<{width}}  {ran[name].status:<8}  {ran[name].seconds:>8.1f}"
+        else:
+            yield f"{name:<{width}}  not run"
+    yield f"{'total':<{width}}  {'':<8}  {sum(task.seconds for task in result.tasks):>8.1f}"
+
+
+def outcome(result: PipelineResult) -> Iterator[str]:
+    """Figures, gate, samples and addresses of a run that succeeded."""
+    evaluation = _require(result, "evaluate") / "evaluation"
+    registration = _read_json(_require(result, "register") / "registration" / "registration.json")
+    figures = _read_json(evaluation / "metrics.json")
+    yield _line(
+        "test split",
+        f"{figures['test_bits_per_byte']:.4f} bits per byte, perplexity {figures['test_perplexity']:.2f} per token",
+    )
+    for scheme in SCHEMES:
+        folder = result.folder(f"quantize-{scheme}")
+        if folder is not None:
+            yield _line(
+                f"{scheme} model", _quantized(scheme, _read_json(folder / "quantized" / "metrics.json"), figures)
+            )
+    yield from _decision(registration)
+    yield ""
+    yield "The model wrote:"
+    for text in pick_samples(_read_json(evaluation / "evaluation.json")["samples"]):
+        yield ""
+        yield from (f"    {line}" for line in text.splitlines())
+    yield ""
+    store = registration["tracking_uri"]
+    yield _line("MLflow run", registration.get("run_url") or f"{registration['run_id']} in {store}")
+    yield _line("registry page", registration.get("model_url") or f"none: {store} is no server")
+    yield _line("report", (evaluation / "report.html").as_uri())
+
+
+def failure(result: PipelineResult, again: str) -> Iterator[str]:
+    """Which step failed, the end of its log, and how to go on.
+
+    Args:
+        result: a run that failed.
+        again: the command that goes on.
+    """
+    task = result.failed
+    if task is None:
+        yield f"failed: {result.fault or 'not every step ran'}"
+    else:
+        yield f"{task.name} failed: {task.fault}"
+        tail = last_lines(task.log, TAIL_LINES)
+        if tail:
+            yield f"the end of {task.log}:"
+            yield from (f"    {line}" for line in tail)
+    yield f"go on, once the cause is mended: {again}"
+    yield "finished steps are taken again as they are, and an interrupted one goes on from its last durable point"
+
+
+def pick_samples(samples: list[dict[str, Any]]) -> list[str]:
+    """Three texts of the trained model, by nucleus sampling if there are enough, cut at the end of a sentence."""
+    texts = [sample for sample in samples if sample["model"] == "float"]
+    ordered = sorted(texts, key=lambda sample: sample["strategy"] != "nucleus")
+    return [cut_at_sentence(sample["text"], len(sample["prompt"])) for sample in ordered[:SAMPLES]]
+
+
+def cut_at_sentence(text: str, start: int) -> str:
+    """The text up to the last sentence that ends after `start` and within SAMPLE_CHARACTERS, else cut at a word."""
+    # What a model writes may hold control characters, which a terminal would obey.
+    text = "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    shown = text[:SAMPLE_CHARACTERS]
+    ends = [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)", shown) if match.end() > start]
+    if ends:
+        return shown[: ends[-1]].strip()
+    if len(text) > SAMPLE_CHARACTERS and re.search(r"\s\S*$", shown):
+        shown = re.sub(r"\s\S*$", "", shown)
+    return shown.strip()
+
+
+def _quantized(scheme: str, metrics: dict[str, float], figures: dict[str, float]) -> str:
+    loss = figures[f"{scheme}_test_bits_per_byte"] - figures["test_bits_per_byte"]
+    return (
+        f"{metrics['model_bytes'] / 1e6:.1f} MB (compression {metrics['compression_ratio']:.2f}), "
+        f"{loss:+.4f} bits per byte, same next token {metrics['parity_top1_agreement']:.2%}, "
+        f"same experts {metrics['parity_expert_agreement']:.2%}, "
+        f"largest difference of a logit {metrics['parity_max_abs_error']:.3g}"
+    )
+
+
+def _decision(registration: dict[str, Any]) -> Iterator[str]:
+    aliases = ", ".join(f"@{alias}" for alias in registration["aliases"]) or "no alias"
+    yield _line("registered", f"{registration['name']} version {registration['version']}: {aliases}")
+    failed = [bound for bound in registration["decision"] if not bound["passed"]]
+    if registration["promoted"]:
+        yield _line("gate", "passed: promoted to champion")
+    elif failed:
+        for bound in failed:
+            figure = bound.get("figure", "value")
+            yield _line(
+                "gate",
+                f"refused: {figure} {bound['value']:.4f} is {bound['value'] - bound['limit']:.4f} above "
+                f"{bound['limit']:.4f} ({bound['bound']})",
+            )
+    else:
+        yield _line("gate", "passed, and not promoted: see the registration")
+
+
+def _require(result: PipelineResult, name: str) -> Path:
+    folder = result.folder(name)
+    if folder is None:
+        raise ValueError(f"{name} has left nothing: only a run that succeeded has an outcome")
+    return folder
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}  {text}"
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

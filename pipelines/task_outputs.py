@@ -1,0 +1,138 @@
+"""What a finished task left, held against what its component promises.
+
+kfp.local takes an exit code of 0 for success: a task without its outputs would be reported as done, and the next one
+would fail for a reason that isn't its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+EXECUTOR_OUTPUT = "executor_output.json"
+METRICS = "system.Metrics"
+NUMBER_TYPES = ("NUMBER_DOUBLE", "NUMBER_INTEGER")
+
+
+def find_faults(folder: Path, component: dict[str, Any]) -> list[str]:
+    """What is missing or broken in a task's folder, one line each.
+
+    Args:
+        folder: the task's folder, which kfp.local names after its component.
+        component: its ComponentSpec in the compiled pipeline, as JSON.
+    """
+    outputs = component.get("outputDefinitions", {})
+    return [
+        *_artifact_faults(folder, outputs.get("artifacts", {})),
+        *_parameter_faults(folder, outputs.get("parameters", {})),
+    ]
+
+
+def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
+    """Metadata of the artifacts in a task's executor output, by name; empty if that can't be read."""
+    try:
+        listed = json.loads((folder / EXECUTOR_OUTPUT).read_text(encoding="utf-8"))["artifacts"]
+        return {name: entry["artifacts"][0].get("metadata", {}) for name, entry in listed.items()}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return {}
+
+
+def _artifact_faults(folder: Path, promised: dict[str, Any]) -> Iterator[str]:
+    if not promised:
+        return
+    try:
+        listed = _read_executor_output(folder / EXECUTOR_OUTPUT)
+    except OSError as error:
+        yield f"wrote no {EXECUTOR_OUTPUT} ({error.strerror})"
+        return
+    except ValueError as error:
+        yield f"{EXECUTOR_OUTPUT} can't be read: {error}"
+        return
+    for name in listed.keys() - promised.keys():
+        yield f"{EXECUTOR_OUTPUT} lists {name}, which the component doesn't have"
+    for name, spec in promised.items():
+        artifact = listed.get(name)
+        if artifact is None:
+            yield f"{EXECUTOR_OUTPUT} lists no {name}"
+        elif spec["artifactType"].get("schemaTitle") == METRICS:
+            yield from _metric_faults(name, artifact["metadata"])
+        elif not Path(artifact["uri"] or folder / name).exists():
+            yield f"its output {name} is missing: {artifact['uri'] or folder / name}"
+        elif not artifact["uri"]:
+            yield f"{EXECUTOR_OUTPUT} gives no address for {name}"
+        else:
+            yield from _folder_faults(name, Path(artifact["uri"]))
+
+
+def _read_executor_output(path: Path) -> dict[str, dict[str, Any]]:
+    """Address and metadata of each artifact, read as kfp.local will read it.
+
+    Raises:
+        OSError: there is no file.
+        ValueError: it isn't an ExecutorOutput.
+    """
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        message = json_format.Parse(text, pipeline_spec_pb2.ExecutorOutput())
+    except json_format.ParseError as error:
+        raise ValueError(str(error).splitlines()[0][:200]) from error
+    artifacts = {name: entry.artifacts[0] for name, entry in message.artifacts.items() if entry.artifacts}
+    return {
+        name: {"uri": artifact.uri, "metadata": dict(artifact.metadata.items())} for name, artifact in artifacts.items()
+    }
+
+
+def _metric_faults(name: str, metrics: dict[str, Any]) -> Iterator[str]:
+    if not metrics:
+        yield f"its {name} are empty"
+    for key, value in metrics.items():
+        if not _is_number(value):
+            yield f"its {name} are corrupt: {key} = {value!r}: not a finite number"
+
+
+def _folder_faults(name: str, place: Path) -> Iterator[str]:
+    """A step's output folder carries its own figures; a broken file is found before the next step reads it."""
+    if not place.is_dir():
+        return
+    for file in ("manifest.json", "metrics.json"):
+        if not (place / file).exists():
+            continue
+        try:
+            content = json.loads((place / file).read_text(encoding="utf-8"))
+        except ValueError as error:
+            yield f"its output {name} is corrupt: {file}: {error}"
+            continue
+        if file == "metrics.json":
+            if not isinstance(content, dict):
+                yield f"its output {name} is corrupt: {file} holds no figures by name"
+            else:
+                yield from _metric_faults(f"{name}/{file}", content)
+
+
+def _parameter_faults(folder: Path, promised: dict[str, Any]) -> Iterator[str]:
+    for name, spec in promised.items():
+        kind = spec.get("parameterType")
+        try:
+            text = (folder / name).read_text(encoding="utf-8")
+        except OSError:
+            yield f"its output parameter {name} is missing"
+            continue
+        if kind == "STRING":
+            continue
+        try:
+            value = json.loads(text.lower() if kind == "BOOLEAN" else text)
+        except ValueError:
+            yield f"its output parameter {name} = {text[:80]!r}: not valid JSON"
+            continue
+        if (kind == "BOOLEAN" and not isinstance(value, bool)) or (kind in NUMBER_TYPES and not _is_number(value)):
+            yield f"its output parameter {name} = {text[:80]!r}: not a {kind}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,88 @@
+import json
+import os
+import time
+
+import pytest
+
+from ava_core.runtime import manifest
+from ava_core.runtime.work import WorkStore, timings_path
+
+
+def finish(folder, step="train", figures=None, seconds=12.3):
+    """An output as a step leaves it."""
+    folder.mkdir(parents=True)
+    (folder / "data.bin").write_bytes(bytes(1_500_000))
+    (folder / "metrics.json").write_text(json.dumps(figures or {"steps": 7, "validation_bits_per_byte": 1.875}))
+    identity = {"step": step, "key": "k", "version": "0", "code": "", "config": "", "choices": {}, "inputs": {}}
+    manifest.write(folder, manifest.Manifest(**identity, threads=1, ranks=1, files=manifest.describe_files(folder)))
+    timings_path(folder).write_text(json.dumps({"wall_seconds": seconds}))
+    return folder
+
+
+def test_outputs_are_listed_with_size_time_and_figures(ava, tmp_path):
+    finish(tmp_path / "outputs" / "model")
+    finish(tmp_path / "outputs" / "quantized" / "int8", "quantize", {"compression_ratio": 0.27})
+    result = ava("show")
+    assert result.code == 0
+    lines = [line.split() for line in result.out.splitlines()]
+    assert lines[0] == ["step", "output", "size", "took", "figures"]
+    assert lines[1] == "train outputs/model 1.5 MB 12 s steps 7, validation_bits_per_byte 1.875".split()
+    assert lines[2] == "quantize outputs/quantized/int8 1.5 MB 12 s compression_ratio 0.27".split()
+
+
+def test_broken_and_foreign_outputs_do_not_stop_the_list(ava, tmp_path):
+    finish(tmp_path / "a")
+    (finish(tmp_path / "b") / "manifest.json").write_text("{")
+    (finish(tmp_path / "c") / "metrics.json").write_text("not json")
+    timings_path(tmp_path / "c").unlink()
+    finish(tmp_path / "d", step="a step of another version")
+    result = ava("show")
+    assert result.code == 0, result.err
+    assert [line.rsplit(" MB")[0].split()[-2] for line in result.out.splitlines()[1:]] == ["a", "c", "d"]
+
+
+def test_an_empty_folder_and_a_missing_one(ava, tmp_path):
+    assert ava("show").out == f"no finished outputs below {tmp_path}\n"
+    assert ava("show", "gone").err == "ava: gone: no such folder\n"
+    assert ava("show", "--work").out == "no work in .ava/work\n"
+
+
+@pytest.fixture
+def work(tmp_path):
+    """One finished and one unfinished run, the finished one unused for two days."""
+    store = WorkStore(tmp_path / ".ava" / "work")
+    done, begun = store.entry("preprocess", "a" * 64), store.entry("train", "b" * 64)
+    for entry in (done, begun):
+        with entry.locked():
+            entry.begin()
+    done.staging.rename(done.output)
+    (done.output / "x").write_bytes(bytes(2_000_000))
+    used = time.time() - 2 * 86_400
+    os.utime(done.folder / "lock", (used, used))
+    return store
+
+
+def test_unfinished_runs_are_mentioned_and_listed(ava, work):
+    assert "unfinished in .ava/work: train (see `ava show --work`)" in ava("show").out
+    lines = [line.split()[:3] for line in ava("show", "--work").out.splitlines()]
+    assert lines == [
+        ["step", "key", "state"],
+        ["train", "b" * 12, "unfinished"],
+        ["preprocess", "a" * 12, "finished"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "left"),
+    [
+        (("--max-age-days", "1"), {"train"}),
+        (("--max-age-days", "3"), {"train", "preprocess"}),
+        (("--max-gigabytes", "0.001"), {"train"}),
+        (("--max-age-days", "0"), set()),
+    ],
+)
+def test_pruning_keeps_what_the_bounds_let(ava, work, flags, left):
+    result = ava("show", "--prune", *flags)
+    assert result.code == 0
+    assert result.out.startswith(f"removed {2 - len(left)} of the entries in .ava/work")
+    assert {step for step, *_ in work.entries()} == left

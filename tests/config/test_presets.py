@@ -1,0 +1,73 @@
+import pytest
+
+from ava_core.config import hardware, presets, resolve
+from ava_core.config.hardware import Hardware, choose_preset
+from ava_core.errors import ConfigError
+
+RULES = presets.FOLDER / "auto" / "rules.yaml"
+
+
+@pytest.mark.parametrize(
+    ("machine", "preset"),
+    [
+        (Hardware(2, 4.0, 0, 0.0), "cpu/tiny"),
+        (Hardware(8, 16.0, 0, 0.0), "cpu/small"),
+        (Hardware(8, 8.0, 0, 0.0), "cpu/tiny"),
+        (Hardware(64, 256.0, 0, 0.0), "cpu/medium"),
+        (Hardware(8, 32.0, 1, 24.0), "gpu/base"),
+        (Hardware(8, 32.0, 1, 12.0), "cpu/small"),
+        (Hardware(16, 128.0, 8, 80.0), "gpu/large"),
+    ],
+)
+def test_auto_takes_the_largest_preset_that_the_machine_can_train_and_says_why(machine, preset):
+    name, reason = choose_preset(machine, RULES)
+    assert name == preset
+    assert reason.startswith(f"{preset}, for this machine has {machine.cores} cores, {machine.memory_gib:.0f} GiB")
+    assert ("no GPU" in reason) == (machine.gpus == 0)
+
+
+def test_every_machine_gets_a_preset():
+    assert choose_preset(Hardware(1, 0.5, 0, 0.0), RULES)[0] == "cpu/tiny"
+
+
+def test_rules_that_fit_no_machine_are_refused(tmp_path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{preset: cpu/tiny, needs: {cores: 9}, because: x}]")
+    with pytest.raises(ConfigError, match=r"preset = auto: no rule in .*rules\.yaml fits this machine: name a preset"):
+        choose_preset(Hardware(8, 1.0, 0, 0.0), rules)
+
+
+def test_auto_is_resolved_with_its_reason(monkeypatch):
+    monkeypatch.setattr(hardware, "detect", lambda: Hardware(8, 32.0, 1, 24.0))
+    resolved = resolve(overrides=["preset=auto"])
+    assert resolved.config.model == resolve(overrides=["preset=gpu/base"]).config.model
+    assert resolved.config.preset == "auto"
+    assert "gpu/base, for this machine has 8 cores, 32 GiB memory, 1 GPU of 24 GiB" in resolved.preset_reason
+    assert resolved.origins["model.hidden_size"] == "configs/gpu/base.yaml"
+    assert resolve(overrides=["preset=gpu/base"]).preset_reason is None
+
+
+def test_this_machine_is_measured():
+    machine = hardware.detect()
+    assert machine.cores >= 1
+    assert 0.1 < machine.memory_gib < 1e5
+    assert (machine.gpus == 0) == (machine.gpu_memory_gib == 0)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 6), ("150000 100000", 2), ("50000 100000", 1), ("x", 6)])
+def test_the_quota_of_a_container_bounds_the_cores(monkeypatch, tmp_path, quota, cores):
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(hardware, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(6)))
+    assert hardware.usable_cores() == cores
+
+
+def test_gpus_are_asked_from_their_driver(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '81559\\n24576\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    machine = hardware.detect()
+    assert (machine.gpus, machine.gpu_memory_gib) == (2, 24.0)
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert hardware.detect().gpus == 0

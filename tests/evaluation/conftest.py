@@ -1,0 +1,81 @@
+"""One evaluation of the tiny model, and the means to run others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ava_core.config.schema import EvaluateConfig
+from ava_core.runtime.progress import Progress
+
+SETTINGS = {
+    "batch_size": 4,
+    "prompts": ["To be, or", "<script>alert('x')</script> & \"so\" on"],
+    "generation": {"max_new_tokens": 8, "num_beams": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def run_evaluation(tiny_model, tiny_shards) -> Callable[..., SimpleNamespace]:
+    """Evaluate into `folder`/output with state in `folder`/state; keywords replace arguments and settings."""
+    from ava_core.evaluation.evaluate import evaluate
+
+    def run(folder: Path, settings: dict | None = None, **arguments) -> SimpleNamespace:
+        output, state = folder / "output", folder / "state"
+        output.mkdir(parents=True)
+        state.mkdir(exist_ok=True)
+        defaults = {
+            "config": EvaluateConfig(**{**SETTINGS, **(settings or {})}),
+            "seed": 5,
+            "model": tiny_model,
+            "shards": tiny_shards,
+            "quantized": [],
+            "threads": 1,
+            "progress": Progress(quiet=True),
+        }
+        result = evaluate(output=output, state=state, **{**defaults, **arguments})
+        return SimpleNamespace(output=output, state=state, metrics=result.metrics, timings=result.timings)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def evaluated(run_evaluation, tmp_path_factory):
+    return run_evaluation(tmp_path_factory.mktemp("evaluated"))
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny_model, tiny_shards, tmp_path_factory) -> Path:
+    """The tiny model as `ava quantize` really makes it, with its manifest."""
+    from ava_core.config.schema import AvaConfig
+    from ava_core.quantization.quantize import quantize
+    from ava_core.runtime.step import Request, run_step
+    from ava_core.steps import STEPS
+
+    def compute(run):
+        result = quantize(
+            config=run.config.quantize,
+            scheme="int8",
+            model=tiny_model,
+            shards=tiny_shards,
+            output=run.output,
+            state=run.state,
+            threads=1,
+            progress=Progress(quiet=True),
+        )
+        run.metrics.update(result.metrics)
+        run.timings.update(result.timings)
+
+    folder = tmp_path_factory.mktemp("quantized")
+    request = Request(
+        spec=STEPS["quantize"],
+        config=AvaConfig(threads=1, quantize={"parity_sequences": 2}),
+        inputs={"model": [tiny_model], "shards": [tiny_shards]},
+        choices={"scheme": "int8"},
+        output=folder / "int8",
+        work=folder / "work",
+        progress=Progress(quiet=True),
+    )
+    run_step(request, compute)
+    return folder / "int8"

@@ -1,0 +1,83 @@
+"""The local MLflow server: found when it is there, started when it isn't, and nobody else's."""
+
+import json
+import os
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ava_core.errors import AvaError, ConfigError
+from pipelines import mlflow_server as local
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in local.CLIENT_VARIABLES}
+
+
+def test_server_that_runs_is_found_and_not_started_twice(mlflow_server, mlflow_folder):
+    with ThreadPoolExecutor(3) as callers:
+        addresses = list(callers.map(lambda _: local.ensure(mlflow_folder, ENVIRONMENT), range(3)))
+    assert addresses == [mlflow_server] * 3
+    with urllib.request.urlopen(f"{mlflow_server}/version") as answer:
+        assert answer.status == 200
+
+
+def test_server_listens_on_loopback_only(mlflow_server):
+    port = int(mlflow_server.rpartition(":")[2])
+    listening = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with open(table) as lines:
+            rows = [line.split() for line in lines][1:]
+        listening += [row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port]
+    assert listening == ["0100007F"]
+
+
+@pytest.mark.parametrize("name", local.ADDRESS_VARIABLES)
+def test_address_from_the_environment_is_used_when_it_answers(mlflow_server, tmp_path, name):
+    assert local.ensure(tmp_path, {name: mlflow_server}) == mlflow_server
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_address_from_the_environment_that_does_not_answer_is_one_line_without_its_password(tmp_path):
+    with pytest.raises(AvaError, match=r"MLFLOW_TRACKING_URI = http://127.0.0.1:9: doesn't answer") as caught:
+        local.ensure(tmp_path, {"MLFLOW_TRACKING_URI": "http://me:secret@127.0.0.1:9"})
+    assert "secret" not in str(caught.value)
+
+
+def test_file_store_is_refused_and_a_database_is_taken_as_it_is(tmp_path):
+    with pytest.raises(ConfigError, match="no longer tracks in plain files"):
+        local.ensure(tmp_path, {"AVA_TRACKING_URI": "file:///tmp/mlruns"})
+    assert local.ensure(tmp_path, {"AVA_TRACKING_URI": "sqlite:///x.db"}) == "sqlite:///x.db"
+
+
+def test_recycled_process_number_is_not_taken_for_our_server(tmp_path):
+    (tmp_path / "server.json").write_text(
+        json.dumps({"address": "http://127.0.0.1:9", "pid": os.getpid(), "started": "1"})
+    )
+    server = local.read(tmp_path)
+    assert server is not None and not server.running
+    assert local.stop(tmp_path) is False
+
+
+@pytest.mark.slow
+def test_server_outlives_its_starter_and_starts_again_on_the_same_data_after_it_was_killed(tmp_path):
+    from mlflow import MlflowClient
+
+    first = local.ensure(tmp_path, ENVIRONMENT)
+    MlflowClient(first).create_experiment("kept")
+    server = local.read(tmp_path)
+    assert server is not None and os.getsid(server.pid) == server.pid != os.getsid(0)
+    os.killpg(server.pid, 9)
+    os.waitpid(server.pid, 0)
+    second = local.ensure(tmp_path, ENVIRONMENT)
+    try:
+        assert MlflowClient(second).get_experiment_by_name("kept") is not None
+    finally:
+        assert local.stop(tmp_path) is True
+    assert local.stop(tmp_path) is False
+
+
+def test_server_that_can_not_start_says_why(tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is no database")
+    with pytest.raises(AvaError, match=r"mlflow: the server ended with code 1: .*server.log"):
+        local.ensure(tmp_path, ENVIRONMENT)
+    assert not (tmp_path / "server.json").exists()

@@ -1,0 +1,50 @@
+"""Small models whose experts are all in use, and their exports."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.quantization.export import export_onnx
+from ava_core.quantization.runtime import OnnxCausalLM, load_onnx
+
+SMALL = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "num_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_ffn_experts": 4,
+    "expert_intermediate_size": 24,
+}
+
+
+@pytest.fixture
+def make_model():
+    """Build a model with weights so large that experts, positions and padding all matter to its logits."""
+
+    def make(**changes) -> EnhancedMoEForCausalLM:
+        torch.manual_seed(0)
+        model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**{**SMALL, **changes})).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.3) if parameter.dim() > 1 else parameter.normal_(1, 0.1)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def export(tmp_path):
+    """Export a model and load it again; the folder is `export.folder`."""
+
+    def run(model: EnhancedMoEForCausalLM, scheme: str = "float32", block_size: int = 32) -> OnnxCausalLM:
+        folder: Path = tmp_path / f"{scheme}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        export_onnx(model, folder, scheme=scheme, block_size=block_size)
+        model.config.save_pretrained(folder)
+        run.folder = folder
+        return load_onnx(folder, threads=1)
+
+    return run

@@ -1,0 +1,75 @@
+"""The alias against other writers. MLflow has no compare-and-swap, so the guard is what stands between."""
+
+import pytest
+from mlflow import MlflowClient
+
+from ava_core.errors import AvaError
+from ava_core.registry.gate import Bound
+from ava_core.registry.promotion import challenge
+
+
+class Rival(MlflowClient):
+    """A client after whose write of the champion another writer sets it to `other`, the first `times` times."""
+
+    def __init__(self, address: str, other: str, times: int) -> None:
+        super().__init__(address, address)
+        self.other, self.times = other, times
+
+    def set_registered_model_alias(self, name, alias, version):
+        super().set_registered_model_alias(name, alias, version)
+        if alias == "champion" and self.times > 0:
+            self.times -= 1
+            super().set_registered_model_alias(name, alias, self.other)
+
+
+def create_version(client, name, tags):
+    """A version without files; MLflow wants a run that its source lies in."""
+    run = client.create_run(client.create_experiment(f"{name} {tags}"))
+    return client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
+
+
+@pytest.fixture
+def three_versions(client, model_name) -> str:
+    client.create_registered_model(model_name)
+    for score in ("2.0", "1.9", "1.8"):
+        create_version(client, model_name, {"ava.figure.test_bits_per_byte": score})
+    client.set_registered_model_alias(model_name, "champion", "1")
+    return model_name
+
+
+def better_than(score):
+    def decide(champion):
+        limit = champion.figures["test_bits_per_byte"] if champion else 9.0
+        return [Bound(bound="tolerance_bits_per_byte", figure="test_bits_per_byte", value=score, limit=limit)]
+
+    return decide
+
+
+def test_lost_update_is_noticed_and_decided_again_against_the_other_writers_champion(three_versions, mlflow_server):
+    client = Rival(mlflow_server, other="3", times=1)
+    outcome = challenge(client, three_versions, 2, "gate", better_than(1.9))
+    assert (outcome.promoted, outcome.previous) == (False, 3)
+    assert client.get_model_version_by_alias(three_versions, "champion").version == "3"
+    assert client.get_model_version(three_versions, "2").tags["ava.promoted"] == "false"
+
+
+def test_better_version_wins_after_a_lost_update(three_versions, mlflow_server):
+    client = Rival(mlflow_server, other="2", times=1)
+    outcome = challenge(client, three_versions, 3, "gate", better_than(1.8))
+    assert (outcome.promoted, outcome.previous) == (True, 2)
+    assert client.get_model_version_by_alias(three_versions, "champion").version == "3"
+
+
+def test_endless_rivalry_ends_in_an_error(three_versions, mlflow_server):
+    client = Rival(mlflow_server, other="2", times=99)
+    with pytest.raises(AvaError, match="champion was moved by others 3 times"):
+        challenge(client, three_versions, 3, "gate", better_than(1.8))
+
+
+def test_champion_without_figures_is_an_error_and_stays(client, model_name, make_inputs, run_register):
+    client.create_registered_model(model_name)
+    create_version(client, model_name, {})
+    client.set_registered_model_alias(model_name, "champion", "1")
+    with pytest.raises(AvaError, match="the present champion has no test_bits_per_byte"):
+        run_register(make_inputs(2.0))
+    assert client.get_registered_model(model_name).aliases["champion"] == "1"

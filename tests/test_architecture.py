@@ -1,0 +1,135 @@
+"""What must not drift: the direction of imports, what is light to import, and dvc.yaml against the step table."""
+
+import ast
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ava_core.steps import STEPS
+
+ROOT = Path(__file__).parents[1]
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+HEAVY = ("torch", "mlflow", "deepspeed", "transformers", "datasets", "onnxruntime", "pandas", "matplotlib", "numpy")
+PATHS = {"preprocess": "shards", "train": "model", "quantize": "quantized", "evaluate": "evaluation"}
+
+
+def python(*arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AVA_")}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_imports_point_one_way():
+    result = python("-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import ava_core.config, ava_core.steps, ava_core.errors",
+        "import ava_core.cli.main",
+        "import ava_core.cli.main as m; m.app(['--help'], standalone_mode=False)",
+        "import ava_core.cli.main as m; m.app(['config', 'show'], standalone_mode=False)",
+        "import components, pipelines",
+    ],
+)
+def test_import_brings_nothing_heavy(statement):
+    result = python("-c", f"{statement}\nimport sys; print('HEAVY', [m for m in {HEAVY} if m in sys.modules])")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("command", [("--help",), ("config", "show")])
+def test_command_answers_and_says_how_fast(command, record_property):
+    """The design asks for half a second; a shared machine can't promise it, so the time is recorded, not judged."""
+    started = time.perf_counter()
+    result = python("-m", "ava_core.cli.main", *command)
+    record_property("seconds", round(time.perf_counter() - started, 2))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+def test_dvc_has_a_stage_for_every_step():
+    assert list(DVC["stages"]) == list(STEPS)
+
+
+def commands(stage) -> list[list[str]]:
+    """The `ava` commands of a stage, split; quantize runs a second program too."""
+    lines = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+    return [words for words in map(shlex.split, lines) if words[0] == "ava"]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_dvc_stage_calls_the_step_with_its_inputs_and_output(name):
+    spec, stage = STEPS[name], DVC["stages"][name]
+    ((_, command, *flags),) = commands(stage)
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    assert command == name
+    assert given.pop("--params") == "params.yaml"
+    output = given.pop("--output")
+    assert stage["outs"] == [output]
+    assert output.split("/")[:2] == ["outputs", spec.output]
+    expected = {f"--{port.name}" for port in spec.inputs} | {f"--{choice.name}" for choice in spec.choices}
+    assert given.keys() == expected
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_dvc_stage_depends_on_what_enters_the_key_of_the_step(name):
+    spec, stage = STEPS[name], DVC["stages"][name]
+    inputs = {f"outputs/{port.name}" if port.verified else "data/raw/shakespeare" for port in spec.inputs}
+    assert set(stage["deps"]) == {*inputs, "configs", *(f"ava_core/{part}" for part in spec.code)}
+    assert set(stage["params"]) == {"preset", "threads", *spec.sections}
+
+
+def test_dvc_shows_the_figures_of_every_step_and_scheme_of_params():
+    schemes = yaml.safe_load((ROOT / "params.yaml").read_text())["quantize"]["schemes"]
+    outputs = [f"outputs/{PATHS.get(name, spec.output)}" for name, spec in STEPS.items() if name != "quantize"]
+    outputs += [f"outputs/quantized/{scheme}" for scheme in schemes]
+    expected = {f"{output}{end}" for output in outputs for end in ("/metrics.json", ".timings.json")}
+    # The registered version is an effect outside: its clock is of no interest.
+    assert expected - set(DVC["metrics"]) <= {"outputs/registration.timings.json"}
+
+
+@pytest.fixture(scope="module")
+def imports():
+    import grimp
+
+    return grimp.build_graph("ava_core", cache_dir=None, exclude_type_checking_imports=True)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_module_that_a_step_runs_enters_its_key(name, imports):
+    """Otherwise a change in it would leave a stale output in use."""
+    # The command line only parses; what counts is what the step's own module calls.
+    reached: set[str] = set()
+    waiting = [f"ava_core.cli.{name}"]
+    while waiting:
+        for module in imports.find_modules_directly_imported_by(waiting.pop()):
+            if module not in reached and not module.startswith("ava_core.cli"):
+                reached.add(module)
+                waiting.append(module)
+    covered = [part.removesuffix(".py").replace("/", ".") for part in STEPS[name].code]
+    # Messages and the table itself.
+    covered += ["errors", "steps"]
+    missed = sorted(
+        module
+        for module in reached
+        if module != "ava_core"
+        and not any(f"{module}.".startswith(f"ava_core.{part}.") for part in covered)
+        and not is_empty_package(module)
+    )
+    assert missed == []
+
+
+def is_empty_package(module: str) -> bool:
+    """A package's __init__ without statements beyond its docstring."""
+    path = ROOT.joinpath(*module.split("."), "__init__.py")
+    return path.is_file() and len(ast.parse(path.read_text()).body) <= 1

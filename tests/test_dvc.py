@@ -1,0 +1,130 @@
+"""Real DVC over the real steps, on a few scenes and a model that trains in seconds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ava_core.runtime.digests import digest_tree
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("preprocess", "train", "quantize@int8", "evaluate", "register")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+class Workspace:
+    """A checkout with DVC in it, and the programs of this environment on PATH."""
+
+    def __init__(self, folder: Path, tracking_uri: str) -> None:
+        self.folder = folder
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_", "GIT_"))}
+        self.environment = keep | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "AVA_TRACKING_URI": tracking_uri,
+            "AVA_WORK": str(folder / ".ava" / "work"),
+            "DVC_NO_ANALYTICS": "1",
+        }
+
+    def run(self, *command: str) -> str:
+        result = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def digests(self) -> dict[str, str]:
+        """Digest of every output folder but register's, whose run and version are its own."""
+        names = ("shards", "model", "quantized/int8", "evaluation")
+        return {name: digest_tree(self.folder / "outputs" / name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, mlflow_server, corpus_text):
+    from tests.conftest import TINY_PARAMS, merged
+
+    folder = tmp_path_factory.mktemp("dvc") / "ava"
+    for name in ("ava_core", "components", "pipelines", "configs", ".dvc", ".dvcignore", ".gitignore", "dvc.yaml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+        else:
+            shutil.copy(source, folder / name)
+    plays = folder / "data" / "raw" / "shakespeare"
+    plays.mkdir(parents=True)
+    for index, start in enumerate(range(0, 48_000, 4_000)):
+        (plays / f"play-{index:02}.md").write_text(corpus_text[start : start + 4_000])
+    listed = yaml.safe_load((ROOT / "params.yaml").read_text())
+    source = {"data": {"sources": [{"path": "shakespeare", "format": "markdown"}]}}
+    rate = {"train": {"learning_rate": 0.02}, "register": {"model_name": "dvc-test"}}
+    params = merged(merged(merged(listed, TINY_PARAMS), source), rate)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    workspace = Workspace(folder, mlflow_server)
+    workspace.run("git", "init", "--quiet")
+    workspace.run("git", "config", "user.email", "tests@example.org")
+    workspace.run("git", "config", "user.name", "tests")
+    workspace.run("git", "add", ".")
+    workspace.run("git", "commit", "--quiet", "-m", "start")
+    workspace.run("dvc", "repro")
+    workspace.run("git", "add", ".")
+    workspace.run("git", "commit", "--quiet", "-m", "results")
+    return workspace
+
+
+def test_all_five_stages_leave_finished_outputs(workspace):
+    for name in ("shards", "model", "quantized/int8", "evaluation", "registration"):
+        assert (workspace.folder / "outputs" / name / "manifest.json").is_file()
+    locked = yaml.safe_load((workspace.folder / "dvc.lock").read_text())["stages"]
+    assert sorted(locked) == sorted(STAGES)
+
+
+def test_second_run_does_nothing(workspace):
+    lines = workspace.run("dvc", "repro")
+    assert "Running stage" not in lines
+    assert "up to date" in lines
+
+
+def test_another_learning_rate_reruns_training_and_what_follows_it(workspace):
+    params = (workspace.folder / "params.yaml").read_text()
+    (workspace.folder / "params.yaml").write_text(params.replace("learning_rate: 0.02", "learning_rate: 0.01"))
+    lines = workspace.run("dvc", "repro", "--dry")
+    (workspace.folder / "params.yaml").write_text(params)
+    assert "Stage 'preprocess' didn't change" in lines
+    for stage in STAGES[1:]:
+        assert f"Running stage '{stage}'" in lines, stage
+
+
+def test_metrics_and_plots_are_shown(workspace):
+    shown = json.loads(workspace.run("dvc", "metrics", "show", "--json"))
+    text = json.dumps(shown)
+    for name in ("validation_bits_per_byte", "test_bits_per_byte", "train_tokens", "compression_ratio", "promoted"):
+        assert f'"{name}"' in text, name
+    workspace.run("dvc", "plots", "show", "--out", "plots")
+    page = (workspace.folder / "plots" / "index.html").read_text()
+    assert "validation_loss" in page
+
+
+def test_pushed_results_are_restored_in_a_second_clone_and_leave_nothing_to_run(workspace, tmp_path):
+    remote = tmp_path / "remote"
+    workspace.run("dvc", "remote", "add", "--force", "--local", "--default", "store", str(remote))
+    workspace.run("dvc", "push")
+    clone = Workspace(tmp_path / "clone", workspace.environment["AVA_TRACKING_URI"])
+    workspace.run("git", "clone", "--quiet", str(workspace.folder), str(clone.folder))
+    clone.run("dvc", "remote", "add", "--local", "--default", "store", str(remote))
+    clone.run("dvc", "pull")
+    assert clone.digests() == workspace.digests()
+    assert "Running stage" not in clone.run("dvc", "repro")
+
+
+def test_experiment_with_another_learning_rate_runs(workspace):
+    before = workspace.digests()
+    workspace.run("dvc", "exp", "run", "--name", "lower-rate", "-S", "train.learning_rate=0.005")
+    after = workspace.digests()
+    listed = workspace.run("dvc", "exp", "list", "--all")
+    assert after["shards"] == before["shards"]
+    assert after["model"] != before["model"]
+    assert "lower-rate" in listed

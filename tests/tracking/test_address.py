@@ -1,0 +1,51 @@
+"""Addresses: which one counts, what is shown of it, and the pages."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ava_core.errors import ConfigError
+from ava_core.tracking import model_url, redact, run_url, tracking_uri
+from ava_core.tracking.address import DEFAULT_URI, sqlite_file
+
+words = st.text("abcdefghijklmnop0123456789", min_size=8, max_size=12)
+
+
+def test_our_variable_comes_before_mlflows_and_both_before_the_default():
+    ours, theirs = "http://ours:1", "http://theirs:2"
+    assert tracking_uri({"AVA_TRACKING_URI": ours, "MLFLOW_TRACKING_URI": theirs}) == ours
+    assert tracking_uri({"AVA_TRACKING_URI": "", "MLFLOW_TRACKING_URI": theirs}) == theirs
+    assert tracking_uri({}) == DEFAULT_URI
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "/tmp/mlruns", "file:///tmp/mlruns"])
+def test_file_store_is_refused_with_what_to_give_instead(uri):
+    with pytest.raises(ConfigError, match=r"AVA_TRACKING_URI = .*give http://HOST:PORT or sqlite:///FILE"):
+        tracking_uri({"AVA_TRACKING_URI": uri})
+
+
+@given(user=words, password=words, host=words, query=words)
+def test_credentials_and_queries_never_show(user, password, host, query):
+    uri = f"https://{user}:{password}@{host}.example:5000/path?key={query}"
+    shown = (redact(uri), run_url(uri, "1", "r"), model_url(uri, "m", 3))
+    for text in shown:
+        assert host in text
+        assert f"{user}:" not in text and password not in text.replace(host, "") and f"key={query}" not in text
+
+
+def test_addresses_without_credentials_stay_as_they_are():
+    assert redact("sqlite:///.ava/mlflow/mlflow.db") == "sqlite:///.ava/mlflow/mlflow.db"
+    assert redact("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+
+
+def test_pages_exist_only_on_a_server():
+    assert run_url("http://h:1/", "7", "abc") == "http://h:1/#/experiments/7/runs/abc"
+    assert model_url("http://h:1", "a b", 2) == "http://h:1/#/models/a%20b/versions/2"
+    assert run_url(DEFAULT_URI, "7", "abc") is None
+    assert model_url(DEFAULT_URI, "m", 2) is None
+
+
+def test_database_file_of_an_address():
+    assert str(sqlite_file(DEFAULT_URI)) == ".ava/mlflow/mlflow.db"
+    assert str(sqlite_file("sqlite:////var/x.db")) == "/var/x.db"
+    assert sqlite_file("http://h:1/x") is None
