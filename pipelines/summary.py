@@ -101,7 +101,7 @@ def cut_at_sentence(text: str, start: int) -> str:
 def _quantized(scheme: str, metrics: dict[str, float], figures: dict[str, float]) -> str:
     loss = figures[f"{scheme}_test_bits_per_byte"] - figures["test_bits_per_byte"]
     return (
-        f"{metrics['model_bytes'] / 1e6:.1f} MB (compression {metrics['compression_ratio']:.2f}), "
+        f"{metrics['model_bytes'] / 1e6:.1f} MB ({metrics['compression_ratio']:.1f} times smaller), "
         f"{loss:+.4f} bits per byte, same next token {metrics['parity_top1_agreement']:.2%}, "
         f"same experts {metrics['parity_expert_agreement']:.2%}, "
         f"largest difference of a logit {metrics['parity_max_abs_error']:.3g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -120,5 +121,6 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothi
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    # Into a file or a pipe a row is one line, however long: programs read it.
+    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    console.print(table)

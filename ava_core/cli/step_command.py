@@ -106,7 +106,7 @@ def _run(
     digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None,
     flags: dict[str, Any],
 ) -> None:
-    # Before anything imports tqdm: progress is ours to show, and the libraries' bars would fill a log with halves of it.
+    # Before anything imports tqdm: progress is ours to show, and the bars of libraries would fill a log with halves.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ava_core.config import resolve
     from ava_core.errors import ConfigError

@@ -78,7 +78,7 @@ class DeduplicationConfig(Section):
     """Drop documents whose MinHash estimate of Jaccard similarity to an earlier one passes `threshold`."""
     threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     """Jaccard similarity of word shingles from which two documents count as near duplicates."""
-    num_permutations: Positive = 128
+    num_permutations: Annotated[int, Field(ge=2)] = 128
     """Hash functions of a MinHash signature."""
     shingle_words: Positive = 5
     """Words in one shingle."""
@@ -331,7 +331,7 @@ class GateConfig(Section):
 class RegisterConfig(Section):
     """The model registry."""
 
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "ava-moe"
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = "ava-moe"
     """Name of the registered model."""
     experiment: Text = "ava"
     """MLflow experiment of the run."""

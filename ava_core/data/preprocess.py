@@ -34,7 +34,7 @@ from ava_core.data.shards import (
 from ava_core.data.sources import Source, open_sources, read_documents
 from ava_core.data.splitting import Piece, split_documents
 from ava_core.data.tokenizer import BOUNDARY_ID, encode, read_tokenizer, save_tokenizer, train_tokenizer
-from ava_core.errors import AvaError, ConfigError
+from ava_core.errors import AvaError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,11 +77,8 @@ def preprocess(
         progress: shows progress.
 
     Raises:
-        ConfigError: a value that can't be meant.
         AvaError: a source is missing, empty or can't be read, or too little text is left for three splits.
     """
-    if data_config.deduplication.near and data_config.deduplication.num_permutations < 2:
-        raise ConfigError("data.deduplication.num_permutations = 1: must be >= 2 for near duplicates to be found")
     stages = _Stages(data_config, tokenizer_config, open_sources(data_config, data), DurableFolders(state), progress)
     splits = {name: stages.shards(name) for name in SPLITS}
     info = SplitsInfo(

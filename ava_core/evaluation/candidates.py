@@ -12,6 +12,14 @@ from ava_core.runtime import manifest
 from ava_core.steps import SCHEMES
 
 FLOAT = "float"
+RUNTIME_FILES = (
+    "model*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+"""What a float model needs at run time: the counterpart of `model_bytes` of `ava quantize`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +52,8 @@ def find_candidates(model: Path, quantized: list[Path]) -> list[Candidate]:
         AvaError: a folder is no output of its step.
     """
     record = manifest.read(model)
-    weights = sum(path.stat().st_size for path in model.glob("model*.safetensors"))
-    found = {FLOAT: Candidate(name=FLOAT, folder=model, record=record, sizes={"model_bytes": weights})}
+    size = sum(path.stat().st_size for pattern in RUNTIME_FILES for path in model.glob(pattern))
+    found = {FLOAT: Candidate(name=FLOAT, folder=model, record=record, sizes={"model_bytes": size})}
     for folder in quantized:
         scheme = _read_json(folder / "quantization.json", "quantize").get("scheme")
         if scheme not in SCHEMES:

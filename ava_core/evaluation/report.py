@@ -73,7 +73,8 @@ ROWS = (
     Row("dead experts", "dead_experts", "d", True),
     Row("distinct 2-grams in samples", "distinct_2", ".3f"),
     Row("repeated 4-grams in samples", "repetition_4gram", ".3f"),
-    Row("size of the weights", "model_bytes", "bytes", True, True),
+    Row("size, with the tokenizer", "model_bytes", "bytes", True, True),
+    Row("weights against float32", "compression_ratio", ".1%", None, True),
     Row("same top token as float", "parity_top1_agreement", ".2%", None, True),
     Row("same experts as float", "parity_expert_agreement", ".2%", None, True),
 )
@@ -145,11 +146,11 @@ def _cards(report: Report) -> list[dict[str, str]]:
         },
     ]
     for name in list(figures)[1:]:
-        increase = figures[name]["test_bits_per_byte"] - best["test_bits_per_byte"]
-        ratio = report.sizes[FLOAT]["model_bytes"] / report.sizes[name]["model_bytes"]
-        cards.append(
-            {"value": f"{increase:+.4f}", "label": f"bits per byte in {name}", "note": f"{ratio:.1f} times smaller"}
-        )
+        increase = round(figures[name]["test_bits_per_byte"] - best["test_bits_per_byte"], 4)
+        value = f"{increase:+.4f}" if increase else "0.0000"
+        ratio = report.sizes[name].get("compression_ratio")
+        note = f"weights {1 / ratio:.1f} times smaller" if ratio else "against the float model"
+        cards.append({"value": value, "label": f"bits per byte, {name}", "note": note})
     return cards
 
 

@@ -50,7 +50,7 @@ code { font: 12.5px/1.4 var(--mono); color: var(--faint); }
 details { margin-top: 18px; border-top: 1px solid var(--line); padding-top: 14px; }
 summary { cursor: pointer; font-weight: 600; }
 details > .strategies { margin-top: 12px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 0; font-size: 13.5px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 12px 0 0; font-size: 13.5px; }
 dt { font-weight: 600; }
 dd { margin: 0; color: var(--faint); }
 

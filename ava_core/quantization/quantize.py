@@ -55,7 +55,7 @@ def quantize(
 
     Metrics beside those of `Parity` (as `parity_*`):
         model_bytes: all files that are needed at run time, tokenizer included.
-        compression_ratio: bytes of the ONNX files over those of the same parameters in float32; smaller is better.
+        compression_ratio: bytes of the parameters in float32 over those of the ONNX files; larger is better.
         parity_export_max_abs_error: of the logits, between PyTorch and the graph with float32 weights.
     Timings:
         decode_tokens_per_second: greedy, one sequence, with the KV cache.
@@ -122,10 +122,11 @@ def quantize(
     figures = _metrics(original, output, exported, parity)
     _write_record(output, scheme, config, figures)
     log.info(
-        "quantize: %s: %.1f MB, %.1f%% of float32; %+.4f bits per byte; same experts for %.2f%%, same next token for %.2f%%",
+        "quantize: %s: %.1f MB, %.1f times smaller than float32; %+.4f bits per byte; same experts for %.2f%% of tokens"
+        " and layers, same likeliest next token for %.2f%%",
         scheme,
         figures["model_bytes"] / 1e6,
-        100 * figures["compression_ratio"],
+        figures["compression_ratio"],
         figures["parity_bits_per_byte_increase"],
         100 * figures["parity_expert_agreement"],
         100 * figures["parity_top1_agreement"],
@@ -177,7 +178,7 @@ def _metrics(
     runtime = [output / name for name in (GRAPH_FILE, WEIGHTS_FILE, *RUNTIME_FILES)]
     return {
         "model_bytes": sum(path.stat().st_size for path in runtime if path.is_file()),
-        "compression_ratio": onnx_bytes(output) / (4 * original.num_parameters),
+        "compression_ratio": 4 * original.num_parameters / onnx_bytes(output),
         "parity_export_max_abs_error": exported["max_abs_error"],
         **{f"parity_{name}": value for name, value in parity.items()},
     }

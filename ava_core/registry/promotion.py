@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ava_core.errors import AvaError
 from ava_core.registry.gate import Bound
@@ -18,8 +18,6 @@ from ava_core.registry.versions import (
     CHALLENGER,
     CHAMPION,
     GATE,
-    GATE_CONFIG,
-    PREVIOUS,
     PROMOTED,
     Version,
     describe,
@@ -50,15 +48,14 @@ class Outcome:
 
 def read_outcome(version: Version, gate_digest: str) -> Outcome | None:
     """The outcome that is on record for this version at this very gate; None if it is still to be decided."""
-    tags = version.tags
-    if tags.get(GATE_CONFIG) != gate_digest or PROMOTED not in tags:
+    record = _record(version)
+    if record.get("gate") != gate_digest or PROMOTED not in version.tags:
         return None
-    bounds = [{key: value for key, value in bound.items() if key != "passed"} for bound in json.loads(tags[GATE])]
-    previous = tags.get(PREVIOUS, "")
+    bounds = [{key: value for key, value in bound.items() if key != "passed"} for bound in record["bounds"]]
     return Outcome(
-        promoted=tags[PROMOTED] == "true",
+        promoted=version.tags[PROMOTED] == "true",
         decision=[Bound(**bound) for bound in bounds],
-        previous=int(previous) if previous else None,
+        previous=record["previous_champion"],
     )
 
 
@@ -86,9 +83,10 @@ def challenge(
         bounds = decide(before)
         passed = all(bound.passed for bound in bounds)
         previous = before.version if before else None
-        _record(client, name, version, {GATE: _text(bounds), GATE_CONFIG: gate_digest, PREVIOUS: str(previous or "")})
+        record = {"bounds": [bound.record() for bound in bounds], "gate": gate_digest, "previous_champion": previous}
+        client.set_model_version_tag(name, str(version), GATE, json.dumps(record, sort_keys=True))
         if not passed or _move_champion(client, name, version, previous):
-            _record(client, name, version, {PROMOTED: "true" if passed else "false"})
+            client.set_model_version_tag(name, str(version), PROMOTED, "true" if passed else "false")
             return Outcome(promoted=passed, decision=bounds, previous=previous)
         log.warning("%s: somebody else moved the alias %s meanwhile: deciding again", name, CHAMPION)
     raise AvaError(f"{name}: the alias {CHAMPION} was moved by others {ATTEMPTS} times: run `ava register` again")
@@ -109,18 +107,14 @@ def _champion(client: MlflowClient, name: str) -> Version | None:
 
 
 def _replaced(client: MlflowClient, name: str, champion: Version) -> Version | None:
-    previous = champion.tags.get(PREVIOUS, "")
-    return _read(client, name, int(previous), {}) if previous else None
+    previous = _record(champion).get("previous_champion")
+    return _read(client, name, previous, {}) if previous else None
 
 
 def _read(client: MlflowClient, name: str, version: int, aliases: dict[str, int]) -> Version:
     return describe(client.get_model_version(name, str(version)), aliases)
 
 
-def _record(client: MlflowClient, name: str, version: int, tags: dict[str, str]) -> None:
-    for key, value in tags.items():
-        client.set_model_version_tag(name, str(version), key, value)
-
-
-def _text(bounds: list[Bound]) -> str:
-    return json.dumps([bound.record() for bound in bounds], sort_keys=True)
+def _record(version: Version) -> dict[str, Any]:
+    """The trail of the last decision about a version; empty before the first."""
+    return json.loads(version.tags.get(GATE, "{}"))

@@ -23,13 +23,11 @@ from ava_core.registry.gate import FIGURE, Bound, decide
 from ava_core.registry.logged_model import find_logged_model, log_model
 from ava_core.registry.promotion import Outcome, challenge, read_outcome
 from ava_core.registry.versions import (
-    COMMIT,
-    CONFIG,
     EVALUATION,
-    FIGURE_PREFIX,
+    FIGURES,
     MODEL,
     PROMOTED,
-    SHARDS,
+    SOURCE,
     Version,
     describe,
     find_version,
@@ -118,15 +116,14 @@ class _Context:
         return {EVALUATION: self.candidate.digest, NAME: self.config.model_name}
 
     @property
-    def tags(self) -> dict[str, str]:
+    def source(self) -> dict[str, str]:
         """What the model was made from."""
-        tags = {
-            MODEL: self.candidate.model_digest,
-            SHARDS: self.candidate.shards_digest,
-            CONFIG: config_digest(self.resolved),
-            "ava.version": __version__,
+        source = {
+            "shards": self.candidate.shards_digest,
+            "config": config_digest(self.resolved),
+            "version": __version__,
         }
-        return {**tags, COMMIT: self.commit} if self.commit else tags
+        return {**source, "commit": self.commit} if self.commit else source
 
 
 def register(
@@ -215,7 +212,8 @@ def _register_once(context: _Context, on_model: Callable[[], None]) -> tuple[Mod
 
 
 def _run_tags(context: _Context) -> dict[str, str]:
-    tags = {**context.tags, "mlflow.source.name": "ava register", "mlflow.note.content": _summary(context.candidate)}
+    tags = {MODEL: context.candidate.model_digest, **{f"ava.{key}": value for key, value in context.source.items()}}
+    tags |= {"mlflow.source.name": "ava register", "mlflow.note.content": _summary(context.candidate)}
     return {**tags, "mlflow.source.git.commit": context.commit} if context.commit else tags
 
 
@@ -265,7 +263,7 @@ def _create_version(context: _Context, run: TrackedRun, model_id: str) -> ModelV
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     figures = {
-        f"{FIGURE_PREFIX}{key}": repr(value)
+        key: value
         for key, value in context.candidate.figures.items()
         if key.endswith(FIGURE) or key in ("test_perplexity", "parameters", "active_parameters")
     }
@@ -273,7 +271,12 @@ def _create_version(context: _Context, run: TrackedRun, model_id: str) -> ModelV
         name,
         source=f"models:/{model_id}",
         run_id=run.run_id,
-        tags={**context.identity, **context.tags, **figures},
+        tags={
+            EVALUATION: context.candidate.digest,
+            MODEL: context.candidate.model_digest,
+            SOURCE: json.dumps(context.source, sort_keys=True),
+            FIGURES: json.dumps(figures, sort_keys=True),
+        },
         description=_summary(context.candidate),
         model_id=model_id,
     )

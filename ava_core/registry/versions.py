@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,14 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-# Tags of a version. The figures that the gate compares are kept here too, so that a deleted run doesn't take them away.
+# Tags of a version; few, because MLflow's table of versions shows each in a line of its own. The figures that the gate
+# compares are among them, so that a deleted run doesn't take them away.
 EVALUATION = "ava.evaluation"
 MODEL = "ava.model"
-SHARDS = "ava.shards"
-CONFIG = "ava.config"
-COMMIT = "ava.commit"
+SOURCE = "ava.source"
+FIGURES = "ava.figures"
 GATE = "ava.gate"
-GATE_CONFIG = "ava.gate_config"
 PROMOTED = "ava.promoted"
-PREVIOUS = "ava.previous_champion"
-FIGURE_PREFIX = "ava.figure."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +60,11 @@ def list_versions(name: str, tracking_uri: str) -> list[Version]:
 
 def describe(version: ModelVersion, aliases: Mapping[str, int]) -> Version:
     """A version as plain values; `aliases` as `read_aliases` gives them, for a search leaves them out."""
-    figures = {
-        tag.removeprefix(FIGURE_PREFIX): float(value)
-        for tag, value in sorted(version.tags.items())
-        if tag.startswith(FIGURE_PREFIX)
-    }
     number = int(version.version)
     return Version(
         version=number,
         aliases=tuple(sorted(alias for alias, holder in aliases.items() if holder == number)),
-        figures=figures,
+        figures=json.loads(version.tags.get(FIGURES, "{}")),
         run_id=version.run_id or None,
         tags=dict(version.tags),
     )

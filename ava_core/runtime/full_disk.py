@@ -12,6 +12,7 @@ from ava_core.errors import AvaError
 
 _ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = ("No space left on device", "Disk quota exceeded", "os error 28", "disk is full")
+_FAILED_WRITES = ("writ", "iostream error", "inline_container")  # the last two are PyTorch's
 _NEARLY_FULL = 64 * 2**10
 
 
@@ -54,7 +55,7 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def _is_full_disk(error: BaseException, folders: tuple[Path, ...]) -> bool:
-    failed_write = isinstance(error, OSError | RuntimeError) and "writ" in str(error).lower()
+    failed_write = isinstance(error, OSError | RuntimeError) and any(word in str(error) for word in _FAILED_WRITES)
     return is_full_disk(error) or (failed_write and any(map(_nearly_full, folders)))
 
 

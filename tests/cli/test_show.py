@@ -24,10 +24,11 @@ def test_outputs_are_listed_with_size_time_and_figures(ava, tmp_path):
     finish(tmp_path / "outputs" / "quantized" / "int8", "quantize", {"compression_ratio": 0.27})
     result = ava("show")
     assert result.code == 0
-    lines = [line.split() for line in result.out.splitlines()]
-    assert lines[0] == ["step", "output", "size", "took", "figures"]
-    assert lines[1] == "train outputs/model 1.5 MB 12 s steps 7, validation_bits_per_byte 1.875".split()
-    assert lines[2] == "quantize outputs/quantized/int8 1.5 MB 12 s compression_ratio 0.27".split()
+    assert [" ".join(line.split()) for line in result.out.splitlines()] == [
+        "step output size took figures",
+        "train outputs/model 1.5 MB 12 s steps 7, validation_bits_per_byte 1.875",
+        "quantize outputs/quantized/int8 1.5 MB 12 s compression_ratio 0.27",
+    ]
 
 
 def test_broken_and_foreign_outputs_do_not_stop_the_list(ava, tmp_path):

@@ -18,7 +18,7 @@ from ava_core.data.preprocess import preprocess
 from ava_core.data.readers import Document
 from ava_core.data.shards import ShardedSplit
 from ava_core.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from ava_core.errors import AvaError, ConfigError
+from ava_core.errors import AvaError
 from ava_core.runtime.manifest import describe_files
 from ava_core.runtime.progress import Progress
 from ava_core.steps import STEPS
@@ -250,11 +250,6 @@ def test_source_without_any_document_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n\n")
     with pytest.raises(AvaError, match="hold no document"):
         run(tmp_path, tmp_path, sources=[{"path": "a.jsonl", "format": "jsonl"}])
-
-
-def test_one_permutation_can_t_find_near_duplicates(corpus, tmp_path):
-    with pytest.raises(ConfigError, match="num_permutations = 1: must be >= 2"):
-        run(corpus, tmp_path, deduplication={"num_permutations": 1})
 
 
 def ava(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

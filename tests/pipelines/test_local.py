@@ -43,7 +43,7 @@ def test_summary_names_figures_version_samples_and_addresses(run_local, tmp_path
     assert code == 0
     assert lines_about(output, "test split") == ["2.0000 bits per byte, perplexity 31.50 per token"]
     (int8,) = lines_about(output, "int8 model")
-    assert int8.startswith("7.4 MB (compression 3.90), +0.0012 bits per byte, same next token 99.12%")
+    assert int8.startswith("7.4 MB (3.9 times smaller), +0.0012 bits per byte, same next token 99.12%")
     assert "same experts 99.87%" in int8 and "0.0312" in int8
     assert lines_about(output, "registered") == ["ava-moe version 7: @challenger, @champion"]
     assert lines_about(output, "gate") == ["passed: promoted to champion"]

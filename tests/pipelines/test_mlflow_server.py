@@ -76,6 +76,7 @@ def test_server_outlives_its_starter_and_starts_again_on_the_same_data_after_it_
     assert local.stop(tmp_path) is False
 
 
+@pytest.mark.slow
 def test_server_that_can_not_start_says_why(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is no database")
     with pytest.raises(AvaError, match=r"mlflow: the server ended with code 1: .*server.log"):

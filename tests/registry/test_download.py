@@ -78,7 +78,7 @@ def test_versions_are_listed_newest_first_with_aliases_and_figures(
     assert (newest.version, newest.aliases) == (2, ("challenger",))
     assert (oldest.version, oldest.aliases) == (1, ("champion",))
     assert oldest.figures["int8_test_bits_per_byte"] == 2.001
-    assert json.loads(newest.tags["ava.gate"])[0]["passed"] is False
+    assert json.loads(newest.tags["ava.gate"])["bounds"][0]["passed"] is False
 
 
 def test_model_without_versions_lists_nothing(mlflow_server):

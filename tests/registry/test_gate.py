@@ -3,17 +3,20 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ava_core.config.schema import GateConfig
 from ava_core.errors import AvaError
 from ava_core.registry.gate import decide
 
+# A busy machine is no fault of the code.
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 bits = st.floats(min_value=0.1, max_value=8, allow_nan=False)
 slack = st.floats(min_value=0, max_value=1, allow_nan=False)
 
 
+@relaxed
 @given(value=bits, champion=bits, tolerance=slack)
 def test_with_a_champion_the_tolerance_decides(value, champion, tolerance):
     gate = GateConfig(tolerance_bits_per_byte=tolerance, max_bits_per_byte=0.001)
@@ -23,6 +26,7 @@ def test_with_a_champion_the_tolerance_decides(value, champion, tolerance):
         assert bound.passed == (excess < 0)
 
 
+@relaxed
 @given(value=bits, limit=bits)
 def test_without_a_champion_the_absolute_bound_decides(value, limit):
     (bound,) = decide(GateConfig(max_bits_per_byte=limit), {"test_bits_per_byte": value}, (), None)
@@ -30,6 +34,7 @@ def test_without_a_champion_the_absolute_bound_decides(value, limit):
         assert bound.passed == (value < limit)
 
 
+@relaxed
 @given(value=bits, loss=slack, allowed=slack)
 def test_every_quantised_model_has_its_own_bound_against_the_float_model(value, loss, allowed):
     figures = {"test_bits_per_byte": value, "int8_test_bits_per_byte": value, "int4_test_bits_per_byte": value + loss}

@@ -1,5 +1,7 @@
 """The alias against other writers. MLflow has no compare-and-swap, so the guard is what stands between."""
 
+import json
+
 import pytest
 from mlflow import MlflowClient
 
@@ -24,15 +26,16 @@ class Rival(MlflowClient):
 
 def create_version(client, name, tags):
     """A version without files; MLflow wants a run that its source lies in."""
-    run = client.create_run(client.create_experiment(f"{name} {tags}"))
+    found = client.get_experiment_by_name(name)
+    run = client.create_run(found.experiment_id if found else client.create_experiment(name))
     return client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
 
 
 @pytest.fixture
 def three_versions(client, model_name) -> str:
     client.create_registered_model(model_name)
-    for score in ("2.0", "1.9", "1.8"):
-        create_version(client, model_name, {"ava.figure.test_bits_per_byte": score})
+    for score in (2.0, 1.9, 1.8):
+        create_version(client, model_name, {"ava.figures": json.dumps({"test_bits_per_byte": score})})
     client.set_registered_model_alias(model_name, "champion", "1")
     return model_name
 

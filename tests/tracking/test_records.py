@@ -3,18 +3,21 @@
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ava_core.errors import IntegrityError
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.records import batches, config_digest, describe_corpus, flatten, read_history
 
+# A busy machine is no fault of the code.
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 keys = st.text("abcxyz_", min_size=1, max_size=5)
 leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.lists(st.integers(), max_size=3)
 configs = st.dictionaries(keys, leaves | st.dictionaries(keys, leaves, max_size=3), max_size=4)
 
 
+@relaxed
 @given(configs)
 def test_flattened_configuration_has_one_text_per_leaf(config):
     flat = flatten(config)
@@ -27,11 +30,13 @@ def test_keys_are_dotted_and_lists_are_json():
     assert flatten({"a": {"b": [1, "x"], "c": None}, "d": "text"}) == {"a.b": '[1, "x"]', "a.c": "null", "d": "text"}
 
 
+@relaxed
 @given(configs)
 def test_order_of_keys_does_not_change_the_digest(config):
     assert config_digest(config) == config_digest(dict(reversed(config.items())))
 
 
+@relaxed
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 7))
 def test_batches_keep_order_and_size(items, size):
     parts = list(batches(items, size))
