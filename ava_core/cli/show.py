@@ -1,13 +1,19 @@
-"""`ava show`: what outputs, registered versions and kept work there are."""
+"""`ava show`: what outputs, MLflow runs, registered versions and kept work there are."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ava_core.runtime.inventory import Output
+
+PIPELINE_RUNS = Path(".ava/runs")
+"""Where `make pipeline-local` keeps its runs: hidden, so a search of the current folder passes it over."""
 
 HEADLINES = {
     "preprocess": ("documents_kept", "train_tokens", "vocab_size"),
@@ -35,12 +41,15 @@ def show(
         bool, typer.Option("--registry", help="Show the versions in the MLflow registry instead.")
     ] = False,
     model_name: Annotated[str, typer.Option(help="With --registry: the registered model.")] = "ava-moe",
+    runs: Annotated[bool, typer.Option("--runs", help="Show the latest MLflow runs instead.")] = False,
 ) -> None:
     """Show what runs and outputs there are."""
     if work or prune:
         _show_work(work_folder, prune, max_age_days, max_gigabytes)
     elif registry:
         _show_registry(model_name)
+    elif runs:
+        _show_runs()
     else:
         _show_outputs(folder)
         _mention_unfinished(work_folder)
@@ -53,7 +62,7 @@ def _show_outputs(folder: Path) -> None:
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder")
     rows = []
-    for output in find_outputs(folder):
+    for output in (*find_outputs(folder), *_latest_pipeline_run(folder)):
         figures = (
             f"{name} {output.metrics[name]:,.6g}"
             for name in HEADLINES.get(output.manifest.step, ())
@@ -64,6 +73,14 @@ def _show_outputs(folder: Path) -> None:
             (output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures))
         )
     _print_table(("step", "output", "size", "took", "figures"), rows, f"no finished outputs below {folder.resolve()}")
+
+
+def _latest_pipeline_run(folder: Path) -> list[Output]:
+    """The outputs of the newest pipeline run, unless another folder than the current one was asked for."""
+    from ava_core.runtime.inventory import find_outputs
+
+    runs = sorted(path for path in PIPELINE_RUNS.glob("*-[0-9]*") if path.is_dir())
+    return list(find_outputs(runs[-1])) if runs and folder == Path() else []
 
 
 def _mention_unfinished(folder: Path) -> None:
@@ -109,6 +126,17 @@ def _show_registry(model_name: str) -> None:
         for version in list_versions(model_name, tracking_uri())
     ]
     _print_table(("version", "aliases", "figures"), rows, f"no versions of {model_name}")
+
+
+def _show_runs() -> None:
+    from ava_core.tracking import tracking_uri
+    from ava_core.tracking.listing import list_runs
+
+    rows = [
+        (run.name, run.experiment, run.status, run.started, ", ".join(f"{k} {v:.6g}" for k, v in run.figures.items()))
+        for run in list_runs(tracking_uri())
+    ]
+    _print_table(("run", "experiment", "status", "started", "figures"), rows, "no MLflow runs")
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:

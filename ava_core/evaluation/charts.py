@@ -35,6 +35,8 @@ STYLE: Any = {
 }
 LABELLED_CELLS = 400
 """Cells up to which a heat map shows its numbers."""
+NARROW_SHARE = 0.06
+"""Of a heat map's width: the name of a narrower group of experts stands upright."""
 
 
 def _to_svg(figure: Figure, name: str) -> str:
@@ -123,7 +125,8 @@ def load_heat_map(relative_load_LE: np.ndarray, kinds: Sequence[str], dead_LE: n
             _label_cells(axes, relative_load_LE, shown, dead_LE)
         _mark_kinds(axes, kinds, L)
         axes.set_yticks(np.arange(L) + 0.5, [f"layer {layer}" for layer in range(L)])
-        axes.set_xticks(np.arange(E) + 0.5, [str(expert) for expert in range(E)])
+        named = range(0, E, -(-E // 32))  # all of them, up to 32 experts
+        axes.set_xticks([expert + 0.5 for expert in named], [str(expert) for expert in named])
         axes.set_xlabel("expert")
         axes.invert_yaxis()
         for spine in axes.spines.values():
@@ -147,7 +150,9 @@ def _mark_kinds(axes, kinds: Sequence[str], layers: int) -> None:
     for expert in range(1, len(kinds) + 1):
         if expert == len(kinds) or kinds[expert] != kinds[first]:
             name = "FFN" if kinds[first] == "ffn" else kinds[first]
-            axes.text((first + expert) / 2, -0.12, name, ha="center", va="bottom", fontsize=8.5, color=INK)
+            rotation = 90 if (expert - first) / len(kinds) < NARROW_SHARE else 0
+            centre = (first + expert) / 2
+            axes.text(centre, -0.12, name, ha="center", va="bottom", fontsize=8.5, color=INK, rotation=rotation)
             if expert < len(kinds):
                 axes.plot([expert, expert], [0, layers], color=INK, linewidth=1.2)
             first = expert

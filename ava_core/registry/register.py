@@ -22,6 +22,7 @@ from ava_core.registry.files import write_run_files
 from ava_core.registry.gate import FIGURE, Bound, decide
 from ava_core.registry.logged_model import find_logged_model, log_model
 from ava_core.registry.promotion import Outcome, challenge, read_outcome
+from ava_core.registry.registration import Registration
 from ava_core.registry.versions import (
     EVALUATION,
     FIGURES,
@@ -35,7 +36,6 @@ from ava_core.registry.versions import (
 )
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.progress import Progress
-from ava_core.tracking import model_url, redact, run_url
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import connect, experiment
 from ava_core.tracking.faults import server_errors
@@ -49,54 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 NAME = "ava.model_name"
 MODEL_VERSION = "ava.model_version"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Registration:
-    """A registered version and how the gate decided.
-
-    Attributes:
-        name: the registered model.
-        version: its version.
-        aliases: the aliases that the version holds.
-        outcome: the gate's decision.
-        run_id: the MLflow run.
-        experiment_id: the run's experiment.
-        logged_model_id: MLflow's id of the model.
-        tracking_uri: the server's address, without credentials.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    outcome: Outcome
-    run_id: str
-    experiment_id: str
-    logged_model_id: str
-    tracking_uri: str
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The step's figures."""
-        return {"promoted": float(self.outcome.promoted), "model_version": float(self.version)}
-
-    def record(self) -> dict[str, Any]:
-        """The contents of registration.json."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "aliases": list(self.aliases),
-            "promoted": self.outcome.promoted,
-            "decision": [bound.record() for bound in self.outcome.decision],
-            "previous_champion": self.outcome.previous,
-            "model_uri": f"models:/{self.name}/{self.version}",
-            "run_id": self.run_id,
-            "experiment_id": self.experiment_id,
-            "logged_model_id": self.logged_model_id,
-            "run_url": run_url(self.tracking_uri, self.experiment_id, self.run_id),
-            "model_url": model_url(self.tracking_uri, self.name, self.version),
-            "tracking_uri": redact(self.tracking_uri),
-        }
+TEST_BYTES = "test_bytes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +132,7 @@ def register(
                 run.close()
             registration = _describe(context, version, outcome, aliases)
         advance(4)
-    _report(registration)
+    registration.report()
     text = json.dumps(registration.record(), indent=2, sort_keys=True)
     (output / "registration.json").write_text(text + "\n")
     return registration
@@ -264,8 +217,8 @@ def _create_version(context: _Context, run: TrackedRun, model_id: str) -> ModelV
             raise
     figures = {
         key: value
-        for key, value in context.candidate.figures.items()
-        if key.endswith(FIGURE) or key in ("test_perplexity", "parameters", "active_parameters")
+        for key, value in {**context.candidate.figures, **context.candidate.corpus}.items()
+        if key.endswith(FIGURE) or key in ("test_perplexity", "parameters", "active_parameters", TEST_BYTES)
     }
     return client.create_model_version(
         name,
@@ -291,12 +244,26 @@ def _decide_once(context: _Context, version: ModelVersion) -> tuple[Outcome, tup
     candidate = context.candidate
 
     def bounds(champion: Version | None) -> list[Bound]:
+        _warn_of_another_text(candidate, champion)
         return decide(gate, candidate.figures, candidate.quantized, champion.figures if champion else None)
 
     outcome = read_outcome(describe(version, {}), gate_digest)
     if outcome is None:
         outcome = challenge(client, name, number, gate_digest, bounds)
     return outcome, describe(version, read_aliases(client, name)).aliases
+
+
+def _warn_of_another_text(candidate: Candidate, champion: Version | None) -> None:
+    ours = candidate.corpus.get(TEST_BYTES)
+    theirs = champion.figures.get(TEST_BYTES, ours) if champion else ours
+    if champion is not None and ours != theirs:
+        log.warning(
+            "gate: the champion, version %d, was measured on another test text (%.0f bytes, here %.0f):"
+            " comparing the two means little",
+            champion.version,
+            theirs or 0,
+            ours or 0,
+        )
 
 
 def _describe(context: _Context, version: ModelVersion, outcome: Outcome, aliases: tuple[str, ...]) -> Registration:
@@ -335,16 +302,3 @@ def _how_to_use(name: str) -> str:
         f'`mlflow.pyfunc.load_model("models:/{name}@champion").predict(["To be, or"])` continues a prompt; '
         "`params` takes strategy, max_new_tokens, temperature, top_p, seed and weights."
     )
-
-
-def _report(registration: Registration) -> None:
-    name, version, outcome = registration.name, registration.version, registration.outcome
-    against = f"compared with version {outcome.previous}" if outcome.previous else "no champion so far"
-    for bound in outcome.decision:
-        (log.info if bound.passed else log.warning)("gate: %s", bound)
-    if outcome.promoted:
-        log.info(
-            "%s: version %d passed the gate (%s); aliases: %s", name, version, against, ", ".join(registration.aliases)
-        )
-    else:
-        log.warning("%s: version %d is not promoted (%s); the champion stays", name, version, against)

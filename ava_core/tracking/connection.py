@@ -32,9 +32,6 @@ QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
-# MLflow's pages show training runs with their metrics then, and not the traces of an application.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-
 
 def connect(uri: str) -> MlflowClient:
     """A client of the tracking server and registry at `uri`, once it has answered one request.
@@ -92,7 +89,7 @@ def experiment(client: Any, uri: str, name: str) -> Experiment:
         # Without a server MLflow would put artifacts into ./mlruns of whoever runs the step.
         location = None if file is None else Path(file.parent, "artifacts").absolute().as_uri()
         try:
-            client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
+            client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

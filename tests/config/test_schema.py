@@ -46,7 +46,7 @@ few_changes = st.dictionaries(st.sampled_from(sorted(FIELDS)), st.none(), min_si
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(few_changes)
 def test_a_model_section_is_valid_exactly_when_the_model_can_be_configured_so(changes):
     from ava_core.models import EnhancedMoEConfig

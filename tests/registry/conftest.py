@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ava_core.config.schema import AvaConfig
-from ava_core.registry.register import Registration, register
+from ava_core.registry.register import register
+from ava_core.registry.registration import Registration
 from ava_core.runtime import manifest
 from ava_core.runtime.progress import Progress
 

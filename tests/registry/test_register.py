@@ -8,6 +8,7 @@ import yaml
 
 from ava_core.errors import AvaError
 from ava_core.runtime.digests import digest_tree
+from tests.registry.conftest import finished, write_evaluation
 
 
 def champion(client, name):
@@ -86,10 +87,10 @@ def test_registered_model_holds_no_pickle(registered, tmp_path):
 
 
 def test_version_worse_than_the_champion_beyond_the_tolerance_is_refused_with_the_excess(
-    make_inputs, run_register, client, model_name, caplog
+    make_inputs, run_register, client, model_name, caplog, monkeypatch
 ):
     run_register(make_inputs(2.0))
-    logging.getLogger("ava_core").propagate = True
+    monkeypatch.setattr(logging.getLogger("ava_core"), "propagate", True)
     with caplog.at_level(logging.INFO, "ava_core"):
         result = run_register(make_inputs(2.05))
     assert result.metrics == {"promoted": 0.0, "model_version": 2.0}
@@ -181,8 +182,6 @@ def test_deleted_experiment_is_refused_with_the_way_to_restore_it(make_inputs, r
 
 
 def test_evaluation_of_another_model_is_refused_before_the_server_is_asked(make_inputs, run_register, copy_of):
-    from tests.registry.conftest import finished
-
     inputs = make_inputs(2.0)
     inputs.model = copy_of(inputs.model)
     (inputs.model / "loss.png").write_bytes(b"another")
@@ -207,3 +206,19 @@ def test_sqlite_file_serves_where_there_is_no_server(make_inputs, run_register, 
     assert (result.metrics["promoted"], result.record()["model_url"]) == (1.0, None)
     assert [version.aliases for version in list_versions(model_name, uri)] == [("challenger", "champion")]
     assert (download_model(f"models:/{model_name}@champion", uri, tmp_path / "cache") / "config.json").is_file()
+
+
+def test_champion_measured_on_another_text_is_pointed_out(
+    make_inputs, run_register, copy_of, caplog, monkeypatch, tmp_path
+):
+    run_register(make_inputs(2.0))
+    inputs = make_inputs(2.0)
+    inputs.model = copy_of(inputs.model)
+    record = json.loads((inputs.model / "training.json").read_text())
+    record["corpus"]["test_bytes"] = 5
+    (inputs.model / "training.json").write_text(json.dumps(record))
+    finished(inputs.model, "train", {"shards": "0" * 64})
+    inputs.evaluation = write_evaluation(tmp_path / "other", inputs.model, [], {"test_bits_per_byte": 2.0, "k": 2.0})
+    monkeypatch.setattr(logging.getLogger("ava_core"), "propagate", True)
+    run_register(inputs)
+    assert "version 1, was measured on another test text" in caplog.text

@@ -1,0 +1,77 @@
+"""What `ava register` returns and writes down: a version in the registry and how the gate decided."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from ava_core.registry.promotion import Outcome
+from ava_core.tracking import model_url, redact, run_url
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A registered version and how the gate decided.
+
+    Attributes:
+        name: the registered model.
+        version: its version.
+        aliases: the aliases that the version holds.
+        outcome: the gate's decision.
+        run_id: the MLflow run.
+        experiment_id: the run's experiment.
+        logged_model_id: MLflow's id of the model.
+        tracking_uri: the server's address, without credentials.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    outcome: Outcome
+    run_id: str
+    experiment_id: str
+    logged_model_id: str
+    tracking_uri: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The step's figures."""
+        return {"promoted": float(self.outcome.promoted), "model_version": float(self.version)}
+
+    def record(self) -> dict[str, Any]:
+        """The contents of registration.json."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "promoted": self.outcome.promoted,
+            "decision": [bound.record() for bound in self.outcome.decision],
+            "previous_champion": self.outcome.previous,
+            "model_uri": f"models:/{self.name}/{self.version}",
+            "run_id": self.run_id,
+            "experiment_id": self.experiment_id,
+            "logged_model_id": self.logged_model_id,
+            "run_url": run_url(self.tracking_uri, self.experiment_id, self.run_id),
+            "model_url": model_url(self.tracking_uri, self.name, self.version),
+            "tracking_uri": redact(self.tracking_uri),
+        }
+
+    def report(self) -> None:
+        """Log what the gate said: each bound, and the outcome."""
+        outcome = self.outcome
+        against = f"compared with version {outcome.previous}" if outcome.previous else "no champion so far"
+        for bound in outcome.decision:
+            (log.info if bound.passed else log.warning)("gate: %s", bound)
+        if outcome.promoted:
+            log.info(
+                "%s: version %d passed the gate (%s); aliases: %s",
+                self.name,
+                self.version,
+                against,
+                ", ".join(self.aliases),
+            )
+        else:
+            log.warning("%s: version %d is registered and not promoted (%s)", self.name, self.version, against)

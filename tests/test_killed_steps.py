@@ -1,0 +1,93 @@
+"""Every step, killed in the middle and run again, ends with the bytes of an undisturbed run: the real command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ava_core.runtime.digests import digest_tree
+from ava_core.steps import STEPS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# Long enough that a kill halfway falls into the work and not into the imports.
+LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
+
+
+class Steps:
+    """The five steps on one corpus; `place` holds outputs and work of one attempt."""
+
+    def __init__(self, params: Path, data: Path, tracking_uri: str, finished: Path) -> None:
+        self.params, self.data, self.tracking_uri, self.finished = params, data, tracking_uri, finished
+
+    def command(self, step: str, place: Path) -> list[str]:
+        folder = {name: str(self.finished / name) for name in ("shards", "model", "quantized", "evaluation")}
+        inputs = {
+            "preprocess": ["--data", str(self.data)],
+            "train": ["--shards", folder["shards"]],
+            "quantize": ["--model", folder["model"], "--shards", folder["shards"], "--scheme", "int8"],
+            "evaluate": ["--model", folder["model"], "--shards", folder["shards"], "--quantized", folder["quantized"]],
+            "register": ["--model", folder["model"], "--quantized", folder["quantized"]],
+        }
+        inputs["register"] += ["--evaluation", folder["evaluation"]]
+        output = place / STEPS[step].output
+        ava = [sys.executable, "-m", "ava_core.cli.main", step, "--params", str(self.params), "--quiet"]
+        return [*ava, *inputs[step], "--output", str(output), "--work", str(place / "work")]
+
+    def start(self, step: str, place: Path) -> subprocess.Popen[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_"))}
+        environment = clean | {"AVA_TRACKING_URI": self.tracking_uri}
+        return subprocess.Popen(
+            self.command(step, place), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, step: str, place: Path) -> float:
+        started = time.monotonic()
+        process = self.start(step, place)
+        printed, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, printed
+        return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, mlflow_server, corpus_text):
+    """All five steps, run once; and how long each took."""
+    import yaml
+
+    from tests.conftest import TINY_PARAMS, merged
+
+    root = tmp_path_factory.mktemp("killed")
+    data = root / "data"
+    (data / "plays").mkdir(parents=True)
+    for index, start in enumerate(range(0, 48_000, 4_000)):
+        (data / "plays" / f"play-{index:02}.txt").write_text(corpus_text[start : start + 4_000])
+    changes = {**LONGER, "data": {"sources": [{"path": "plays"}]}, "register": {"model_name": "killed-test"}}
+    params = root / "params.yaml"
+    params.write_text(yaml.safe_dump(merged(TINY_PARAMS, changes)))
+    steps = Steps(params, data, mlflow_server, root / "whole")
+    return steps, {step: steps.run(step, root / "whole") for step in STEPS}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_step_run_again_ends_with_the_bytes_of_an_undisturbed_run(undisturbed, tmp_path, step):
+    steps, seconds = undisturbed
+    name = STEPS[step].output
+    process = steps.start(step, tmp_path)
+    time.sleep(0.6 * seconds[step])
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / name).exists()
+    steps.run(step, tmp_path)
+    if step == "register":  # it has effects outside: idempotent instead of equal
+        versions = [
+            json.loads((place / name / "registration.json").read_text())["version"]
+            for place in (steps.finished, tmp_path)
+        ]
+        assert versions == [1, 1]
+    else:
+        assert digest_tree(tmp_path / name) == digest_tree(steps.finished / name)
