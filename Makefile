@@ -42,7 +42,7 @@ data: $(CORPUS)/.complete ## fetch the Shakespeare corpus and check its digest
 $(CORPUS)/.complete: | $(STAMP)
 	@$(BIN)/python -m ava_core.data.fetch --output data/raw
 
-test: setup data ## run the quick tests, the linters and the type checker
+test: setup data lint ## run the linters, the type checker and the quick tests
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-all: setup data ## run the slow tests too
@@ -63,8 +63,8 @@ pipeline-local: setup data ## run the KFP pipeline on this machine, without Dock
 pipeline-compile: setup ## write the pipeline's IR to build/pipeline.yaml
 	@$(BIN)/python -m pipelines.compile --output build/pipeline.yaml
 
-pipeline-submit: setup ## submit the pipeline to a Kubeflow Pipelines server: make pipeline-submit HOST=http://...
-	@$(BIN)/python -m pipelines.submit --host "$(HOST)" $(PIPELINE_FLAGS)
+pipeline-submit: setup ## submit to Kubeflow Pipelines: make pipeline-submit HOST=http://... DATA_URI=s3://...
+	@$(BIN)/python -m pipelines.submit --host "$(HOST)" --data-uri "$(DATA_URI)" $(PIPELINE_FLAGS)
 
 mlflow-ui: setup ## start the local MLflow server if none answers, and print its address
 	@$(BIN)/python -m pipelines.mlflow_server ensure

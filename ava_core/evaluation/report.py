@@ -147,10 +147,10 @@ def _cards(report: Report) -> list[dict[str, str]]:
     ]
     for name in list(figures)[1:]:
         increase = round(figures[name]["test_bits_per_byte"] - best["test_bits_per_byte"], 4)
-        value = f"{increase:+.4f}" if increase else "0.0000"
+        value = f"{increase + 0.0:.4f}"  # + 0.0 turns -0.0 into 0.0
         ratio = report.sizes[name].get("compression_ratio")
         note = f"weights {1 / ratio:.1f} times smaller" if ratio else "against the float model"
-        cards.append({"value": value, "label": f"bits per byte, {name}", "note": note})
+        cards.append({"value": value, "label": f"bits per byte lost in {name}", "note": note})
     return cards
 
 

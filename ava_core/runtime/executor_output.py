@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 MOUNTS = {"/gcs/": "gs://", "/minio/": "minio://", "/s3/": "s3://"}
 """Where a cluster's launcher shows object stores to the step, and the addresses they stand for, as in kfp.dsl."""
 
