@@ -55,7 +55,7 @@ lint: setup ## style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 repro: setup data ## run what changed, with DVC
-	@eval "$$($(BIN)/python -m pipelines.mlflow_server ensure --export)" && $(BIN)/dvc repro
+	@line="$$($(BIN)/python -m pipelines.mlflow_server ensure --export)" && eval "$$line" && $(BIN)/dvc repro
 
 pipeline-local: setup data ## run the KFP pipeline on this machine, without Docker
 	@$(BIN)/python -m pipelines.local $(PIPELINE_FLAGS)

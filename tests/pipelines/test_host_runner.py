@@ -14,7 +14,14 @@ from ava_core.errors import AvaError
 from pipelines.host_runner import container_tasks
 
 ORDER = ["preprocess", "train", "quantize-int4", "quantize-int8", "evaluate", "register", "record-outcome"]
-CALLS = [name.removesuffix("-int8").removesuffix("-int4") for name in ORDER]
+
+
+def steps(names) -> list[str]:
+    """Names without their scheme: kfp.local takes independent tasks in the order of a protobuf map, not a fixed one."""
+    return [name.removesuffix("-int8").removesuffix("-int4") for name in names]
+
+
+CALLS = steps(ORDER)
 
 
 def called(host) -> list[str]:
@@ -26,7 +33,9 @@ def test_every_component_runs_once_and_in_order(host, ir):
 
     result = host.run()
     assert result.succeeded and result.fault == "" and result.skipped == []
-    assert [task.name for task in result.tasks] == ORDER == container_tasks(yaml.safe_load(ir))
+    names = [task.name for task in result.tasks]
+    assert steps(names) == CALLS == steps(container_tasks(yaml.safe_load(ir)))
+    assert sorted(names) == sorted(ORDER) == sorted(container_tasks(yaml.safe_load(ir)))
     assert called(host) == CALLS
     assert all(task.status == "computed" for task in result.tasks)
 
@@ -116,7 +125,8 @@ def test_environment_that_a_task_can_not_get_fails_that_task(host):
 
     result = host.run(environment=environment)
     assert result.failed.name == "register" and "the server ended with code 1" in result.failed.fault
-    assert [entry["environment"]["MARK"] for entry in host.journal] == [*ORDER[:5], "record-outcome"]
+    marks = [entry["environment"]["MARK"] for entry in host.journal]
+    assert steps(marks) == [*CALLS[:5], "record-outcome"]
 
 
 def test_finished_work_taken_again_is_reported_as_reused(host):
