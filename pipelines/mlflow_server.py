@@ -172,6 +172,8 @@ def _start(folder: Path, environment: Mapping[str, str]) -> Server:
     except BaseException:
         _end(server)
         (folder / "server.json").unlink(missing_ok=True)
+        if new:  # half made, it would keep every later server from starting
+            (folder / "mlflow.db").unlink(missing_ok=True)
         raise
     return server
 

@@ -106,6 +106,7 @@ def tiny_model(tmp_path_factory, tiny_shards) -> Path:
 
     from ava_core.data.shards import ShardedSplit
     from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+    from ava_core.runtime import manifest
 
     folder = tmp_path_factory.mktemp("outputs") / "model"
     torch.manual_seed(0)
@@ -116,8 +117,7 @@ def tiny_model(tmp_path_factory, tiny_shards) -> Path:
     for path in (tiny_shards / "tokenizer").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     _write_training_record(folder, tiny_shards, model, losses)
-    digest = json.loads((tiny_shards / "manifest.json").read_text())["key"]
-    return _finished(folder, "train", {"shards": digest})
+    return _finished(folder, "train", {"shards": manifest.read(tiny_shards).digest})
 
 
 def _train_tokenizer(folder: Path, text: str):

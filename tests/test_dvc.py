@@ -69,6 +69,7 @@ def workspace(tmp_path_factory, mlflow_server, corpus_text):
     workspace.run("git", "config", "user.name", "tests")
     workspace.run("git", "add", ".")
     workspace.run("git", "commit", "--quiet", "-m", "start")
+    workspace.run("dvc", "add", "data/raw/shakespeare")
     workspace.run("dvc", "repro")
     workspace.run("git", "add", ".")
     workspace.run("git", "commit", "--quiet", "-m", "results")
@@ -89,13 +90,18 @@ def test_second_run_does_nothing(workspace):
 
 
 def test_another_learning_rate_reruns_training_and_what_follows_it(workspace):
+    before = workspace.digests()
     params = (workspace.folder / "params.yaml").read_text()
     (workspace.folder / "params.yaml").write_text(params.replace("learning_rate: 0.02", "learning_rate: 0.01"))
-    lines = workspace.run("dvc", "repro", "--dry")
+    lines = workspace.run("dvc", "repro")
+    changed = workspace.digests()
     (workspace.folder / "params.yaml").write_text(params)
+    workspace.run("dvc", "repro")
     assert "Stage 'preprocess' didn't change" in lines
     for stage in STAGES[1:]:
-        assert f"Running stage '{stage}'" in lines, stage
+        assert f"Running stage '{stage}'" in lines, lines
+    assert [name for name in before if before[name] != changed[name]] == ["model", "quantized/int8", "evaluation"]
+    assert workspace.digests() == before
 
 
 def test_metrics_and_plots_are_shown(workspace):
@@ -118,6 +124,20 @@ def test_pushed_results_are_restored_in_a_second_clone_and_leave_nothing_to_run(
     clone.run("dvc", "pull")
     assert clone.digests() == workspace.digests()
     assert "Running stage" not in clone.run("dvc", "repro")
+
+
+def test_host_runner_of_the_kfp_pipeline_ends_with_the_same_digests(workspace, tmp_path):
+    host = Workspace(workspace.folder, workspace.environment["AVA_TRACKING_URI"])
+    host.environment["AVA_WORK"] = str(tmp_path / "work")  # so that it computes everything itself
+    host.run("python", "-m", "pipelines.local", "--params", "params.yaml", "--runs", str(tmp_path / "runs"))
+    (run,) = (tmp_path / "runs").glob("ava-*")
+    places = {
+        "shards": run / "preprocess" / "shards",
+        "model": run / "train" / "model",
+        "quantized/int8": run / "quantize-int8" / "quantized",
+        "evaluation": run / "evaluate" / "evaluation",
+    }
+    assert {name: digest_tree(folder) for name, folder in places.items()} == workspace.digests()
 
 
 def test_experiment_with_another_learning_rate_runs(workspace):

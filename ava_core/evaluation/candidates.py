@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.runtime import manifest
 from ava_core.steps import SCHEMES
 
+log = logging.getLogger(__name__)
 FLOAT = "float"
 RUNTIME_FILES = (
     "model*.safetensors",
@@ -104,6 +106,17 @@ def require_same_tokenizer(model: Path, shards: Path) -> None:
     if path.read_bytes() != (model / "tokenizer.json").read_bytes():
         raise ConfigError(
             f"--shards {shards}: their tokenizer is not the one of {model}: give the shards it was trained on"
+        )
+
+
+def warn_of_other_shards(model: Path, shards: Path) -> None:
+    """Say so when the text to score isn't held out from the model's own training by construction."""
+    trained_on = manifest.read(model).inputs.get("shards")
+    if trained_on != manifest.read(shards).digest:
+        log.warning(
+            "evaluate: %s are not the shards that %s was trained on: their test split may hold text of its training",
+            shards,
+            model,
         )
 
 

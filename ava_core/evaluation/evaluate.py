@@ -20,7 +20,13 @@ from ava_core.config.schema import EvaluateConfig
 from ava_core.data.batches import bits_per_byte
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import IntegrityError
-from ava_core.evaluation.candidates import Candidate, find_candidates, read_training, require_same_tokenizer
+from ava_core.evaluation.candidates import (
+    Candidate,
+    find_candidates,
+    read_training,
+    require_same_tokenizer,
+    warn_of_other_shards,
+)
 from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert_kinds, summarise
 from ava_core.evaluation.references import bz2_bits_per_byte, decode_split
 from ava_core.evaluation.report import Report, render
@@ -100,6 +106,7 @@ def evaluate(
     training = read_training(model)
     candidates = find_candidates(model, quantized)
     require_same_tokenizer(model, shards)
+    warn_of_other_shards(model, shards)
     split = ShardedSplit.open(shards, SPLIT)
     text = decode_split(split, load_tokenizer(shards / "tokenizer"))
     measurements = [

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-DEAD_SHARE = 0.01
-"""Of an even share of the assignments: an expert below it counts as dead."""
+from ava_core.models.statistics import DEAD_SHARE
 
 KINDS = ("ffn", "zero", "copy", "constant")
 

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from ava_core.config.schema import EvaluateConfig
 from ava_core.evaluation import charts
-from ava_core.evaluation.experts import DEAD_SHARE
 from ava_core.evaluation.style import STYLE
 from ava_core.evaluation.template import TEMPLATE
 from ava_core.generation import STRATEGIES
+from ava_core.models.statistics import DEAD_SHARE
 
 FLOAT = "float"
 
@@ -74,7 +74,7 @@ ROWS = (
     Row("distinct 2-grams in samples", "distinct_2", ".3f"),
     Row("repeated 4-grams in samples", "repetition_4gram", ".3f"),
     Row("size, with the tokenizer", "model_bytes", "bytes", True, True),
-    Row("weights against float32", "compression_ratio", ".1%", None, True),
+    Row("weights, times smaller than float32", "compression_ratio", ".2f", None, True),
     Row("same top token as float", "parity_top1_agreement", ".2%", None, True),
     Row("same experts as float", "parity_expert_agreement", ".2%", None, True),
 )
@@ -149,7 +149,7 @@ def _cards(report: Report) -> list[dict[str, str]]:
         increase = round(figures[name]["test_bits_per_byte"] - best["test_bits_per_byte"], 4)
         value = f"{increase + 0.0:.4f}"  # + 0.0 turns -0.0 into 0.0
         ratio = report.sizes[name].get("compression_ratio")
-        note = f"weights {1 / ratio:.1f} times smaller" if ratio else "against the float model"
+        note = f"weights {ratio:.1f} times smaller" if ratio else "against the float model"
         cards.append({"value": value, "label": f"bits per byte lost in {name}", "note": note})
     return cards
 

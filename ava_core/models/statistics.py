@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+DEAD_SHARE = 0.01
+"""Of an even share of the assignments: an expert below it counts as dead."""
+
 
 @dataclass(slots=True, kw_only=True)
 class RoutingStatistics:
@@ -25,6 +28,16 @@ class RoutingStatistics:
     ffn_experts_per_token: Tensor
     entropy: Tensor
     dropped_share: Tensor
+
+    @property
+    def load_cv(self) -> Tensor:
+        """Standard deviation of the loads (over the whole population) divided by their mean, scalar; 0 is even."""
+        return self.load_E.std(correction=0) / self.load_E.mean()
+
+    @property
+    def dead_experts(self) -> Tensor:
+        """Number of experts whose load is below `DEAD_SHARE` of an even share, scalar."""
+        return (self.load_E < DEAD_SHARE * self.load_E.mean()).sum()
 
     @staticmethod
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ava_core.config.schema import TrainConfig
 from ava_core.losses import UnifiedLoss
-from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.models import EnhancedMoEForCausalLM, RoutingStatistics
 from ava_core.training.optimizers import build_optimizer
 from ava_core.training.schedules import build_schedule, build_scheduler
 
@@ -95,7 +95,8 @@ class TrainingEngine:
 
         Returns:
             train_loss (nats per token), the other parts of the loss, gradient_norm (before clipping), learning_rate,
-            ffn_experts_per_token.
+            expert_load_cv and ffn_experts_per_token (means over layers), dead_experts (in all layers); each a mean over
+            micro-batches.
         """
         self.model.train()
         size = self.config.micro_batch_size
@@ -108,14 +109,21 @@ class TrainingEngine:
                 input_ids=micro[:, :-1], shift_labels=micro[:, 1:], document_ids=ids, return_logits=False
             )
             self.deepspeed.backward(output.loss)
-            used = torch.stack([item.ffn_experts_per_token for item in output.router_statistics]).mean()
-            for name, part in {**output.loss_parts, "ffn_experts_per_token": used}.items():
+            for name, part in {**output.loss_parts, **_routing_figures(output.router_statistics)}.items():
                 figures[name] = figures.get(name, 0.0) + float(part) / passes
             if start + size == windows.shape[0]:
                 grads = [p.grad for p in self.model.parameters() if p.grad is not None]
                 figures["gradient_norm"] = float(torch.nn.utils.get_total_norm(grads))
             self.deepspeed.step()
         return {"train_loss": figures.pop("cross_entropy"), **figures}
+
+
+def _routing_figures(layers: tuple[RoutingStatistics, ...]) -> dict[str, Tensor]:
+    return {
+        "ffn_experts_per_token": torch.stack([layer.ffn_experts_per_token for layer in layers]).mean(),
+        "expert_load_cv": torch.stack([layer.load_cv for layer in layers]).mean(),
+        "dead_experts": torch.stack([layer.dead_experts for layer in layers]).sum(),
+    }
 
 
 def _import_deepspeed():

@@ -102,6 +102,7 @@ def test_statistics_of_uniform_logits():
     torch.testing.assert_close(statistics.entropy, torch.tensor(7.0).log())
     torch.testing.assert_close(statistics.load_E, torch.ones(7))
     assert statistics.ffn_experts_per_token == 4
+    assert statistics.load_cv == 0 and statistics.dead_experts == 0
     assert statistics.dropped_share == 0
 
 
@@ -164,3 +165,11 @@ def test_any_routing_is_consistent(tokens, experts, k, threshold, scale, name):
     assert (routing.weights_TK.sum(-1) <= 1 + 1e-5).all()
     assert torch.isfinite(routing.balance_loss) and torch.isfinite(routing.z_loss)
     torch.testing.assert_close(routing.statistics.load_E.sum() * tokens, routing.used_TK.sum().float())
+
+
+def test_collapse_shows_as_dead_experts_and_uneven_load():
+    logits = torch.zeros(100, 7)
+    logits[:, :2] = 50.0
+    statistics = router(num_experts_per_token=2)(logits).statistics
+    assert statistics.dead_experts == 5
+    torch.testing.assert_close(statistics.load_cv, torch.tensor((5 / 2) ** 0.5))  # two loads of 1, five of 0

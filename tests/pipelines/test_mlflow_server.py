@@ -82,3 +82,12 @@ def test_server_that_can_not_start_says_why(tmp_path):
     with pytest.raises(AvaError, match=r"mlflow: the server ended with code 1: .*server.log"):
         local.ensure(tmp_path, ENVIRONMENT)
     assert not (tmp_path / "server.json").exists()
+
+
+def test_start_that_took_too_long_leaves_no_half_made_database(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "START_SECONDS", 2.0)
+        with pytest.raises(AvaError, match="doesn't answer after 2 s"):
+            local.ensure(tmp_path, ENVIRONMENT)
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "server.json").exists()

@@ -56,6 +56,7 @@ def test_model_folder_is_a_transformers_folder(run):
     rows = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 7))
     assert [row["step"] for row in rows if "validation_loss" in row] == [3, 6]
+    assert all(0 <= row["dead_experts"] <= 14 and row["expert_load_cv"] >= 0 for row in rows)
     assert not list(output.rglob("*.pt")) and not list(output.rglob("*.bin"))
 
 
