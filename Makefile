@@ -17,7 +17,7 @@ PRESET ?=
 SET ?=
 PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
 
-.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui clean
+.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -68,6 +68,9 @@ pipeline-submit: setup ## submit to Kubeflow Pipelines: make pipeline-submit HOS
 
 mlflow-ui: setup ## start the local MLflow server if none answers, and print its address
 	@$(BIN)/python -m pipelines.mlflow_server ensure
+
+bench: setup ## time the parts of a training step against their alternatives
+	@$(BIN)/python -m benchmarks.layers
 
 clean: ## remove build products and old work; outputs/, the registry and .venv stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

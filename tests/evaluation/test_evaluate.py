@@ -1,5 +1,6 @@
 """The step on the tiny model: figures, files, repeatability, and inputs that don't belong together."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,6 +14,7 @@ from ava_core.evaluation import evaluate as step
 from ava_core.evaluation.references import decode_split
 from ava_core.generation import STRATEGIES
 from ava_core.generation.loading import load_tokenizer
+from ava_core.runtime import manifest
 from ava_core.steps import STEPS
 
 
@@ -170,6 +172,18 @@ def test_shards_that_count_their_bytes_wrong_are_refused(run_evaluation, tiny_sh
     (other / "splits.json").write_text(json.dumps(info))
     with pytest.raises(IntegrityError, match="bits per byte would be wrong"):
         run_evaluation(tmp_path, shards=other)
+
+
+def test_shards_that_the_model_was_not_trained_on_are_pointed_out(run_evaluation, tiny_shards, tmp_path, caplog):
+    other = shutil.copytree(tiny_shards, tmp_path / "shards")
+    (other / "cleaning.json").write_text('{"another": "cleaning"}')
+    record = manifest.read(other)
+    manifest.write(other, dataclasses.replace(record, files=manifest.describe_files(other)))
+    run_evaluation(tmp_path, shards=other)
+    assert f"{other} are not the shards" in caplog.text
+    caplog.clear()
+    run_evaluation(tmp_path / "own")
+    assert "are not the shards" not in caplog.text
 
 
 def test_decoded_split_is_the_text_that_was_tokenised(tiny_shards, corpus_text):
