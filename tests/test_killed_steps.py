@@ -51,11 +51,11 @@ class Steps:
         assert process.returncode == 0, printed
         return time.monotonic() - started
 
-    def kill_in_the_middle(self, step: str, folder: Path, seconds: float, *more: str) -> Path:
+    def kill_in_the_middle(self, step: str, folder: Path, seconds: float) -> Path:
         """Start a step that takes about `seconds` and SIGKILL it; where it was. Earlier, if it was too quick."""
         for share in (0.7, 0.55, 0.4):
             place = folder / f"killed-at-{share}"
-            process = self.start(step, place, *more)
+            process = self.start(step, place)
             time.sleep(share * seconds)
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -96,11 +96,17 @@ def test_killed_registration_run_again_ends_with_one_version(undisturbed, tmp_pa
     """It has effects outside its output, so it is idempotent rather than equal; under a name of its own here."""
     from ava_core.registry import list_versions
 
-    steps, seconds = undisturbed
+    steps, _ = undisturbed
     name = ("--set", "register.model_name=killed-twice")
-    place = steps.kill_in_the_middle("register", tmp_path, seconds["register"], *name)
-    steps.run("register", place, *name)
-    record = json.loads((place / "registration" / "registration.json").read_text())
+    process = steps.start("register", tmp_path, *name)
+    while process.poll() is None and not list((tmp_path / "work" / "register").glob("*/output.partial/.scratch/*")):
+        time.sleep(0.01)  # until the run is open and its files are being gathered
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "registration").exists()
+    steps.run("register", tmp_path, *name)
+    record = json.loads((tmp_path / "registration" / "registration.json").read_text())
     (version,) = list_versions("killed-twice", steps.tracking_uri)
     assert record["version"] == version.version == 1
     assert set(version.aliases) >= {"challenger"}
