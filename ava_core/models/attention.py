@@ -42,8 +42,8 @@ def rotate(x_BHSA: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q_BHSA: Tensor, k_BHSA: Tensor, v_BHSA: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention; `mask` is boolean (B or 1, 1, S, S_kv), True where a query may look, None is causal.
 
-    On a CPU the backward of PyTorch's fused kernel takes 2 to 4 times as long in bfloat16 as the explicit
-    products below (32 x 4 heads of 128 x 64: 35 ms against 11 ms), so training uses those there.
+    On a CPU the backward of PyTorch's fused kernel is slow in bfloat16: forward and backward took 1.8 times as long as
+    the explicit products below (`make bench`), so training uses those there.
     """
     explicit = q_BHSA.device.type == "cpu" and q_BHSA.dtype == torch.bfloat16 and q_BHSA.requires_grad
     if not explicit:

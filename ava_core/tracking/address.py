@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -10,23 +12,37 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from ava_core.errors import ConfigError
 
 DEFAULT_URI = "sqlite:///.ava/mlflow/mlflow.db"
+LOCAL_SERVER = Path(".ava/mlflow/server.json")
+"""Where `python -m pipelines.mlflow_server` notes the address of the server that it started on that database."""
+CONNECT_SECONDS = 0.5
 WEB_SCHEMES = ("http", "https")
 
 
 def tracking_uri(environment: Mapping[str, str] | None = None) -> str:
-    """AVA_TRACKING_URI, else MLFLOW_TRACKING_URI, else a SQLite file under `.ava/` of the current folder.
+    """AVA_TRACKING_URI, else MLFLOW_TRACKING_URI, else the local server of the current folder, else its SQLite file.
 
     Raises:
         ConfigError: the address is one of MLflow's file store, which MLflow refuses since 3.13.
     """
     environment = os.environ if environment is None else environment
     name = next((name for name in ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI") if environment.get(name)), None)
-    uri = environment[name].strip() if name else DEFAULT_URI
+    uri = environment[name].strip() if name else local_server() or DEFAULT_URI
     if urlsplit(uri).scheme in ("", "file"):
         raise ConfigError(
             f"{name} = {redact(uri)}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"
         )
     return uri
+
+
+def local_server(note: Path = LOCAL_SERVER) -> str | None:
+    """Address of the MLflow server that was started in the current folder; None if nothing listens there any more."""
+    try:
+        address = json.loads(note.read_text())["address"]
+        parts = urlsplit(address)
+        socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return address
 
 
 def sqlite_file(uri: str) -> Path | None:

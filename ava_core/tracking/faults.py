@@ -17,6 +17,7 @@ from ava_core.tracking.address import WEB_SCHEMES, redact
 _REFUSED = re.compile(r"error code 40[13]\b|\b40[13] client error|PERMISSION_DENIED|UNAUTHENTICATED", re.IGNORECASE)
 _FULL = re.compile(r"no space left on device|database or disk is full|disk quota exceeded|\b507\b", re.IGNORECASE)
 _FAILING = re.compile(r"too many (5\d\d) error responses|error code (5\d\d)\b|\b(5\d\d) server error", re.IGNORECASE)
+_PROXIED = re.compile(r"mlflow-artifacts URI was supplied", re.IGNORECASE)
 _SILENT = re.compile(
     r"failed with exception|timed out|connection (?:aborted|refused|reset)|max retries exceeded", re.IGNORECASE
 )
@@ -59,6 +60,8 @@ def explain(uri: str, error: BaseException) -> str:
     if match := _FAILING.search(text):
         code = next(filter(None, match.groups()))
         return f"the tracking server keeps failing (HTTP {code}), often of a full disk: see its log, run the step again"
+    if _PROXIED.search(text):
+        return "its files can be had through its server only: start it with `make mlflow-ui`"
     if _SILENT.search(text):
         return "the tracking server doesn't answer any more: start it and run the step again, which goes on from there"
     return f"{one_line(str(error), uri)}: run the step again"

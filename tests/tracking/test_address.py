@@ -1,22 +1,38 @@
 """Addresses: which one counts, what is shown of it, and the pages."""
 
+import json
+import socket
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ava_core.errors import ConfigError
 from ava_core.tracking import model_url, redact, run_url, tracking_uri
-from ava_core.tracking.address import DEFAULT_URI, sqlite_file
+from ava_core.tracking.address import DEFAULT_URI, LOCAL_SERVER, sqlite_file
 
 # A busy machine is no fault of the code.
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 words = st.text("abcdefghijklmnop0123456789", min_size=8, max_size=12)
 
 
-def test_our_variable_comes_before_mlflows_and_both_before_the_default():
+def test_our_variable_comes_before_mlflows_and_both_before_the_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     ours, theirs = "http://ours:1", "http://theirs:2"
     assert tracking_uri({"AVA_TRACKING_URI": ours, "MLFLOW_TRACKING_URI": theirs}) == ours
     assert tracking_uri({"AVA_TRACKING_URI": "", "MLFLOW_TRACKING_URI": theirs}) == theirs
+    assert tracking_uri({}) == DEFAULT_URI
+
+
+def test_local_server_is_the_default_while_it_listens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    LOCAL_SERVER.parent.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        LOCAL_SERVER.write_text(json.dumps({"address": address, "pid": 1, "started": "1"}))
+        assert tracking_uri({}) == address
+    assert tracking_uri({}) == DEFAULT_URI
+    LOCAL_SERVER.write_text("{")
     assert tracking_uri({}) == DEFAULT_URI
 
 
