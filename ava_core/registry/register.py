@@ -39,7 +39,7 @@ from ava_core.runtime.progress import Progress
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import connect, experiment
 from ava_core.tracking.faults import server_errors
-from ava_core.tracking.records import Point, config_digest, describe_corpus, flatten, read_history
+from ava_core.tracking.records import Point, describe_corpus, flatten, read_history
 from ava_core.tracking.run import TrackedRun, given_run, load_run, open_run
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Context:
         """What the model was made from."""
         source = {
             "shards": self.candidate.shards_digest,
-            "config": config_digest(self.resolved),
+            "config": digest_value(self.resolved),
             "version": __version__,
         }
         return {**source, "commit": self.commit} if self.commit else source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,12 +52,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             flat[name] = text[:PARAMETER_CHARACTERS]
     return flat
-
-
-def config_digest(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration; the order of keys doesn't matter."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_history(path: Path) -> list[Point]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ava_core.errors import IntegrityError
+from ava_core.runtime.digests import digest_file
 from ava_core.training.engine import TrainingEngine
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,6 @@ class Checkpoint:
         Raises:
             IntegrityError: a file is missing or changed; the message names it.
         """
-        from ava_core.runtime.digests import digest_file
-
         record = self.folder / RECORD
         try:
             files = json.loads(record.read_text())["files"]
@@ -73,8 +72,6 @@ class CheckpointFolder:
 
     def save(self, engine: TrainingEngine, step: int) -> None:
         """Write a checkpoint beside the others, rename it when it is whole, then remove the oldest."""
-        from ava_core.runtime.digests import digest_file
-
         final = self.folder / f"step-{step:08d}"
         partial = self.folder / f"{final.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
