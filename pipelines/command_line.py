@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-import yaml
-
-from ava_core.config import AvaConfig, Resolved, resolve
+from ava_core.config import AvaConfig, Resolved, resolve, to_yaml
 from ava_core.errors import AvaError, ConfigError
 
 
@@ -43,10 +41,10 @@ def params_yaml(config: AvaConfig) -> str:
     to null, and for `auto`, which another machine would resolve to another preset.
     """
     values = config.model_dump(mode="json", by_alias=True)
-    named = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    named = to_yaml(values)
     if values["preset"] != "auto" and resolve(params_text=named).config == config:
         return named
-    return yaml.safe_dump({**values, "preset": None}, sort_keys=False, allow_unicode=True)
+    return to_yaml({**values, "preset": None})
 
 
 def digest(config: AvaConfig) -> str:

@@ -29,9 +29,7 @@ def show(
     values_only: Annotated[bool, typer.Option("--yaml", help="Only the values, as YAML that --params takes.")] = False,
 ) -> None:
     """Print every value with its origin, then parameters and estimated memory."""
-    import yaml
-
-    from ava_core.config import resolve
+    from ava_core.config import resolve, to_yaml
     from ava_core.config.estimate import estimate
 
     default = Path("params.yaml")
@@ -41,7 +39,7 @@ def show(
     resolved = resolve(params=params, params_text=params_yaml, config_file=config, overrides=overrides)
     values = resolved.config.model_dump(mode="json", by_alias=True)
     if values_only:
-        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+        print(to_yaml(values), end="")
         return
     _print_values(values, resolved.origins)
     if resolved.preset_reason:

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ava_core.config import to_yaml
 from ava_core.errors import IntegrityError
 from ava_core.registry.candidate import Candidate
 
@@ -43,7 +42,7 @@ def write_run_files(folder: Path, candidate: Candidate, resolved: Mapping[str, A
     for name, contents in candidate.manifests.items():
         (manifests / f"{name}.json").write_text(json.dumps(asdict(contents), indent=2, sort_keys=True) + "\n")
     (folder / "samples.txt").write_text(_samples(candidate.evaluation / "evaluation.json"))
-    (folder / "params.yaml").write_text(yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True))
+    (folder / "params.yaml").write_text(to_yaml(resolved))
 
 
 def _samples(path: Path) -> str:

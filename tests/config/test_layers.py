@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ava_core.config import AvaConfig, resolve
+from ava_core.config import AvaConfig, resolve, to_yaml
 from ava_core.config.layers import _known_keys
 from ava_core.errors import ConfigError
 
@@ -160,16 +160,17 @@ choices = st.fixed_dictionaries({}, optional=SAFE).filter(lambda values: "${" no
 
 
 @settings(max_examples=20, deadline=None)
+@example({"evaluate.prompts": ["a\x85b\u2028c"]}, None)
 @given(choices, st.sampled_from([None, "cpu/tiny", "cpu/small", "gpu/large"]))
 def test_the_printed_values_give_the_same_configuration_again(values, preset):
-    text = yaml.safe_dump(nested({**values, **({"preset": preset} if preset else {})}), allow_unicode=True)
+    text = to_yaml(nested({**values, **({"preset": preset} if preset else {})}))
     config = resolve(params_text=text).config
     for key, value in values.items():
         found = config
         for part in key.split("."):
             found = getattr(found, "registry" if part == "register" else part)
         assert found == value
-    printed = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    printed = to_yaml(config.model_dump(mode="json", by_alias=True))
     assert resolve(params_text=printed).config == config
 
 
