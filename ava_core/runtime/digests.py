@@ -33,8 +33,8 @@ def digest_tree(folder: Path) -> str:
 
 def _is_source(path: Path) -> bool:
     """Code and what travels with it, such as templates; not the presets, whose values enter the key by themselves."""
-    bytecode = "__pycache__" in path.parts or path.suffix == ".pyc"
-    return path.is_file() and not bytecode and PRESETS not in path.parents
+    compiled = "__pycache__" in path.parts or path.suffix in (".pyc", ".so")
+    return path.is_file() and not compiled and PRESETS not in path.parents
 
 
 @cache

@@ -1,0 +1,42 @@
+"""Softmax attention over whole sequences, in bfloat16. Shapes: see `ava_core.models.shapes`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ava_core.kernels.library import call
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> Tensor:
+        B, H, S, A = q_BHSA.shape
+        q, k, v = q_BHSA.contiguous(), k_BGSA.contiguous(), v_BGSA.contiguous()
+        out, lse = torch.empty_like(q), q.new_empty(B, H, S, dtype=torch.float32)
+        masks = 0 if mask is None else mask.shape[0]
+        call("ava_attention", q, k, v, mask, masks, B, H, k.shape[1], S, A, A**-0.5, out, lse)
+        ctx.save_for_backward(q, k, v, out, lse, mask)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        q, k, v, out, lse, mask = ctx.saved_tensors
+        B, H, S, A = q.shape
+        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        masks = 0 if mask is None else mask.shape[0]
+        call(
+            "ava_attention_backward",
+            *(grad.contiguous(), q, k, v, out, lse, mask, masks, B, H, k.shape[1], S, A, A**-0.5, *grads),
+        )
+        return *grads, None
+
+
+def attention(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention (B, H, S, A), A even; `mask` is boolean (B or 1, 1, S, S), or None for causal attention.
+
+    A query that may look at nothing gets 0.
+    """
+    mask = None if mask is None else mask.expand(-1, 1, -1, -1).contiguous()
+    return _Attention.apply(q_BHSA, k_BGSA, v_BGSA, mask)

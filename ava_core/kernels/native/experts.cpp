@@ -1,0 +1,138 @@
+// SwiGLU experts over rows that are sorted by expert, with their gather, activation and weighted sum fused in.
+//
+// Shapes: T tokens of D numbers, K slots a token, R occupied rows, N experts of width F; gate_up (N, 2F, D), gate first;
+// down (N, D, F).
+#include <vector>
+
+#include "elementary.h"
+#include "linear.h"
+
+namespace ava {
+namespace {
+
+constexpr int64_t HALF = PANEL / 2;
+constexpr int64_t BATCH_ROWS = 2048;
+
+void gather_rows(const bf16* x, const int64_t* token, int64_t rows, int64_t D, bf16* out) {
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) std::memcpy(out + r * D, x + token[r] * D, D * sizeof(bf16));
+}
+
+// out[t] = sum over slots of weight * row; a row index below 0 is an empty slot. No weights: weight one.
+void combine_rows(const bf16* rows, const int64_t* row_of, const float* weights, int64_t T, int64_t K, int64_t D,
+                  bf16* out) {
+#pragma omp parallel for schedule(static)
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t c = 0; c < D; c += 16) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t k = 0; k < K; k++) {
+        const int64_t row = row_of[t * K + k];
+        if (row < 0) continue;
+        const __m512 w = _mm512_set1_ps(weights ? weights[t * K + k] : 1.f);
+        sum = _mm512_fmadd_ps(w, load(rows + row * D + c, D - c), sum);
+      }
+      store(out + t * D + c, sum, D - c);
+    }
+}
+
+// A panel holds 32 columns of gate and the 32 of up that belong to them.
+void gate_up_swiglu(const bf16* rows, const bf16* gate_up, Groups groups, int64_t D, int64_t F, bf16* activations,
+                    bf16* hidden) {
+  const auto pack = [=](int64_t e, int64_t p, bf16* to) {
+    const bf16* gate = gate_up + (e * 2 * F + p * HALF) * D;
+    const int64_t columns = least(F - p * HALF, HALF);
+    pack_columns(gate, D, D, columns, to, HALF);
+    pack_columns(gate + F * D, D, D, columns, to + 2 * HALF, HALF);
+  };
+  for_each_panel(rows, groups, D, divide_up(F, HALF), pack, [=](int64_t, int64_t p) {
+    return [=](int64_t row, const __m512* sum) {
+      for (int64_t j = 0; j < 2; j++) {
+        const int64_t c = p * HALF + 16 * j;
+        if (c >= F) break;
+        store(activations + row * 2 * F + c, sum[j], F - c);
+        store(activations + row * 2 * F + F + c, sum[2 + j], F - c);
+        store(hidden + row * F + c, _mm512_mul_ps(_mm512_mul_ps(sum[j], sigmoid16(sum[j])), sum[2 + j]), F - c);
+      }
+    };
+  });
+}
+
+// From the gradient of what down was given, `grad_hidden` (R, F): `grad_activations` (R, 2F), `weighted` = weight * hidden
+// (R, F), and each row's weight gradient, <gradient of the sum, expert output> = <grad_hidden, hidden>.
+//
+// A pass of its own: fused into the product it would read the activations in narrow columns, from far memory.
+void swiglu_backward(const bf16* grad_hidden, const bf16* activations, const float* weight_of, int64_t rows, int64_t F,
+                     bf16* grad_activations, bf16* weighted, float* grad_weight) {
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) {
+    const bf16* gates = activations + r * 2 * F;
+    bf16* grads = grad_activations + r * 2 * F;
+    const __m512 weight = _mm512_set1_ps(weight_of[r]), one = _mm512_set1_ps(1.f);
+    __m512 dot = _mm512_setzero_ps();
+    for (int64_t c = 0; c < F; c += 16) {
+      const __m512 gate = load(gates + c, F - c), up = load(gates + F + c, F - c), back = load(grad_hidden + r * F + c, F - c);
+      const __m512 s = sigmoid16(gate), silu = _mm512_mul_ps(gate, s), hidden = _mm512_mul_ps(silu, up);
+      dot = _mm512_fmadd_ps(back, hidden, dot);
+      const __m512 g = _mm512_mul_ps(back, weight);
+      // d silu(x) / dx = s (1 + x (1 - s))
+      const __m512 slope = _mm512_mul_ps(s, _mm512_fmadd_ps(gate, _mm512_sub_ps(one, s), one));
+      store(grads + c, _mm512_mul_ps(_mm512_mul_ps(g, up), slope), F - c);
+      store(grads + F + c, _mm512_mul_ps(g, silu), F - c);
+      store(weighted + r * F + c, _mm512_mul_ps(weight, hidden), F - c);
+    }
+    grad_weight[r] = _mm512_reduce_add_ps(dot);
+  }
+}
+
+}  // namespace
+}  // namespace ava
+
+using namespace ava;
+
+extern "C" {
+
+void ava_experts_forward(const bf16* x, const int64_t* token, const int64_t* row_of, const float* weights,
+                         const int64_t* starts, const bf16* gate_up, const bf16* down, int64_t T, int64_t K, int64_t N,
+                         int64_t D, int64_t F, bf16* activations, bf16* out) {
+  const Groups groups{starts, N};
+  const int64_t R = starts[N];
+  Buffer<bf16> rows = buffer<bf16>(R * D), hidden = buffer<bf16>(R * F);
+  gather_rows(x, token, R, D, rows.get());
+  gate_up_swiglu(rows.get(), gate_up, groups, D, F, activations, hidden.get());
+  rows_times_weight(hidden.get(), down, groups, F, D, false, rows.get());
+  combine_rows(rows.get(), row_of, weights, T, K, D, out);
+}
+
+void ava_experts_backward(const bf16* grad, const bf16* x, const int64_t* token, const int64_t* row_of,
+                          const int64_t* slot, const float* weights, const int64_t* starts, const bf16* gate_up,
+                          const bf16* down, const bf16* activations, int64_t T, int64_t K, int64_t N, int64_t D,
+                          int64_t F, bf16* grad_x, bf16* grad_gate_up, bf16* grad_down, float* grad_weights) {
+  const int64_t R = starts[N];
+  Buffer<bf16> grad_rows = buffer<bf16>(R * D);
+  Buffer<float> weight_of = buffer<float>(R), grad_weight_of = buffer<float>(R);
+  for (int64_t r = 0; r < R; r++) weight_of[r] = weights[slot[r]];
+  // A few experts at a time, so that what one product writes is still in the cache when the next reads it.
+  std::vector<int64_t> offsets(N + 1);
+  for (int64_t e = 0, next; e < N; e = next) {
+    for (next = e + 1; next < N && starts[next] - starts[e] < BATCH_ROWS;) next++;
+    const int64_t start = starts[e], rows = starts[next] - start;
+    for (int64_t i = e; i <= next; i++) offsets[i - e] = starts[i] - start;
+    const Groups groups{offsets.data(), next - e};
+    Buffer<bf16> gathered = buffer<bf16>(rows * D), grad_hidden = buffer<bf16>(rows * F);
+    Buffer<bf16> grad_activations = buffer<bf16>(rows * 2 * F), weighted = buffer<bf16>(rows * F);
+    gather_rows(grad, token + start, rows, D, gathered.get());
+    rows_times_weight(gathered.get(), down + e * D * F, groups, D, F, true, grad_hidden.get());
+    swiglu_backward(grad_hidden.get(), activations + start * 2 * F, weight_of.get() + start, rows, F,
+                    grad_activations.get(), weighted.get(), grad_weight_of.get() + start);
+    transposed_times_rows<bf16, false>(gathered.get(), weighted.get(), groups, D, F, grad_down + e * D * F);
+    rows_times_weight(grad_activations.get(), gate_up + e * 2 * F * D, groups, 2 * F, D, true,
+                      grad_rows.get() + start * D);
+    gather_rows(x, token + start, rows, D, gathered.get());
+    transposed_times_rows<bf16, false>(grad_activations.get(), gathered.get(), groups, 2 * F, D,
+                                       grad_gate_up + e * 2 * F * D);
+  }
+  // The slots without a row were set to 0 by the caller.
+  for (int64_t r = 0; r < R; r++) grad_weights[slot[r]] = grad_weight_of[r];
+  combine_rows(grad_rows.get(), row_of, nullptr, T, K, D, grad_x);
+}
+}

@@ -1,0 +1,69 @@
+"""RMSNorm, alone and fused with rotary positions, in bfloat16 with float32 inside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ava_core.kernels.library import call
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        n = x.shape[-1]
+        x, weight = x.contiguous(), weight.contiguous()
+        out, scales = torch.empty_like(x), x.new_empty(x.numel() // n, dtype=torch.float32)
+        call("ava_rms_norm", x, weight, scales.numel(), n, eps, out, scales)
+        ctx.save_for_backward(x, weight, scales)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight, scales = ctx.saved_tensors
+        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        call(
+            "ava_rms_norm_backward",
+            *(grad.contiguous(), x, weight, scales, scales.numel(), x.shape[-1], grad_x, grad_weight),
+        )
+        return grad_x, grad_weight, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis."""
+    return _RMSNorm.apply(x, weight, eps)
+
+
+class _NormRotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_BSHA: Tensor, weight: Tensor | None, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
+        B, S, H, A = x_BSHA.shape
+        x_BSHA = x_BSHA.contiguous()
+        out = x_BSHA.new_empty(B, H, S, A)
+        scales = x_BSHA.new_empty(0 if weight is None else B * S * H, dtype=torch.float32)
+        rows = cosines.numel() // A
+        call("ava_norm_rotate", x_BSHA, weight, cosines, sines, rows, B, S, H, A, eps, out, scales)
+        ctx.save_for_backward(x_BSHA, weight, cosines, sines, scales)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_BHSA: Tensor):
+        x, weight, cosines, sines, scales = ctx.saved_tensors
+        B, S, H, A = x.shape
+        grad_x, grad_weight = torch.empty_like(x), None if weight is None else torch.empty_like(weight)
+        rows = cosines.numel() // A
+        call(
+            "ava_norm_rotate_backward",
+            *(grad_BHSA.contiguous(), x, weight, cosines, sines, rows, scales, B, S, H, A, grad_x, grad_weight),
+        )
+        return grad_x, grad_weight, None, None, None
+
+
+def norm_rotate(x_BSHA: Tensor, weight: Tensor | None, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
+    """Heads of a projection, normed by `weight` (A,) if given and rotated to their positions: (B, H, S, A).
+
+    `cosines` and `sines` are float32, (B or 1, 1, S, A), as `RotaryEmbedding` gives them.
+    """
+    return _NormRotate.apply(x_BSHA, weight, cosines.contiguous(), sines.contiguous(), eps)

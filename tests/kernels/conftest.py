@@ -1,0 +1,31 @@
+"""The native kernels are held against the same formula in float32, on inputs that bfloat16 holds exactly."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ava_core.kernels.library import library
+
+
+@pytest.fixture(autouse=True)
+def native_kernels():
+    """Skip where there are none; test_library.py says when there must be."""
+    if library() is None:
+        pytest.skip("the native kernels aren't built, or this CPU lacks AVX-512 BF16")
+
+
+def random(*shape: int, scale: float = 1.0) -> Tensor:
+    """bfloat16 leaf that requires a gradient."""
+    return (torch.randn(shape) * scale).bfloat16().requires_grad_()
+
+
+def exact(*tensors: Tensor) -> list[Tensor]:
+    """float32 leaves with the same values."""
+    return [t.detach().float().requires_grad_() for t in tensors]
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 6e-3) -> None:
+    """Relative error of the whole tensor: a few roundings to bfloat16, 2^-9 each."""
+    assert actual.isfinite().all()
+    difference = (actual.float() - expected.float()).norm()
+    assert difference <= tolerance * expected.float().norm() + 1e-6
