@@ -17,7 +17,7 @@ PRESET ?=
 SET ?=
 PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
 
-.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui bench clean
+.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui bench bench-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -75,6 +75,9 @@ mlflow-ui: setup ## start the local MLflow server if none answers, and print its
 
 bench: setup ## time the parts of a training step against their alternatives
 	@$(BIN)/python -m benchmarks.layers
+
+bench-model: setup ## time training steps against HF OLMoE, Llama and our own dense model (minutes)
+	@$(BIN)/python -m benchmarks.model
 
 clean: ## remove build products and old work; outputs/, the registry and .venv stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

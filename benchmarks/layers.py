@@ -1,9 +1,9 @@
 """Where a training step on the CPU spends its time: alternatives for one job, timed in turn in one process.
 
-Usage: make bench, or python -m benchmarks.layers [--rounds N] [--threads N]
+Usage: make bench, or python -m benchmarks.layers [--rounds N] [--threads N] [--groups GROUP ...]
 
-Prints the median of each alternative and its ratio to the first one. Sizes are those of `cpu/tiny`: 16 sequences of 256
-tokens, hidden 256, 8 experts of 256, top-2, bfloat16 products.
+Prints the median of each alternative and its ratio to the first one: median and quartiles over rounds. Sizes are those
+of `cpu/tiny`: 16 sequences of 256 tokens, hidden 256, 8 experts of 256, top-2, bfloat16 products.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from unittest import mock
 
 import torch
 from torch.nn import functional as F
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.attention import attend
+from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS
 from ava_core.models.experts import FFNExperts
-from ava_core.models.routers import build_router
+from ava_core.models.moe import MoELayer
+from ava_core.models.routing import build_router, router
 from ava_core.training.optimizers import build_optimizer
+from benchmarks.report import paired_ratio
 
 SEQUENCES, LENGTH = 16, 256
 CONFIG = EnhancedMoEConfig(vocab_size=2048)
@@ -56,6 +61,30 @@ def attention(fused: bool) -> Callable[[], None]:
     return run
 
 
+def statistics_of_routing(measured: bool) -> Callable[[], None]:
+    """Forward and backward of a whole mixture, with or without its statistics; what the losses need stays."""
+    torch.manual_seed(0)
+    layer = MoELayer(CONFIG, 0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    layer = layer.bfloat16()
+    x = torch.randn(SEQUENCES, LENGTH, CONFIG.hidden_size).bfloat16().requires_grad_()
+    grad = torch.randn_like(x)
+    nothing = torch.zeros(())
+    # Both are patched, so that patching costs both the same.
+    entropy = router.mean_entropy if measured else lambda *_: nothing
+    measure = router.RoutingStatistics.measure if measured else lambda **_: None
+
+    def run() -> None:
+        with (
+            mock.patch.object(router, "mean_entropy", entropy),
+            mock.patch.object(router.RoutingStatistics, "measure", staticmethod(measure)),
+        ):
+            layer(x)[0].backward(grad)
+
+    return run
+
+
 def optimizer(name: str) -> Callable[[], None]:
     """One update of all parameters of `cpu/tiny`."""
     model = EnhancedMoEForCausalLM(CONFIG)
@@ -65,9 +94,10 @@ def optimizer(name: str) -> Callable[[], None]:
 
 
 GROUPS: dict[str, dict[str, Callable[[], Callable[[], None]]]] = {
-    "experts": {name: (lambda name=name: experts(name)) for name in ("looped", "grouped_mm", "dense")},
-    "attention": {"explicit": lambda: attention(False), "fused": lambda: attention(True)},
-    "optimiser": {name: (lambda name=name: optimizer(name)) for name in ("adamw", "muon")},
+    "experts": {name: partial(experts, name) for name in EXPERTS_IMPLEMENTATIONS if name != "auto"},
+    "attention": {"explicit": partial(attention, False), "fused": partial(attention, True)},
+    "statistics": {"without": partial(statistics_of_routing, False), "with": partial(statistics_of_routing, True)},
+    "optimiser": {name: partial(optimizer, name) for name in ("adamw", "muon")},
 }
 
 
@@ -78,11 +108,12 @@ def main() -> None:
         "--rounds", type=int, default=15, help="timed rounds of each alternative (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="which parts to time")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     print(f"torch {torch.__version__}, {flags.threads} threads, {flags.rounds} rounds in turn; milliseconds, median")
-    for group, makers in GROUPS.items():
-        runs = {name: make() for name, make in makers.items()}
+    for group in flags.groups:
+        runs = {name: make() for name, make in GROUPS[group].items()}
         times: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(flags.rounds + 2):
             for name, run in runs.items():
@@ -90,10 +121,13 @@ def main() -> None:
                 run()
                 if turn >= 2:  # the first rounds build oneDNN's primitives
                     times[name].append(1e3 * (time.perf_counter() - started))
-        first = statistics.median(next(iter(times.values())))
+        first = next(iter(times.values()))
         for name, values in times.items():
-            median = statistics.median(values)
-            print(f"{group:<10} {name:<11} {median:>8.2f}  x {median / first:.2f}")
+            ratio = paired_ratio(values, first)
+            print(
+                f"{group:<10} {name:<11} {statistics.median(values):>8.2f}  x {ratio.median:.3f}"
+                f"  ({ratio.low:.3f} .. {ratio.high:.3f})"
+            )
 
 
 if __name__ == "__main__":
