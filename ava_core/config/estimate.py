@@ -23,11 +23,12 @@ class Estimate:
     Attributes:
         parameters: all of them; tied embeddings count once.
         active_parameters: those that one token passes, at most: of the FFN experts only as many as a token may have.
-        weight_bytes: float32 weights.
-        gradient_bytes: float32 gradients.
-        optimizer_bytes: two moments for AdamW, one for the matrices that Muon updates.
-        activation_bytes: the most that is temporary: what the backward pass needs of one micro-batch with the
-            weights' copies in the type of the products, or the optimiser's work space, whichever is more.
+        weight_bytes: weights in the training precision.
+        gradient_bytes: their gradients; float32 where they are accumulated over micro-batches.
+        optimizer_bytes: float32 masters of bfloat16 weights; two moments for AdamW, one for the matrices that Muon
+            updates.
+        activation_bytes: the most that is temporary: what the backward pass needs of one micro-batch, or the
+            optimiser's work space, whichever is more.
     """
 
     parameters: int
@@ -58,22 +59,30 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Estimat
     idle_experts = model.num_ffn_experts - _ffn_slots(model)
     # Muon updates the matrices inside the layers (ava_core.training.optimizers.is_hidden_matrix).
     with_momentum = hidden if train.optimizer == "muon" else 0
+    low = _weight_bytes(train)
+    accumulated = train.global_batch_size > train.micro_batch_size
+    masters = parameters if low < FLOAT32 else 0
     return Estimate(
         parameters=parameters,
         active_parameters=parameters - model.num_layers * idle_experts * _expert(model),
-        weight_bytes=FLOAT32 * parameters,
-        gradient_bytes=FLOAT32 * parameters,
-        optimizer_bytes=FLOAT32 * (with_momentum + 2 * (parameters - with_momentum)),
+        weight_bytes=low * parameters,
+        gradient_bytes=(FLOAT32 if accumulated else low) * parameters,
+        optimizer_bytes=FLOAT32 * (masters + with_momentum + 2 * (parameters - with_momentum)),
         activation_bytes=max(_backward_bytes(model, train, vocab_size), 3 * BFLOAT16 * with_momentum),
     )
 
 
 def saved_bytes(model: ModelConfig, train: TrainConfig) -> int:
-    """What the layers keep of one micro-batch for the backward pass, copies of their weights included."""
+    """What the layers keep of one micro-batch for the backward pass.
+
+    As PyTorch's own operations and a fused attention keep it. The native kernels (bfloat16 on a CPU) keep less than
+    half; attention by explicit products, on a CPU without the kernels, keeps the probabilities too.
+    """
     tokens = train.micro_batch_size * train.sequence_length
-    layer = tokens * _saved_per_token(model, train) + _copied_weights(model, train)
+    layer = tokens * _saved_per_token(model, train)
     if train.gradient_checkpointing:
-        return model.num_layers * tokens * FLOAT32 * (model.hidden_size + model.num_experts) + layer
+        kept = _weight_bytes(train) * model.hidden_size + FLOAT32 * _gate_logits(model)
+        return model.num_layers * tokens * kept + layer
     return model.num_layers * layer
 
 
@@ -98,50 +107,49 @@ def _shared(model: ModelConfig) -> int:
 
 def _small(model: ModelConfig) -> int:
     """Parameters of all norms, gates, gating residuals and constant experts."""
-    norms = 2 * model.hidden_size + (2 * _head_dim(model) if model.qk_norm else 0)
-    gate = model.num_experts * model.hidden_size
+    heads = {"head": 2, "projection": model.num_attention_heads + model.num_key_value_heads, "none": 0}[model.qk_norm]
+    norms = 2 * model.hidden_size + heads * _head_dim(model)
+    logits = _gate_logits(model)
+    gate = logits * model.hidden_size
     constants = 3 * model.num_constant_experts * model.hidden_size  # the vector v, and a row of W_c for each of a1, a2
-    residuals = (model.num_layers - 1) * model.num_experts**2 if model.gating_residuals else 0
+    residuals = (model.num_layers - 1) * logits**2 if model.gating_residuals else 0
     return model.num_layers * (norms + gate + constants) + residuals + model.hidden_size
 
 
+def _gate_logits(model: ModelConfig) -> int:
+    """Width of the gate, `EnhancedMoEConfig.num_logits`: a gate over groups comes on top of that over experts."""
+    grouped = model.router == "hierarchical" and model.num_expert_groups > 1
+    return model.num_experts + (model.num_expert_groups if grouped else 0)
+
+
 def _slots(model: ModelConfig) -> int:
-    """Experts that the router gives a token, at most."""
-    if model.router == "top_k":
-        return model.num_experts_per_token
-    return model.max_experts_per_token or model.num_experts
+    """Experts that the router gives a token, at most; those of expert_choice on average while training."""
+    if model.router == "confidence":
+        return model.max_experts_per_token
+    return model.num_experts_per_token
 
 
 def _ffn_slots(model: ModelConfig) -> int:
     return min(_slots(model), model.num_ffn_experts)
 
 
-def _product_bytes(train: TrainConfig) -> int:
+def _weight_bytes(train: TrainConfig) -> int:
     return BFLOAT16 if train.precision == "bf16" else FLOAT32
 
 
 def _saved_per_token(model: ModelConfig, train: TrainConfig) -> int:
     """Bytes per token and layer, as counted with `torch.autograd.graph.saved_tensors_hooks` on this model."""
-    width, low = model.hidden_size, _product_bytes(train)
+    width, low = model.hidden_size, _weight_bytes(train)
     heads = model.num_attention_heads * _head_dim(model)
     key_values = model.num_key_value_heads * _head_dim(model)
     inner = model.expert_intermediate_size
     # Input and output of both norms, the input of the zero-computation experts; the norms of queries and keys.
-    exact = FLOAT32 * (5 * width + (2 * (heads + key_values) if model.qk_norm else 0))
-    # The input of each projection; heads of queries, keys, values and output; the probabilities, which the attention of
-    # bfloat16 on a CPU keeps (ava_core.models.attention.attend). On a GPU, whose kernel is fused, this is too much.
-    probabilities = model.num_attention_heads * train.sequence_length if train.precision == "bf16" else 0
-    attention = low * (3 * width + 4 * heads + probabilities)
+    exact = FLOAT32 * (5 * width + (2 * (heads + key_values) if model.qk_norm != "none" else 0))
+    # The input of each projection; heads of queries, keys, values and output.
+    attention = low * (3 * width + 4 * heads)
     # Rows in and out, gate and up, silu(gate), and their product.
     experts = low * _slots(model) * (2 * width + 4 * inner) + low * model.num_shared_experts * 4 * inner
     return exact + attention + experts
-
-
-def _copied_weights(model: ModelConfig, train: TrainConfig) -> int:
-    """Bytes of a layer's weights in the type of the products, which autocast keeps for the backward pass."""
-    if train.precision == "fp32":
-        return 0
-    return BFLOAT16 * (_attention(model) + _expert(model) * model.num_ffn_experts + _shared(model))
 
 
 def _backward_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> int:

@@ -146,8 +146,8 @@ class ModelConfig(Section):
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     """Base of the rotary frequencies."""
     rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
-    qk_norm: bool = True
-    """RMSNorm on queries and keys, per head."""
+    qk_norm: Literal["head", "projection", "none"] = "head"
+    """RMSNorm on queries and keys: of each head, of the whole projection, or none."""
     tie_word_embeddings: bool = True
     """Output head shares the embedding matrix."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -166,14 +166,24 @@ class ModelConfig(Section):
     """Experts E(x) = a1 x + a2 v."""
     num_shared_experts: NonNegative = 0
     """SwiGLU experts that every token passes."""
-    router: Literal["top_k", "confidence"] = "top_k"
-    """How experts are chosen: a fixed number, or until the cumulative probability passes a threshold."""
+    router: Literal["top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice"] = "top_k"
+    """How experts are chosen. top_k: a fixed number; confidence: until the cumulative probability passes a threshold;
+    sinkhorn: a balanced assignment while training; hierarchical: groups first, then experts inside; expert_bias: a bias
+    that follows the load; expert_choice: experts choose tokens while training."""
     num_experts_per_token: Positive = 2
-    """k of the top_k router."""
+    """k of every router but confidence; of expert_choice, on average."""
     confidence_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
     """p of the confidence router."""
     max_experts_per_token: Positive = 4
     """Upper bound on the experts that the confidence router gives a token."""
+    num_expert_groups: Positive = 1
+    """Groups of the hierarchical router, of equal size over all experts in their order; 1 is plain top_k."""
+    num_groups_per_token: Positive = 1
+    """Groups of the hierarchical router that one token's experts may come from."""
+    sinkhorn_iterations: Positive = 8
+    """Normalisations of columns and rows by the sinkhorn router."""
+    expert_bias_update_rate: Annotated[float, Field(ge=0.0)] = 0.001
+    """Change of the expert_bias router's bias per optimiser step."""
     normalize_router_weights: bool = False
     """Renormalise the weights of the chosen experts to sum to 1."""
     gating_residuals: bool = True
@@ -181,13 +191,16 @@ class ModelConfig(Section):
     tau: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     """Weight of a zero-computation expert in the balance loss, and share of capacity (MoE++, eq. 7 and 8)."""
     capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
-    """gamma: tokens past an expert's capacity are dropped; null: nothing is dropped."""
+    """gamma: tokens past an expert's capacity are dropped; null: nothing is dropped. For expert_choice: how many tokens
+    the experts choose; 1 or null: as many as give k experts per token on average."""
     balance_loss_weight: Annotated[float, Field(ge=0.0)] = 0.01
     """Weight of the heterogeneous load balance loss."""
     router_z_loss_weight: Annotated[float, Field(ge=0.0)] = 0.001
     """Weight of the router z-loss."""
     router_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Multiplicative noise on the router's input in training, uniform in 1 +- jitter."""
+    experts_implementation: Literal["auto", "grouped_mm", "looped", "native", "dense"] = "auto"
+    """How experts are evaluated; auto: by device. native: Ava's own kernels for CPUs; dense: the slow reference."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
@@ -204,10 +217,31 @@ class ModelConfig(Section):
         head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         if head_dim % 2:
             raise ValueError(f"head_dim = {head_dim}: must be even, for rotary embeddings rotate pairs")
-        # Only the bound of the router in use: the other one's default must not forbid a small model.
-        bound = "num_experts_per_token" if self.router == "top_k" else "max_experts_per_token"
+        return self
+
+    @model_validator(mode="after")
+    def _router_fits(self) -> ModelConfig:
+        # Only what the router in use reads: the defaults of the others must not forbid a small model.
+        bound = "max_experts_per_token" if self.router == "confidence" else "num_experts_per_token"
         if getattr(self, bound) > self.num_experts:
             raise ValueError(f"{bound} = {getattr(self, bound)}: must be <= {self.num_experts}, the number of experts")
+        if self.router != "hierarchical":
+            return self
+        if self.num_experts % self.num_expert_groups:
+            raise ValueError(
+                f"num_expert_groups = {self.num_expert_groups}: must divide {self.num_experts}, the number of experts"
+            )
+        if self.num_groups_per_token > self.num_expert_groups:
+            raise ValueError(
+                f"num_groups_per_token = {self.num_groups_per_token}: must be <= num_expert_groups"
+                f" = {self.num_expert_groups}"
+            )
+        reachable = self.num_groups_per_token * self.num_experts // self.num_expert_groups
+        if self.num_experts_per_token > reachable:
+            raise ValueError(
+                f"num_experts_per_token = {self.num_experts_per_token}: must be <= {reachable}, the experts in"
+                f" num_groups_per_token = {self.num_groups_per_token} groups"
+            )
         return self
 
     @property

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from ava_core.models.statistics import DEAD_SHARE
+from ava_core.models.routing.statistics import DEAD_SHARE
 
 KINDS = ("ffn", "zero", "copy", "constant")
 

@@ -15,7 +15,7 @@ from ava_core.evaluation import charts
 from ava_core.evaluation.style import STYLE
 from ava_core.evaluation.template import TEMPLATE
 from ava_core.generation import STRATEGIES
-from ava_core.models.statistics import DEAD_SHARE
+from ava_core.models.routing.statistics import DEAD_SHARE
 
 FLOAT = "float"
 

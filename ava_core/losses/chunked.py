@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ava_core.losses.token import TokenLoss, token_nll
+from ava_core import kernels
+from ava_core.losses.token import CrossEntropy, LogitZLoss, TokenLoss, token_nll
 
 CHUNK_TOKENS = 1024
 """Tokens per chunk: large enough for full speed of the products, small enough to stay in a CPU's cache."""
@@ -28,42 +29,86 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_TD.dtype
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         sums = torch.zeros(len(losses), device=hidden_TD.device)
-        grad_hidden = torch.empty_like(hidden_TD) if needs_hidden else None
+        grad_hidden = torch.empty_like(hidden_TD, dtype=dtype) if needs_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        weight_c = weight_VD.detach().to(dtype)
+        hidden, weight = hidden_TD.detach().to(dtype).contiguous(), weight_VD.detach().to(dtype).contiguous()
+        compute = _native_chunk if _native_can(hidden, weight, losses) else _reference_chunk
         # Autocast would cast the head's inputs again for every chunk.
         with torch.autocast(kind, enabled=False):
-            for start in range(0, hidden_TD.shape[0], chunk):
+            for start in range(0, hidden.shape[0], chunk):
                 rows = slice(start, start + chunk)
-                hidden_c = hidden_TD[rows].detach().to(dtype)
-                with torch.set_grad_enabled(needs_hidden or needs_weight):
-                    logits = F.linear(hidden_c, weight_c).detach().float().requires_grad_(needs_hidden or needs_weight)
-                    parts = [loss(logits, labels_T[rows]).sum() for loss in losses]
-                    total = torch.stack([loss.weight * part for loss, part in zip(losses, parts, strict=True)]).sum()
-                sums += torch.stack([part.detach() for part in parts])
-                if needs_hidden or needs_weight:
-                    (grad_logits,) = torch.autograd.grad(total, logits)
-                    grad_logits = grad_logits.to(dtype)
-                    if grad_hidden is not None:
-                        grad_hidden[rows] = grad_logits @ weight_c
-                    if grad_weight is not None:
-                        grad_weight += grad_logits.T @ hidden_c
+                grad_rows = None if grad_hidden is None else grad_hidden[rows]
+                sums += compute(hidden[rows], weight, labels_T[rows], losses, grad_rows, grad_weight)
         weights = torch.tensor([loss.weight for loss in losses], device=sums.device)
         ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight_VD.dtype
+        ctx.dtypes = hidden_TD.dtype, weight_VD.dtype
         ctx.mark_non_differentiable(sums)
         return (sums * weights).sum(), sums
 
     @staticmethod
     def backward(ctx, grad: Tensor, _):
         grad_hidden, grad_weight = ctx.saved_tensors
+        hidden_dtype, weight_dtype = ctx.dtypes
         return (
-            None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * grad).to(ctx.weight_dtype),
+            None if grad_hidden is None else (grad_hidden * grad.to(grad_hidden.dtype)).to(hidden_dtype),
+            None if grad_weight is None else (grad_weight * grad).to(weight_dtype),
             None,
             None,
             None,
         )
+
+
+def _reference_chunk(
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    labels_T: Tensor,
+    losses: Sequence[TokenLoss],
+    grad_hidden_TD: Tensor | None,
+    grad_weight_VD: Tensor | None,
+) -> Tensor:
+    """Sum of each loss over a chunk's tokens; writes the first gradient and adds to the second."""
+    needed = grad_hidden_TD is not None or grad_weight_VD is not None
+    with torch.set_grad_enabled(needed):
+        logits_TV = F.linear(hidden_TD, weight_VD).detach().float().requires_grad_(needed)
+        parts = torch.stack([loss(logits_TV, labels_T).sum() for loss in losses])
+        total = (parts * torch.tensor([loss.weight for loss in losses], device=parts.device)).sum()
+    if needed:
+        grad_TV = torch.autograd.grad(total, logits_TV)[0].to(hidden_TD.dtype)
+        if grad_hidden_TD is not None:
+            grad_hidden_TD.copy_(grad_TV @ weight_VD)
+        if grad_weight_VD is not None:
+            grad_weight_VD += grad_TV.T @ hidden_TD
+    return parts.detach()
+
+
+def _native_can(hidden: Tensor, weight: Tensor, losses: Sequence[TokenLoss]) -> bool:
+    """Whether the kernels take these tensors and these losses: a cross-entropy, and a z-loss if any."""
+    kinds = [type(loss) for loss in losses]
+    even = hidden.shape[1] % 2 == 0 and weight.shape[0] % 2 == 0
+    known = kinds in ([CrossEntropy], [CrossEntropy, LogitZLoss]) and losses[0].weight == 1
+    return known and even and kernels.products_pay() and kernels.usable(hidden, weight)
+
+
+def _native_chunk(
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    labels_T: Tensor,
+    losses: Sequence[TokenLoss],
+    grad_hidden_TD: Tensor | None,
+    grad_weight_VD: Tensor | None,
+) -> Tensor:
+    """Like `_reference_chunk`, but the logits aren't rounded to bfloat16 before the loss."""
+    cross_entropy, *others = losses
+    nll_T, lse_T, grad_TV = kernels.cross_entropy_and_gradient(
+        kernels.head_logits(hidden_TD, weight_VD),
+        labels_T,
+        label_smoothing=cross_entropy.label_smoothing,  # type: ignore[attr-defined]
+        z_weight=others[0].weight if others else 0.0,
+        gradient=grad_hidden_TD is not None or grad_weight_VD is not None,
+    )
+    if grad_TV is not None:
+        kernels.head_gradients(grad_TV, hidden_TD, weight_VD, grad_hidden_TD, grad_weight_VD)
+    return torch.stack([nll_T.sum(), *(lse_T.square().sum() for _ in others)])
 
 
 def chunked_head_loss(

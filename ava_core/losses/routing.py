@@ -16,9 +16,15 @@ def balance_loss(load_E: Tensor, mean_probability_E: Tensor, num_ffn_experts: in
     return product_E[:num_ffn_experts].sum() + tau * product_E[num_ffn_experts:].sum()
 
 
-def router_z_loss(logits_TE: Tensor, token_mask_T: Tensor | None = None) -> Tensor:
-    """Mean over tokens of logsumexp(logits)^2 (ST-MoE, arXiv 2202.08906, eq. 5); keeps logits small."""
-    squared_T = logits_TE.float().logsumexp(dim=-1).square()
+def router_z_loss(log_sums: Tensor, token_mask_T: Tensor | None = None) -> Tensor:
+    """Mean over tokens of logsumexp(logits)^2 (ST-MoE, arXiv 2202.08906, eq. 5); keeps logits small.
+
+    `log_sums` is the logsumexp of each token's logits (T,), or of each gate's logits (T, gates) where a router has
+    several: their mean counts.
+    """
+    squared_T = log_sums.square()
+    if squared_T.dim() == 2:
+        squared_T = squared_T.mean(dim=1)
     if token_mask_T is None:
         return squared_T.mean()
     return (squared_T * token_mask_T).sum() / token_mask_T.sum().clamp_min(1)

@@ -95,8 +95,9 @@ class UnifiedLoss:
             for loss, part in zip(self.token_losses, sums, strict=True):
                 parts[loss.name] = part / num_items
         elif logits is not None:
-            total = logits.new_zeros((), dtype=torch.float32)
-            logits_TV = logits.reshape(-1, logits.shape[-1]).float()
+            wide = torch.promote_types(logits.dtype, torch.float32)
+            total = logits.new_zeros((), dtype=wide)
+            logits_TV = logits.reshape(-1, logits.shape[-1]).to(wide)
             for loss in self.token_losses:
                 part = loss(logits_TV, labels_T).sum() / num_items
                 total = total + loss.weight * part

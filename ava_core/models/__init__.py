@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.modeling import EnhancedMoEForCausalLM, EnhancedMoEModel
 from ava_core.models.outputs import EnhancedMoECausalLMOutput, EnhancedMoEModelOutput
-from ava_core.models.statistics import RoutingStatistics
+from ava_core.models.routing.statistics import RoutingStatistics
 
 AutoConfig.register(EnhancedMoEConfig.model_type, EnhancedMoEConfig, exist_ok=True)
 AutoModel.register(EnhancedMoEConfig, EnhancedMoEModel, exist_ok=True)

@@ -6,10 +6,13 @@ ids come from the tokenizer.
 
 from __future__ import annotations
 
+import math
+
 from transformers import PreTrainedConfig
 
-ROUTERS = ("top_k", "confidence")
-EXPERTS_IMPLEMENTATIONS = ("auto", "grouped_mm", "looped", "dense")
+ROUTERS = ("top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice")
+EXPERTS_IMPLEMENTATIONS = ("auto", "grouped_mm", "looped", "native", "dense")
+QK_NORMS = ("head", "projection", "none")
 _POSITIVE = (
     "vocab_size",
     "hidden_size",
@@ -23,6 +26,9 @@ _POSITIVE = (
     "num_ffn_experts",
     "expert_intermediate_size",
     "num_experts_per_token",
+    "num_expert_groups",
+    "num_groups_per_token",
+    "sinkhorn_iterations",
     "tau",
 )
 _NOT_NEGATIVE = (
@@ -31,6 +37,7 @@ _NOT_NEGATIVE = (
     "num_copy_experts",
     "num_constant_experts",
     "num_shared_experts",
+    "expert_bias_update_rate",
     "balance_loss_weight",
     "router_z_loss_weight",
 )
@@ -48,28 +55,50 @@ class EnhancedMoEConfig(PreTrainedConfig):
         head_dim: width of one head; None means hidden_size / num_attention_heads.
         max_position_embeddings: the context, in tokens, that the model is trained with.
         rope_theta: base wavelength of rotary embeddings; kept in `rope_parameters` as Transformers 5 does.
+        qk_norm: RMSNorm of queries and keys: of each "head" (Qwen3), of the whole "projection" (OLMoE), or "none";
+            True and False are read as "head" and "none".
         dropout: probability on the output of each attention and mixture block, while training.
         num_ffn_experts: N_FFN, the SwiGLU experts. Their indices come first: 0 .. N_FFN - 1.
         num_zero_experts, num_copy_experts, num_constant_experts: the zero-computation experts, in this order
             after the FFN experts. Eq. 3 to 5 of MoE++.
         num_shared_experts: SwiGLU experts that every token passes through, beside the routed ones.
-        router: "top_k", or "confidence" (most probable experts until their probability sums to
-            `confidence_threshold`).
-        num_experts_per_token: K of the "top_k" router.
+        router: how experts are chosen; each is a class in `ava_core.models.routing`.
+            "top_k": the `num_experts_per_token` most probable experts of each token.
+            "confidence": the most probable experts until their probability sums to `confidence_threshold`.
+            "sinkhorn": top-k of a balanced assignment of the batch while training, top-k otherwise.
+            "hierarchical": groups of experts first, then experts inside them; the product of both gates.
+            "expert_bias": top-k of the probabilities plus a bias that follows the load instead of a loss.
+            "expert_choice": experts choose tokens while training, top-k otherwise.
+        num_experts_per_token: K of every router but "confidence" (of "expert_choice", on average).
         max_experts_per_token: bound on K of the "confidence" router; None means every expert.
+        num_expert_groups: of the "hierarchical" router: groups of equal size, contiguous over all E experts; 1 is
+            plain top-k.
+        num_groups_per_token: of them, those that a token's experts may come from.
+        sinkhorn_iterations: of the "sinkhorn" router: normalisations of columns and rows.
+        expert_bias_update_rate: of the "expert_bias" router: change of the bias per optimiser step.
         normalize_router_weights: rescale the chosen weights of a token to sum to one.
         gating_residuals: add a learned map of the previous layer's router logits to this layer's (eq. 6).
         tau: how much balance loss and capacity a zero-computation expert gets, relative to an FFN expert
             (eq. 7 and 8). tau < 1 sends more tokens to zero-computation experts.
-        capacity_factor: gamma of eq. 8, in force while training; None never drops a token.
+        capacity_factor: gamma of eq. 8, in force while training; None never drops a token. For "expert_choice", how
+            many tokens the experts choose, 1 (the same as None) meaning K experts per token on average.
         balance_loss_weight, router_z_loss_weight: weights of the auxiliary losses in the total loss.
         router_jitter: the router's input is multiplied by noise from U(1 - jitter, 1 + jitter) in training.
-        experts_implementation: "grouped_mm" (GPUs), "looped" (CPUs), "dense" (every expert for every token:
-            the reference, and the one that can be exported), or "auto" (by device).
+        experts_implementation: "grouped_mm" (GPUs), "looped" (CPUs), "native" (CPUs: Ava's own kernels), "dense"
+            (every expert for every token: the reference, and the one that can be exported), or "auto" (by device).
     """
 
     model_type = "ava_moe"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "hidden_states",
+        "aux_loss",
+        "loss_parts",
+        "router_logits",
+        "router_choices",
+        "router_statistics",
+        "routes",
+    ]
     attribute_map = {"num_hidden_layers": "num_layers"}
 
     vocab_size: int = 8192
@@ -83,7 +112,7 @@ class EnhancedMoEConfig(PreTrainedConfig):
     rope_theta: float = 10_000.0
     rope_parameters: dict = None  # type: ignore[assignment]
     rms_norm_eps: float = 1e-6
-    qk_norm: bool = True
+    qk_norm: str | bool = "head"
     tie_word_embeddings: bool = True
     dropout: float = 0.0
     initializer_range: float = 0.02
@@ -98,6 +127,10 @@ class EnhancedMoEConfig(PreTrainedConfig):
     num_experts_per_token: int = 2
     confidence_threshold: float = 0.6
     max_experts_per_token: int | None = 4
+    num_expert_groups: int = 1
+    num_groups_per_token: int = 1
+    sinkhorn_iterations: int = 8
+    expert_bias_update_rate: float = 0.001
     normalize_router_weights: bool = False
     gating_residuals: bool = True
     tau: float = 0.75
@@ -120,6 +153,8 @@ class EnhancedMoEConfig(PreTrainedConfig):
                 f"a multiple of num_attention_heads ({self.num_attention_heads}) unless head_dim is set",
             )
             self.head_dim = self.hidden_size // self.num_attention_heads
+        if isinstance(self.qk_norm, bool):
+            self.qk_norm = "head" if self.qk_norm else "none"
         if self.experts_implementation is None:
             self.experts_implementation = "auto"
         self._validate_fields()
@@ -140,11 +175,17 @@ class EnhancedMoEConfig(PreTrainedConfig):
         return self.num_ffn_experts + self.num_zero_computation_experts
 
     @property
+    def num_logits(self) -> int:
+        """Width of the gate: one logit per expert, and one per group when a router first chooses groups."""
+        grouped = self.router == "hierarchical" and self.num_expert_groups > 1
+        return self.num_experts + (self.num_expert_groups if grouped else 0)
+
+    @property
     def max_slots(self) -> int:
-        """K: the most experts that the configured router gives one token."""
-        if self.router == "top_k":
-            return self.num_experts_per_token
-        return self.max_experts_per_token or self.num_experts
+        """K: the most experts that the configured router gives one token in evaluation."""
+        if self.router == "confidence":
+            return self.max_experts_per_token or self.num_experts
+        return self.num_experts_per_token
 
     def _require(self, condition: bool, field: str, allowed: str) -> None:
         if not condition:
@@ -152,9 +193,9 @@ class EnhancedMoEConfig(PreTrainedConfig):
 
     def _validate_fields(self) -> None:
         for field in _POSITIVE:
-            self._require((getattr(self, field) or 0) > 0, field, "> 0")
+            self._require(0 < (getattr(self, field) or 0) < math.inf, field, "> 0")
         for field in _NOT_NEGATIVE:
-            self._require(getattr(self, field) >= 0, field, ">= 0")
+            self._require(0 <= getattr(self, field) < math.inf, field, ">= 0")
         for field in ("dropout", "router_jitter"):
             self._require(0 <= getattr(self, field) < 1, field, "in [0, 1)")
         self._require(
@@ -163,24 +204,36 @@ class EnhancedMoEConfig(PreTrainedConfig):
             f"a divisor of num_attention_heads ({self.num_attention_heads})",
         )
         self._require(self.head_dim % 2 == 0, "head_dim", "even, for rotary embeddings")
-        self._require(self.router in ROUTERS, "router", f"one of {', '.join(ROUTERS)}")
-        self._require(
-            self.experts_implementation in EXPERTS_IMPLEMENTATIONS,
-            "experts_implementation",
-            f"one of {', '.join(EXPERTS_IMPLEMENTATIONS)}",
-        )
+        for field, names in (
+            ("router", ROUTERS),
+            ("experts_implementation", EXPERTS_IMPLEMENTATIONS),
+            ("qk_norm", QK_NORMS),
+        ):
+            self._require(getattr(self, field) in names, field, f"one of {', '.join(names)}")
         self._require(0 < self.confidence_threshold <= 1, "confidence_threshold", "in (0, 1]")
         self._require(self.tau <= 1, "tau", "in (0, 1]")
-        self._require(self.capacity_factor is None or self.capacity_factor > 0, "capacity_factor", "> 0, or null")
-        if self.router == "top_k":
+        self._require(
+            self.capacity_factor is None or 0 < self.capacity_factor < math.inf, "capacity_factor", "> 0, or null"
+        )
+        self._validate_router()
+
+    def _validate_router(self) -> None:
+        """Only the fields of the router in use: the defaults of the others must not forbid a small model."""
+        E, G = self.num_experts, self.num_expert_groups
+        if self.router == "confidence":
             self._require(
-                self.num_experts_per_token <= self.num_experts,
-                "num_experts_per_token",
-                f"at most the number of experts ({self.num_experts})",
-            )
-        elif self.max_experts_per_token is not None:
-            self._require(
-                1 <= self.max_experts_per_token <= self.num_experts,
+                self.max_experts_per_token is None or 1 <= self.max_experts_per_token <= E,
                 "max_experts_per_token",
-                f"between 1 and the number of experts ({self.num_experts}), or null",
+                f"between 1 and the number of experts ({E}), or null",
+            )
+            return
+        self._require(self.num_experts_per_token <= E, "num_experts_per_token", f"at most the number of experts ({E})")
+        if self.router == "hierarchical":
+            self._require(E % G == 0, "num_expert_groups", f"a divisor of the number of experts ({E})")
+            self._require(self.num_groups_per_token <= G, "num_groups_per_token", f"at most num_expert_groups ({G})")
+            reachable = self.num_groups_per_token * E // G
+            self._require(
+                self.num_experts_per_token <= reachable,
+                "num_experts_per_token",
+                f"at most {reachable}, the experts in num_groups_per_token ({self.num_groups_per_token}) groups",
             )

@@ -21,7 +21,9 @@ class Permutation:
         slot_R: index of each row's slot in the flattened (T, K).
         row_TK: row of each slot; 0 in slots that have none.
         occupied_TK: bool, which slots have a row.
-        counts_N: rows of each FFN expert, int64.
+        counts_N: rows of each FFN expert, int64, padding rows included.
+        real_R: bool, False for padding rows (they repeat some token; nothing that comes of them is used); None if there
+            are none.
     """
 
     token_R: Tensor
@@ -29,6 +31,27 @@ class Permutation:
     row_TK: Tensor
     occupied_TK: Tensor
     counts_N: Tensor
+    real_R: Tensor | None = None
+
+    def padded(self, multiple: int) -> Permutation:
+        """The same rows, each expert's number of them rounded up to a multiple; experts without rows stay so."""
+        counts_N = -(-self.counts_N // multiple) * multiple
+        shift_N = (counts_N - self.counts_N).cumsum(0) - (counts_N - self.counts_N)
+        row_R = torch.arange(self.slot_R.numel(), device=self.slot_R.device)
+        row_R = row_R + shift_N.repeat_interleave(self.counts_N)
+        slot_R = self.slot_R.new_zeros(int(counts_N.sum()))
+        slot_R[row_R] = self.slot_R
+        real_R = torch.zeros_like(slot_R, dtype=torch.bool)
+        real_R[row_R] = True
+        moved_TK = row_R[self.row_TK] if row_R.numel() else self.row_TK
+        return Permutation(
+            token_R=slot_R // self.row_TK.shape[1],
+            slot_R=slot_R,
+            row_TK=moved_TK.masked_fill(~self.occupied_TK, 0),
+            occupied_TK=self.occupied_TK,
+            counts_N=counts_N,
+            real_R=real_R,
+        )
 
 
 def sort_by_expert(expert_ids_TK: Tensor, used_TK: Tensor, num_ffn_experts: int, *, keep_unused: bool) -> Permutation:
@@ -81,7 +104,8 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_RD: Tensor):
         p = ctx.permutation
-        return _gather_sum(grad_RD, p.occupied_TK, p, torch.float32).to(grad_RD.dtype), None
+        wide = torch.promote_types(grad_RD.dtype, torch.float32)
+        return _gather_sum(grad_RD, p.occupied_TK, p, wide).to(grad_RD.dtype), None
 
 
 class _Combine(torch.autograd.Function):
@@ -97,11 +121,12 @@ class _Combine(torch.autograd.Function):
         p = ctx.permutation
         grad_RD = grad_TD[p.token_R]
         weight_R = weights_TK.reshape(-1)[p.slot_R]
+        if p.real_R is not None:
+            weight_R = weight_R * p.real_R
         grad_y = (grad_RD * weight_R[:, None]).to(y_RD.dtype)
-        grad_weights = torch.zeros_like(weights_TK)
-        dot_R = (grad_RD * y_RD).sum(dim=-1)
-        grad_weights.view(-1)[p.slot_R] = dot_R.to(grad_weights.dtype)
-        grad_weights = torch.where(p.occupied_TK, grad_weights, 0)
+        dot_R = (grad_RD * y_RD).sum(dim=-1).to(weights_TK.dtype)
+        # where, as in _gather_sum
+        grad_weights = torch.where(p.occupied_TK, dot_R[p.row_TK], 0) if len(dot_R) else torch.zeros_like(weights_TK)
         return grad_y, grad_weights, None
 
 

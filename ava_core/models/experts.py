@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ava_core import kernels
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.dispatch import combine, dispatch, sort_by_expert
 from ava_core.models.grouped_linear import grouped_linear, looped_linear
-from ava_core.models.routers import Routing
+from ava_core.models.linear import Linear
+from ava_core.models.routing import Routing
+
+GROUP_ROWS = 32
+"""On a CPU, rows of an expert are padded to a multiple of it: oneDNN prepares anew for every size not seen before."""
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -39,20 +44,40 @@ class FFNExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(N, D, F_))
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
-        """Weighted sum of the chosen experts' outputs, (T, D) in float32 (or wider)."""
-        implementation = self.config.experts_implementation
-        if implementation == "auto":
-            implementation = "looped" if x_TD.device.type == "cpu" else "grouped_mm"
+        """Weighted sum of the chosen experts' outputs, (T, D), in float32 (or wider); in bfloat16 from the kernels."""
+        implementation = self._implementation(x_TD)
         if implementation == "dense":
             return self._dense(x_TD, routing)
+        if implementation == "native":
+            return self._native(x_TD, routing)
         return self._sparse(x_TD, routing, on_device=implementation == "grouped_mm")
+
+    def _implementation(self, x_TD: Tensor) -> str:
+        """The configured way to evaluate, or the fastest that these tensors allow."""
+        wanted = self.config.experts_implementation or "auto"
+        if wanted == "auto":
+            wanted = "native" if x_TD.device.type == "cpu" else "grouped_mm"
+        even = x_TD.shape[1] % 2 == 0 and self.down_proj.shape[2] % 2 == 0
+        if wanted == "native" and not (even and kernels.products_pay() and kernels.usable(x_TD, self.down_proj)):
+            return "looped"
+        return wanted
+
+    def _native(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        p = sort_by_expert(routing.expert_ids_TK, routing.used_TK, self.down_proj.shape[0], keep_unused=False)
+        row_TK = p.row_TK.masked_fill(~p.occupied_TK, -1)
+        starts_N = F.pad(p.counts_N.cumsum(0), (1, 0))
+        return kernels.swiglu_experts(
+            x_TD, routing.weights_TK, self.gate_up_proj, self.down_proj, row_TK, p.slot_R, starts_N
+        )
 
     def _sparse(self, x_TD: Tensor, routing: Routing, *, on_device: bool) -> Tensor:
         dtype = compute_dtype(x_TD)
         N = self.gate_up_proj.shape[0]
-        # On an accelerator all T * K rows are kept, so that the host needn't know how many are occupied.
-        keep_unused = on_device and x_TD.device.type != "cpu"
+        # On an accelerator, or compiled, all T * K rows are kept: the host needn't know how many are occupied.
+        keep_unused = on_device and (x_TD.device.type != "cpu" or torch.compiler.is_compiling())
         permutation = sort_by_expert(routing.expert_ids_TK, routing.used_TK, N, keep_unused=keep_unused)
+        if not on_device:
+            permutation = permutation.padded(GROUP_ROWS)
         rows_RD = dispatch(x_TD.to(dtype), permutation)
         gate_up, down = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
         if on_device:
@@ -80,8 +105,8 @@ class SharedExperts(nn.Module):
     def __init__(self, config: EnhancedMoEConfig):
         super().__init__()
         width = config.num_shared_experts * config.expert_intermediate_size
-        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * width, bias=False)
-        self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.gate_up_proj = Linear(config.hidden_size, 2 * width)
+        self.down_proj = Linear(width, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(swiglu(self.gate_up_proj(x)))

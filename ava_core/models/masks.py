@@ -23,7 +23,7 @@ def attention_mask_for(
     limits attention to positions of the same document.
 
     Raises:
-        ValueError: document ids together with a cache that already holds positions.
+        ValueError: document ids together with a cache that already holds positions, or with a 4-D mask.
     """
     if document_ids_BS is None:
         return create_causal_mask(  # type: ignore[return-value]  # a tensor or None with SDPA
@@ -35,6 +35,8 @@ def attention_mask_for(
         )
     if past_key_values is not None and past_key_values.get_seq_length() > 0:
         raise ValueError("document_ids: must be None when past_key_values holds positions")
+    if attention_mask is not None and attention_mask.dim() != 2:
+        raise ValueError(f"attention_mask = {attention_mask.dim()} dimensions: must be 2 together with document_ids")
     S = inputs_embeds.shape[1]
     mask = torch.ones(S, S, dtype=torch.bool, device=inputs_embeds.device).tril()[None, None]
     mask = mask & (document_ids_BS[:, None, :, None] == document_ids_BS[:, None, None, :])

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.generic import can_return_tuple
 
 from ava_core.losses import UnifiedLoss
 from ava_core.losses import shift_labels as align_labels
 from ava_core.models.attention import Attention, RotaryEmbedding
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS, EnhancedMoEConfig
+from ava_core.models.diagnosis import NonFiniteError
 from ava_core.models.experts import FFNExperts
 from ava_core.models.masks import attention_mask_for
 from ava_core.models.moe import Gate, MoELayer, ZeroComputationExperts
 from ava_core.models.normalization import RMSNorm
 from ava_core.models.outputs import EnhancedMoECausalLMOutput, EnhancedMoEModelOutput
-from ava_core.models.statistics import RoutingStatistics
+from ava_core.models.routing import ExpertBiasRouter, Routes, RouteTape, RoutingStatistics
+
+CACHE_LINE = 64
+"""Bytes; PyTorch's CPU allocator aligns to it."""
 
 
 class DecoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and MoE++ blocks with residual connections.
 
     Everything that the model needs from the routing is returned, never stored on the side, so recomputation
-    in the backward pass can't count anything twice.
+    in the backward pass can't count anything twice; and it finds its routes on the tape, so it can't choose others.
     """
 
     def __init__(self, config: EnhancedMoEConfig, layer_idx: int):
@@ -43,19 +53,25 @@ class DecoderLayer(GradientCheckpointingLayer):
         mask: Tensor | None = None,
         token_mask_T: Tensor | None = None,
         past_key_values: Cache | None = None,
+        tape: RouteTape | None = None,
         output_choices: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, RoutingStatistics]:
-        """Return hidden states, router logits (T, E), balance loss, z-loss, choices (T, E), statistics."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, RoutingStatistics, Tensor | None, Tensor | None]:
+        """Return hidden states, the gate's logits (T, num_logits), balance loss, z-loss and statistics.
+
+        With `output_choices` the logits and the choices of the experts, both (T, E), come last, else None. A flat
+        tuple, because reentrant checkpointing follows gradients through nothing else.
+        """
         attended = self.self_attn(self.input_layernorm(x_BSD), rotary, mask, past_key_values)
         x_BSD = x_BSD + self.dropout(attended)
-        mixed, logits_TE, routing = self.moe(self.post_attention_layernorm(x_BSD), previous_logits_TE, token_mask_T)
+        normalised = self.post_attention_layernorm(x_BSD)
+        mixed, gate_logits, routing = self.moe(normalised, previous_logits_TE, token_mask_T, tape)
         x_BSD = x_BSD + self.dropout(mixed)
-        choices_TE = None
+        logits_TE, choices_TE = None, None
         if output_choices:
-            choices_TE = torch.zeros_like(logits_TE, dtype=torch.bool).scatter(
-                1, routing.expert_ids_TK, routing.used_TK
-            )
-        return x_BSD, logits_TE, routing.balance_loss, routing.z_loss, choices_TE, routing.statistics
+            logits_TE = routing.logits_TE
+            choices_TE = torch.zeros_like(logits_TE, dtype=torch.bool)
+            choices_TE = choices_TE.scatter(1, routing.expert_ids_TK, routing.used_TK)
+        return x_BSD, gate_logits, routing.balance_loss, routing.z_loss, routing.statistics, logits_TE, choices_TE
 
 
 class EnhancedMoEPreTrainedModel(PreTrainedModel):
@@ -85,6 +101,22 @@ class EnhancedMoEPreTrainedModel(PreTrainedModel):
                 nn.init.normal_(parameter, std=std)
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, ExpertBiasRouter):
+            nn.init.zeros_(module.expert_bias)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers; and weights in a CPU's memory begin at cache lines, as fresh ones do.
+
+        Those of a safetensors file stay where the file is mapped, at multiples of 8 bytes. Matrix products then sum in
+        another order: a loaded model's logits would differ from the saved one's in the last bits.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for weight in chain(model.parameters(), model.buffers()):
+            if weight.device.type == "cpu" and weight.data_ptr() % CACHE_LINE:
+                weight.data = weight.data.clone()
+        return loaded
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """Accept Ava's names in `from_pretrained(..., experts_implementation=...)`; see the config."""
@@ -112,6 +144,7 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -120,21 +153,29 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        output_router_logits: bool = False,
+        output_router_logits: bool | None = None,
         output_hidden_states: bool | None = None,
         document_ids: Tensor | None = None,
+        output_routes: bool = False,
+        routes: Sequence[Routes] | None = None,
         **kwargs,
     ) -> EnhancedMoEModelOutput:
         """Run the decoder over `input_ids` (B, S) or `inputs_embeds` (B, S, D).
 
         Args:
             attention_mask: (B, S_kv), 0 for padding. Padding takes part in no statistic and no auxiliary loss.
-            position_ids: (B, S); counted from the cache's length by default.
+            position_ids: (B, S); counted from the cache's length by default. Without attention mask and cache,
+                positions that begin anew begin a document, as Transformers' own models have it.
             document_ids: (B, S); tokens attend only within their own document (packed sequences).
-            output_router_logits: return router logits and expert choices too.
+            output_router_logits: return router logits and expert choices too; by default as the configuration says.
+            output_routes: return where each layer sent its tokens.
+            routes: what an earlier pass over the same tokens returned (or `ava_core.generation.rollout.record_routes`
+                collected), one per layer: the tokens go there again, and gate values are computed anew.
+            return_dict: False returns a tuple of what isn't None.
 
         Raises:
-            ValueError: neither or both of `input_ids` and `inputs_embeds` given.
+            ValueError: neither or both of `input_ids` and `inputs_embeds` given; `routes` of another number of
+                layers or tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given")
@@ -157,20 +198,23 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
             token_mask_T = attention_mask[:, -inputs_embeds.shape[1] :].reshape(-1).bool()
         if output_hidden_states is None:
             output_hidden_states = getattr(self.config, "output_hidden_states", False)
+        if output_router_logits is None:
+            output_router_logits = getattr(self.config, "output_router_logits", False)
 
         rotary = self.rotary_emb(position_ids)
-        x_BSD, router_logits_TE = inputs_embeds, None
+        tapes = self._tapes(routes)
+        x_BSD, gate_logits = inputs_embeds, None
         hidden_states, layers = [], []
-        for layer in self.layers:
+        for layer, tape in zip(self.layers, tapes, strict=True):
             if output_hidden_states:
                 hidden_states.append(x_BSD)
             # Positional, because reentrant checkpointing differentiates positional arguments only.
-            x_BSD, router_logits_TE, *routed = layer(
-                x_BSD, router_logits_TE, rotary, mask, token_mask_T, past_key_values, output_router_logits
+            x_BSD, gate_logits, *routed = layer(
+                x_BSD, gate_logits, rotary, mask, token_mask_T, past_key_values, tape, output_router_logits
             )
-            layers.append((router_logits_TE, *routed))
+            layers.append(routed)
         x_BSD = self.norm(x_BSD)
-        router_logits, balance, z, choices, statistics = zip(*layers, strict=True)
+        balance, z, statistics, router_logits, choices = zip(*layers, strict=True)
         return EnhancedMoEModelOutput(
             last_hidden_state=x_BSD,
             past_key_values=past_key_values if use_cache else None,
@@ -180,13 +224,31 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
             router_logits=router_logits if output_router_logits else None,
             router_choices=choices if output_router_logits else None,
             router_statistics=statistics,
+            routes=tuple(tape.routes for tape in tapes if tape and tape.routes) if output_routes else None,
         )
+
+    def _tapes(self, routes: Sequence[Routes] | None) -> Sequence[RouteTape | None]:
+        """A tape per layer for this pass alone: empty, or filled with what is to be replayed."""
+        if routes is None:
+            if torch.compiler.is_compiling() and self.gradient_checkpointing and self.training:
+                # A graph can't write on a tape inside a checkpoint; it recomputes with the operations of its forward.
+                return [None] * len(self.layers)
+            return [RouteTape() for _ in self.layers]
+        if len(routes) != len(self.layers):
+            raise ValueError(f"routes = {len(routes)} layers: must be the model's {len(self.layers)}")
+        return [RouteTape(recorded) for recorded in routes]
 
 
 class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
     """The decoder with a head over the vocabulary; computes its own loss with `UnifiedLoss`.
 
     `loss_function` may be replaced by another `UnifiedLoss` (label smoothing, further parts).
+
+    Attributes:
+        raise_non_finite: whether a loss on a CPU that is nan or infinite raises `NonFiniteError`, which names the
+            layer, in training and evaluation alike. On accelerators the loss isn't read here, for that would wait
+            for the device: whoever reads it raises (`ava_core.training` does). Set it to False under a loss scaler
+            that is meant to skip steps whose loss overflows in float16.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -195,6 +257,7 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: EnhancedMoEConfig):
         super().__init__(config)
+        self.raise_non_finite = True
         self.model = EnhancedMoEModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.loss_function = UnifiedLoss.standard(
@@ -202,6 +265,7 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
         )
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -211,36 +275,44 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        output_router_logits: bool = False,
+        output_router_logits: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         document_ids: Tensor | None = None,
-        shift_labels: Tensor | None = None,
+        output_routes: bool = False,
+        routes: Sequence[Routes] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_logits: bool = True,
-        return_dict: bool | None = None,
         **kwargs,
-    ) -> EnhancedMoECausalLMOutput | tuple:
+    ) -> EnhancedMoECausalLMOutput:
         """Run the model; arguments as in `EnhancedMoEModel.forward`, and:
 
         Args:
             labels: (B, S), the input ids with -100 where nothing is to be predicted; shifted inside.
-            shift_labels: (B, S), labels that the caller has aligned with the logits; instead of `labels`.
+            shift_labels: (B, S), labels that the caller has aligned with the logits; instead of `labels`. Not in the
+                signature, as in Transformers: its Trainer would evaluate a loss only for batches that hold both.
             logits_to_keep: compute logits of this many last positions (0: all), or of the given indices.
             num_items_in_batch: divisor of the summed token losses, for accumulated batches.
             return_logits: False computes the loss without ever holding all logits: less memory, more speed.
+
+        Raises:
+            NonFiniteError: the loss is nan or infinite; see `raise_non_finite`.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            output_router_logits=output_router_logits,
-            output_hidden_states=output_hidden_states,
-            document_ids=document_ids,
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+            "output_router_logits": output_router_logits,
+            "output_hidden_states": output_hidden_states,
+            "document_ids": document_ids,
+            "output_routes": output_routes,
+            "routes": routes,
+        }
+        shift_labels = kwargs.get("shift_labels")
+        outputs = self.model(**inputs, return_dict=True)
         hidden_BSD = outputs.last_hidden_state
         aligned_BS = shift_labels if labels is None else align_labels(labels)
         logits = None
@@ -263,7 +335,11 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
                 num_items=num_items_in_batch,
             )
             loss, parts = computed.total, computed.parts
-        result = EnhancedMoECausalLMOutput(
+            if self._reads_loss(loss) and not math.isfinite(loss.detach()):
+                raise NonFiniteError.of(
+                    self, loss, **inputs, shift_labels=aligned_BS, num_items_in_batch=num_items_in_batch
+                )
+        return EnhancedMoECausalLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
@@ -273,5 +349,9 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
             router_logits=outputs.router_logits,
             router_choices=outputs.router_choices,
             router_statistics=outputs.router_statistics,
+            routes=outputs.routes,
         )
-        return result.to_tuple() if return_dict is False else result
+
+    def _reads_loss(self, loss: Tensor) -> bool:
+        """Whether the value of `loss` is looked at: only where that makes nobody wait and breaks no graph."""
+        return self.raise_non_finite and loss.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ava_core import kernels
+
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, computed in float32, returned in the input's type."""
+    """x / rms(x) * weight over the last axis, computed in float32 (or wider), returned in the input's type."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -16,4 +18,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        if kernels.usable(x, self.weight):
+            return kernels.rms_norm(x, self.weight, self.eps)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)

@@ -8,7 +8,7 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
-from ava_core.models.statistics import RoutingStatistics
+from ava_core.models.routing import Routes, RoutingStatistics
 
 
 @dataclass
@@ -21,6 +21,7 @@ class EnhancedMoEModelOutput(ModelOutput):
     router_logits, router_choices: per layer, (T, E) float32 and bool (True: chosen and not dropped), with
         `output_router_logits`.
     router_statistics: per layer `RoutingStatistics`, detached.
+    routes: per layer `Routes`, with `output_routes`; to be replayed with `routes=`.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -31,6 +32,7 @@ class EnhancedMoEModelOutput(ModelOutput):
     router_logits: tuple[torch.Tensor, ...] | None = None
     router_choices: tuple[torch.Tensor, ...] | None = None
     router_statistics: tuple[RoutingStatistics, ...] | None = None
+    routes: tuple[Routes, ...] | None = None
 
 
 @dataclass
@@ -52,3 +54,4 @@ class EnhancedMoECausalLMOutput(ModelOutput):
     router_logits: tuple[torch.Tensor, ...] | None = None
     router_choices: tuple[torch.Tensor, ...] | None = None
     router_statistics: tuple[RoutingStatistics, ...] | None = None
+    routes: tuple[Routes, ...] | None = None

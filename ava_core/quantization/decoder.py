@@ -27,6 +27,10 @@ from ava_core.quantization.graph import GraphWriter
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 END = 2**62
+ROUTERS = ("top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice")
+"""Those whose evaluation the graph has; sinkhorn and expert_choice are top_k there."""
+CLOSED = -1e30
+"""Added to the logits of experts in groups that weren't chosen."""
 AddMatrix = Callable[[str, np.ndarray], str]
 
 
@@ -50,8 +54,8 @@ class DecoderGraph:
         self.writer, self.add_matrix = writer, add_matrix
         self.parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
         self.unused = set(self.parameters)
-        if self.config.router not in ("top_k", "confidence"):
-            raise AvaError(f"router = {self.config.router}: has no ONNX export: it must be top_k or confidence")
+        if self.config.router not in ROUTERS:
+            raise AvaError(f"router = {self.config.router}: has no ONNX export: it must be one of {', '.join(ROUTERS)}")
 
     def build(self) -> None:
         """Add all inputs, nodes and outputs."""
@@ -68,10 +72,10 @@ class DecoderGraph:
         embedding = self._matrix("model.embed_tokens.weight")
         x_BSD = w.add("Gather", [embedding, "input_ids"], "embedded", axis=0)
         mask, rotary = self._mask(), self._rotary()
-        logits_TE, routed = None, []
+        gate_logits, routed = None, []
         for layer in range(config.num_layers):
             x_BSD = self._attention(layer, x_BSD, mask, rotary)
-            x_BSD, logits_TE, choices_TE = self._mixture(layer, x_BSD, logits_TE)
+            x_BSD, gate_logits, logits_TE, choices_TE = self._mixture(layer, x_BSD, gate_logits)
             routed.append((logits_TE, choices_TE))
         x_BSD = self._norm(x_BSD, "model.norm")
         # A count of 0 starts at -0 = 0 and keeps everything, as in Transformers.
@@ -171,8 +175,10 @@ class DecoderGraph:
         for part in "qkv":
             count = config.num_attention_heads if part == "q" else self.num_key_value_heads
             x = self._product(normed, self._matrix(f"{at}.{part}_proj.weight"), f"{at}.{part}_proj")
+            if config.qk_norm == "projection" and part != "v":
+                x = self._norm(x, f"{at}.{part}_norm")
             x = w.add("Reshape", [x, w.indices(0, 0, count, self.head_dim)], f"{at}.{part}.BSHA")
-            if config.qk_norm and part != "v":
+            if config.qk_norm == "head" and part != "v":
                 x = self._norm(x, f"{at}.{part}_norm")
             x = w.add("Transpose", [x], f"{at}.{part}.BHSA", perm=[0, 2, 1, 3])
             heads[part] = x if part == "v" else w.add("RotaryEmbedding", [x, *rotary], f"{at}.{part}.rotated")
@@ -185,18 +191,18 @@ class DecoderGraph:
         out = self._product(out, self._matrix(f"{at}.o_proj.weight"), f"{at}.o_proj")
         return w.add("Add", [x_BSD, out], f"{at}.residual")
 
-    def _mixture(self, layer: int, x_BSD: str, previous_TE: str | None) -> tuple[str, str, str]:
-        """The layer's output (B, S, D), its router logits (T, E) and choices (T, E)."""
+    def _mixture(self, layer: int, x_BSD: str, previous: str | None) -> tuple[str, str, str, str]:
+        """The layer's output (B, S, D), its gate's logits, and the experts' logits (T, E) and choices (T, E)."""
         w, config = self.writer, self.config
         at = f"model.layers.{layer}.moe"
         normed = self._norm(x_BSD, f"model.layers.{layer}.post_attention_layernorm")
         x_TD = w.add("Reshape", [normed, w.indices(-1, config.hidden_size)], f"{at}.tokens")
-        logits_TE = w.add("MatMul", [x_TD, self._float_transposed(f"{at}.gate.weight")], f"{at}.gate")
-        if config.gating_residuals and previous_TE is not None:
+        gate_logits = w.add("MatMul", [x_TD, self._float_transposed(f"{at}.gate.weight")], f"{at}.gate")
+        if config.gating_residuals and previous is not None:
             residual = self._float_transposed(f"{at}.gate.residual_weight")
-            residual = w.add("MatMul", [previous_TE, residual], f"{at}.gate.residual")
-            logits_TE = w.add("Add", [logits_TE, residual], f"{at}.gate.sum")
-        weights_TE, choices_TE = self._route(logits_TE, at)
+            residual = w.add("MatMul", [previous, residual], f"{at}.gate.residual")
+            gate_logits = w.add("Add", [gate_logits, residual], f"{at}.gate.sum")
+        logits_TE, weights_TE, choices_TE = self._route(gate_logits, f"{at}.router")
         terms = [self._ffn_experts(x_TD, weights_TE, at)]
         if config.num_copy_experts or config.num_constant_experts:
             terms += self._copy_and_constant_experts(x_TD, weights_TE, at)
@@ -208,15 +214,22 @@ class DecoderGraph:
         out_TD = w.add("Sum", terms, f"{at}.out") if len(terms) > 1 else terms[0]
         shape = w.add("Shape", [x_BSD], f"{at}.shape")
         out_BSD = w.add("Reshape", [out_TD, shape], f"{at}.out.BSD")
-        return w.add("Add", [x_BSD, out_BSD], f"{at}.residual"), logits_TE, choices_TE
+        return w.add("Add", [x_BSD, out_BSD], f"{at}.residual"), gate_logits, logits_TE, choices_TE
 
-    def _route(self, logits_TE: str, at: str) -> tuple[str, str]:
-        """Gate values and choices by expert, (T, E) each: `Router.forward` in evaluation mode."""
+    def _route(self, gate_logits: str, at: str) -> tuple[str, str, str]:
+        """Logits, gate values and choices by expert, (T, E) each: `Router.forward` in evaluation mode."""
         w, config = self.writer, self.config
-        at = f"{at}.router"
-        probabilities_TE = w.add("Softmax", [logits_TE], f"{at}.probabilities", axis=-1)
-        # Over the logits for top_k, as in PyTorch: probabilities of very unlikely experts may tie.
-        ranked = logits_TE if config.router == "top_k" else probabilities_TE
+        if config.router == "hierarchical" and config.num_expert_groups > 1:
+            logits_TE, probabilities_TE, ranked = self._grouped_scores(gate_logits, at)
+        else:
+            logits_TE = gate_logits
+            probabilities_TE = w.add("Softmax", [logits_TE], f"{at}.probabilities", axis=-1)
+            # Over the logits for top-k, as in PyTorch: probabilities of very unlikely experts may tie.
+            ranked = logits_TE
+            if config.router == "confidence":
+                ranked = probabilities_TE
+            elif config.router == "expert_bias":
+                ranked = w.add("Add", [probabilities_TE, self._float(f"{at}.expert_bias")], f"{at}.biased")
         top = w.add("TopK", [ranked, w.indices(config.max_slots)], f"{at}.top", f"{at}.ids", axis=-1)
         ids_TK = f"{at}.ids"
         weights_TK = w.add("GatherElements", [probabilities_TE, ids_TK], f"{at}.gathered", axis=1)
@@ -237,9 +250,35 @@ class DecoderGraph:
         zeros = w.add("Expand", [w.constant("zero", np.zeros((1, 1), np.float32)), shape], f"{at}.zeros")
         nothing = w.add("Expand", [w.constant("false", np.zeros((1, 1), bool)), shape], f"{at}.nothing")
         return (
+            logits_TE,
             w.add("ScatterElements", [zeros, ids_TK, weights_TK], f"{at}.weights.TE", axis=1),
             w.add("ScatterElements", [nothing, ids_TK, used_TK], f"{at}.choices.TE", axis=1),
         )
+
+    def _grouped_scores(self, gate_logits: str, at: str) -> tuple[str, str, str]:
+        """Log-probabilities, probabilities and what is ranked, (T, E) each: `HierarchicalRouter`."""
+        w, config = self.writer, self.config
+        G, last = config.num_expert_groups, w.indices(1)
+        groups_TG = w.add("Slice", [gate_logits, w.indices(0), w.indices(G), last], f"{at}.groups")
+        inside = w.add("Slice", [gate_logits, w.indices(G), w.indices(END), last], f"{at}.inside")
+        inside_TGI = w.add("Reshape", [inside, w.indices(0, G, -1)], f"{at}.inside.TGI")
+        log_group_TG = w.add("LogSoftmax", [groups_TG], f"{at}.groups.log", axis=-1)
+        log_group_TG1 = w.add("Unsqueeze", [log_group_TG, w.indices(2)], f"{at}.groups.log.TG1")
+        log_inside_TGI = w.add("LogSoftmax", [inside_TGI], f"{at}.inside.log", axis=-1)
+        log_TGI = w.add("Add", [log_group_TG1, log_inside_TGI], f"{at}.log_product")
+        logits_TE = w.add("Reshape", [log_TGI, w.indices(0, -1)], f"{at}.log_product.TE")
+        probabilities_TE = w.add("Exp", [logits_TE], f"{at}.probabilities")
+        if config.num_groups_per_token == G:
+            return logits_TE, probabilities_TE, logits_TE
+        count = w.indices(config.num_groups_per_token)
+        best = w.add("TopK", [groups_TG, count], f"{at}.best_groups", f"{at}.group_ids", axis=-1)
+        shape = w.add("Shape", [groups_TG], f"{at}.groups.shape")
+        closed_TG = w.add("Expand", [w.constant("closed", np.full((1, 1), CLOSED, np.float32)), shape], f"{at}.closed")
+        zeros = w.add("Mul", [best, w.constant("zero", np.zeros((1, 1), np.float32))], f"{at}.open")
+        closed_TG = w.add("ScatterElements", [closed_TG, f"{at}.group_ids", zeros], f"{at}.closed.chosen", axis=1)
+        closed_TG1 = w.add("Unsqueeze", [closed_TG, w.indices(2)], f"{at}.closed.TG1")
+        open_TGI = w.add("Add", [log_TGI, closed_TG1], f"{at}.open.TGI")
+        return logits_TE, probabilities_TE, w.add("Reshape", [open_TGI, w.indices(0, -1)], f"{at}.open.TE")
 
     def _ffn_experts(self, x_TD: str, weights_TE: str, at: str) -> str:
         w, config = self.writer, self.config

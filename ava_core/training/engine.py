@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ava_core.config.schema import TrainConfig
 from ava_core.losses import UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM, RoutingStatistics
-from ava_core.training.optimizers import build_optimizer
+from ava_core.models.diagnosis import NonFiniteError
+from ava_core.training.balance import BalanceMonitor
+from ava_core.training.optimizers import build_optimizer, exact_state_dict
 from ava_core.training.schedules import build_schedule, build_scheduler
 
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16}
+WEIGHT_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Type of weights, activations and products by `train.precision`; the optimiser keeps float32 masters (see there)."""
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """The configuration that DeepSpeed gets: float32 weights and state, products in the configured precision.
+    """The configuration that DeepSpeed gets: it trains the weights as they are.
 
-    `torch_autocast` rather than DeepSpeed's `bf16`: its bf16 optimiser flattens all parameters into one vector, and
-    Muon needs matrices.
+    Not DeepSpeed's own `bf16`: its optimiser flattens all parameters into one vector, and Muon needs matrices.
     """
-    dtype = AUTOCAST_DTYPES.get(config.precision)
     return {
         "train_batch_size": config.global_batch_size,
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.global_batch_size // config.micro_batch_size,
         "gradient_clipping": config.gradient_clip,
         "zero_optimization": {"stage": 0},
-        "torch_autocast": {"enabled": dtype is not None, "dtype": str(dtype or torch.bfloat16).removeprefix("torch.")},
         "steps_per_print": 2**31,
     }
+
+
+def set_weight_dtype(model: nn.Module, dtype: torch.dtype, *, accumulated: bool) -> None:
+    """Cast the parameters, not the buffers; gradients that are `accumulated` over micro-batches stay in float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+        if accumulated:
+            parameter.grad_dtype = torch.float32
 
 
 class TrainingEngine:
@@ -56,7 +65,9 @@ class TrainingEngine:
         )
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        optimizer = build_optimizer(
+        dtype, accumulated = WEIGHT_DTYPES[config.precision], config.global_batch_size > config.micro_batch_size
+        set_weight_dtype(model, dtype, accumulated=accumulated)
+        optimizer = self.optimizer = build_optimizer(
             model,
             config.optimizer,
             config.learning_rate,
@@ -67,6 +78,7 @@ class TrainingEngine:
         )
         schedule = build_schedule(config.schedule, config.steps, config.warmup_steps, config.final_learning_rate_ratio)
         self.config = config
+        self.balance = BalanceMonitor()
         self.deepspeed, _, _, self.scheduler = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -85,10 +97,9 @@ class TrainingEngine:
         """Where the model is."""
         return self.deepspeed.device
 
-    @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        """Type of the matrix products where it isn't that of the weights."""
-        return AUTOCAST_DTYPES.get(self.config.precision)
+    def exact_state_dict(self) -> dict[str, Tensor]:
+        """The model's state in float32: the masters of weights that training rounds."""
+        return {name: value.float() for name, value in exact_state_dict(self.model, self.optimizer).items()}
 
     def step(self, windows: Tensor, document_ids: Tensor | None) -> dict[str, float]:
         """One optimiser step on (B, S + 1) tokens; `document_ids` (B, S), or None if no window holds a boundary.
@@ -96,7 +107,10 @@ class TrainingEngine:
         Returns:
             train_loss (nats per token), the other parts of the loss, gradient_norm (before clipping), learning_rate,
             expert_load_cv and ffn_experts_per_token (means over layers), dead_experts (in all layers); each a mean over
-            micro-batches.
+            micro-batches; and collapsed_layers, by the loads of the whole step.
+
+        Raises:
+            NonFiniteError: the loss is nan or infinite; it names the layer.
         """
         self.model.train()
         size = self.config.micro_batch_size
@@ -105,16 +119,19 @@ class TrainingEngine:
         for start in range(0, windows.shape[0], size):
             micro = windows[start : start + size].to(self.device)
             ids = None if document_ids is None else document_ids[start : start + size].to(self.device)
-            output = self.deepspeed(
-                input_ids=micro[:, :-1], shift_labels=micro[:, 1:], document_ids=ids, return_logits=False
-            )
+            inputs = {"input_ids": micro[:, :-1], "shift_labels": micro[:, 1:], "document_ids": ids}
+            output = self.deepspeed(**inputs, return_logits=False)
             self.deepspeed.backward(output.loss)
+            self.balance.add(output.router_statistics)
             for name, part in {**output.loss_parts, **_routing_figures(output.router_statistics)}.items():
                 figures[name] = figures.get(name, 0.0) + float(part) / passes
+            if not math.isfinite(output.loss.detach()):  # before the optimiser spreads it over all weights
+                raise NonFiniteError.of(self.model, output.loss, **inputs)
             if start + size == windows.shape[0]:
                 grads = [p.grad for p in self.model.parameters() if p.grad is not None]
                 figures["gradient_norm"] = float(torch.nn.utils.get_total_norm(grads))
             self.deepspeed.step()
+        figures |= self.balance.finish_step(self.model)
         return {"train_loss": figures.pop("cross_entropy"), **figures}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from ava_core.data.batches import TrainingBatches, bits_per_byte
 from ava_core.data.shards import ShardedSplit, load_splits_info
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.models.diagnosis import NonFiniteError
 from ava_core.runtime.progress import Progress
 from ava_core.training.checkpoints import CheckpointFolder
 from ava_core.training.engine import TrainingEngine
@@ -105,7 +105,8 @@ def train(
     clock = _Clock()
     checkpoints = CheckpointFolder(state / "checkpoints", train_config.keep_checkpoints)
     _loop(engine, batches, training, validation, train_config, checkpoints, history, clock, progress)
-    model.eval()
+    exact = engine.exact_state_dict()
+    model.eval().float().load_state_dict(exact)
     model.save_pretrained(output, max_shard_size="2GB")
     for name in TOKENIZER_FILES:
         (output / name).write_bytes((shards / "tokenizer" / name).read_bytes())
@@ -167,12 +168,13 @@ def _loop(
             windows = batches.batch(step)
             with clock:
                 ids = packed_document_ids(windows[:, :-1], training.boundary_token_id)
-                figures = engine.step(torch.from_numpy(windows), ids)
-            if not math.isfinite(figures["train_loss"]):
-                raise AvaError(
-                    f"step {step + 1}: the training loss is {figures['train_loss']}: lower train.learning_rate"
-                    f" (now {config.learning_rate:g}) or raise train.warmup_steps"
-                )
+                try:
+                    figures = engine.step(torch.from_numpy(windows), ids)
+                except NonFiniteError as error:
+                    raise AvaError(
+                        f"step {step + 1}: the training {error}: lower train.learning_rate"
+                        f" (now {config.learning_rate:g}) or raise train.warmup_steps"
+                    ) from error
             done = step + 1
             row = {"step": done, "tokens_seen": done * tokens_per_step, **figures}
             if done % config.evaluate_every == 0 or done == config.steps:
@@ -196,7 +198,6 @@ def _measure(engine: TrainingEngine, split: ShardedSplit, config: TrainConfig, *
         config.sequence_length,
         batch_size=config.micro_batch_size,
         limit=None if whole else config.evaluate_sequences,
-        autocast_dtype=engine.autocast_dtype,
     )
     share = count / len(split.tokens)
     return {

@@ -28,7 +28,6 @@ def mean_loss(
     *,
     batch_size: int,
     limit: int | None = None,
-    autocast_dtype: torch.dtype | None = None,
 ) -> tuple[float, int]:
     """Mean negative log-likelihood in nats per token, and the number of tokens scored.
 
@@ -38,20 +37,18 @@ def mean_loss(
         sequence_length: S, the training context.
         batch_size: windows scored at once.
         limit: score only so many windows, evenly spaced.
-        autocast_dtype: type of the matrix products, None for that of the weights.
     """
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
     for inputs, labels, ids in _batches(split, sequence_length, batch_size, limit):
-        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            output = model(
-                input_ids=inputs.to(device),
-                shift_labels=labels.to(device),
-                document_ids=None if ids is None else ids.to(device),
-                return_logits=False,
-                use_cache=False,
-            )
+        output = model(
+            input_ids=inputs.to(device),
+            shift_labels=labels.to(device),
+            document_ids=None if ids is None else ids.to(device),
+            return_logits=False,
+            use_cache=False,
+        )
         tokens = int((labels != IGNORE_INDEX).sum())
         total += float(output.loss_parts["cross_entropy"]) * tokens
         count += tokens

@@ -18,7 +18,15 @@ FIELDS = {
     "num_copy_experts": st.integers(-1, 2),
     "num_constant_experts": st.integers(-1, 2),
     "num_shared_experts": st.integers(-1, 2),
-    "router": st.sampled_from(["top_k", "confidence", "topk"]),
+    "qk_norm": st.sampled_from(["head", "projection", "none", "rows"]),
+    "router": st.sampled_from(
+        ["top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice", "topk"]
+    ),
+    "num_expert_groups": st.integers(0, 13),
+    "num_groups_per_token": st.integers(0, 4),
+    "sinkhorn_iterations": st.integers(-1, 2),
+    "expert_bias_update_rate": st.sampled_from([-0.1, 0.0, 0.01]),
+    "experts_implementation": st.sampled_from(["auto", "grouped_mm", "looped", "native", "dense", "eager"]),
     "num_experts_per_token": st.integers(0, 8),
     "max_experts_per_token": st.integers(1, 8),
     "confidence_threshold": st.sampled_from([0.0, 0.5, 1.0, 1.5]),
@@ -46,8 +54,20 @@ few_changes = st.dictionaries(st.sampled_from(sorted(FIELDS)), st.none(), min_si
 )
 
 
-@settings(max_examples=50, deadline=None)
-@given(few_changes)
+# Groups must fit each other, so that a change of one of them alone is nearly always refused.
+groups = st.fixed_dictionaries(
+    {
+        "router": st.just("hierarchical"),
+        "num_expert_groups": st.integers(1, 13),
+        "num_groups_per_token": st.integers(1, 4),
+        "num_experts_per_token": st.integers(1, 13),
+        "num_constant_experts": st.integers(0, 2),
+    }
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(few_changes | groups)
 def test_a_model_section_is_valid_exactly_when_the_model_can_be_configured_so(changes):
     from ava_core.models import EnhancedMoEConfig
 

@@ -2,7 +2,7 @@ import pytest
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEModel
 from ava_core.models.configuration import ROUTERS as ROUTER_NAMES
-from ava_core.models.routers import ROUTERS
+from ava_core.models.routing import ROUTERS
 
 
 def test_two_arguments_are_enough():
@@ -19,14 +19,20 @@ def test_two_arguments_are_enough():
         ("hidden_size", 130, "a multiple of num_attention_heads"),
         ("num_key_value_heads", 3, "a divisor of num_attention_heads"),
         ("head_dim", 7, "even"),
-        ("router", "topk", "one of top_k, confidence"),
+        ("router", "topk", "one of top_k, confidence, sinkhorn, hierarchical, expert_bias, expert_choice"),
         ("confidence_threshold", 0.0, "in (0, 1]"),
         ("num_experts_per_token", 99, "at most the number of experts"),
         ("tau", 1.5, "in (0, 1]"),
         ("capacity_factor", 0.0, "> 0, or null"),
+        ("capacity_factor", float("inf"), "> 0, or null"),
+        ("qk_norm", "rows", "one of head, projection, none"),
+        ("sinkhorn_iterations", 0, "> 0"),
+        ("expert_bias_update_rate", -0.1, ">= 0"),
+        ("num_groups_per_token", 0, "> 0"),
+        ("tau", float("nan"), "> 0"),
         ("dropout", 1.0, "in [0, 1)"),
         ("num_zero_experts", -1, ">= 0"),
-        ("experts_implementation", "eager", "one of auto, grouped_mm, looped, dense"),
+        ("experts_implementation", "eager", "one of auto, grouped_mm, looped, native, dense"),
     ],
 )
 def test_refusal_names_field_value_and_what_is_allowed(field, value, allowed):
@@ -34,6 +40,40 @@ def test_refusal_names_field_value_and_what_is_allowed(field, value, allowed):
         EnhancedMoEConfig(**{field: value})
     assert str(error.value).startswith(f"{field} = {value!r}: must be ")
     assert allowed in str(error.value)
+
+
+@pytest.mark.parametrize("router", ["top_k", "sinkhorn", "hierarchical", "expert_bias", "expert_choice"])
+def test_more_experts_per_token_than_experts_are_refused_for_every_router_with_a_fixed_number(router):
+    with pytest.raises(ValueError, match=r"^num_experts_per_token = 13: must be at most the number of experts \(12\)"):
+        EnhancedMoEConfig(router=router, num_experts_per_token=13)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_expert_groups": 5}, "num_expert_groups = 5: must be a divisor of the number of experts (12)"),
+        ({"num_groups_per_token": 2}, "num_groups_per_token = 2: must be at most num_expert_groups (1)"),
+        (
+            {"num_expert_groups": 6, "num_experts_per_token": 3},
+            "num_experts_per_token = 3: must be at most 2, the experts in num_groups_per_token (1) groups",
+        ),
+    ],
+)
+def test_impossible_groups_are_refused_by_the_hierarchical_router_alone(fields, message):
+    with pytest.raises(ValueError) as error:
+        EnhancedMoEConfig(router="hierarchical", **fields)
+    assert str(error.value) == message
+    assert EnhancedMoEConfig(router="top_k", **fields).num_logits == 12
+
+
+def test_the_gate_of_groups_has_a_logit_more_per_group_unless_there_is_but_one():
+    widths = [EnhancedMoEConfig(router="hierarchical", num_expert_groups=groups).num_logits for groups in (1, 2, 6)]
+    assert widths == [12, 14, 18]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(True, "head"), (False, "none"), ("projection", "projection")])
+def test_truths_for_qk_norm_are_read_as_names(given, kept):
+    assert EnhancedMoEConfig(qk_norm=given).qk_norm == kept
 
 
 def test_rope_theta_reaches_rope_parameters_and_survives_a_round_trip(tmp_path):

@@ -8,7 +8,7 @@ from ava_core.models import EnhancedMoEConfig
 from ava_core.models.dispatch import combine, dispatch, sort_by_expert
 from ava_core.models.experts import FFNExperts
 from ava_core.models.moe import MoELayer
-from ava_core.models.routers import Routing
+from ava_core.models.routing import Routing
 
 
 def make_experts(n=4, implementation="looped"):
@@ -27,7 +27,13 @@ def make_routing(ids, weights=None, used=None):
     used = torch.ones_like(ids, dtype=torch.bool) if used is None else used
     weights = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) if weights is None else weights
     return Routing(
-        expert_ids_TK=ids, weights_TK=weights * used, used_TK=used, balance_loss=None, z_loss=None, statistics=None
+        expert_ids_TK=ids,
+        weights_TK=weights * used,
+        used_TK=used,
+        logits_TE=None,
+        balance_loss=None,
+        z_loss=None,
+        statistics=None,
     )
 
 

@@ -30,6 +30,9 @@ def make_model():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 0.3) if parameter.dim() > 1 else parameter.normal_(1, 0.1)
+            for name, buffer in model.named_buffers():
+                if name.endswith("expert_bias"):
+                    buffer.normal_(0, 0.1)
         return model
 
     return make

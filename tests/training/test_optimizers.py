@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.training.optimizers import OPTIMIZERS, Muon, build_optimizer, orthogonalize
+from ava_core.training.optimizers import OPTIMIZERS, Muon, build_optimizer, exact_state_dict, orthogonalize
 
 
 def make_model():
@@ -148,3 +148,59 @@ def test_parameters_without_a_gradient_are_left_alone():
 def test_refusal_names_the_value(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_optimizer(make_model(), *arguments)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_too_small_for_bfloat16_are_not_lost(name):
+    weights = torch.nn.ParameterDict({"layers_q_proj": torch.nn.Parameter(torch.ones(4, 8, dtype=torch.bfloat16))})
+    optimizer = build_optimizer(weights, name, 1e-4)
+    before = weights["layers_q_proj"].detach().clone()
+    for _ in range(500):
+        weights["layers_q_proj"].grad = torch.ones(4, 8, dtype=torch.bfloat16)
+        optimizer.step()
+    (master,) = exact_state_dict(weights, optimizer).values()
+    assert master.dtype == torch.float32
+    assert (master < before.float() - 1e-3).all()
+    assert torch.equal(weights["layers_q_proj"], master.bfloat16())
+    assert not torch.equal(weights["layers_q_proj"], before)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_masters_survive_saving_and_loading_to_the_bit(name, tmp_path):
+    def steps(model, optimizer, count):
+        for _ in range(count):
+            for p in model.parameters():
+                p.grad = torch.sin(p.detach().float() * 100).bfloat16()
+            optimizer.step()
+
+    def build():
+        torch.manual_seed(0)
+        model = torch.nn.ParameterDict(
+            {n: torch.nn.Parameter(torch.randn(6, 4).bfloat16()) for n in ("q_proj", "norm")}
+        )
+        return model, build_optimizer(model, name, 1e-3, weight_decay=0.1)
+
+    whole, optimizer = build()
+    steps(whole, optimizer, 6)
+    half, first = build()
+    steps(half, first, 3)
+    torch.save({"model": half.state_dict(), "optimizer": first.state_dict()}, tmp_path / "half.pt")
+    saved = torch.load(tmp_path / "half.pt", weights_only=True)
+    resumed, second = build()
+    resumed.load_state_dict(saved["model"])
+    second.load_state_dict(saved["optimizer"])
+    steps(resumed, second, 3)
+    exact, expected = exact_state_dict(resumed, second), exact_state_dict(whole, optimizer)
+    for key, value in expected.items():
+        assert value.dtype == torch.float32
+        assert torch.equal(exact[key], value), key
+
+
+def test_tied_weights_share_one_master():
+    embedding, head = torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5, bias=False)
+    model = torch.nn.ModuleDict({"embedding": embedding, "head": head}).bfloat16()
+    head.weight = embedding.weight
+    optimizer = build_optimizer(model, "adamw", 1e-3)
+    state = exact_state_dict(model, optimizer)
+    assert state["embedding.weight"] is state["head.weight"]
+    assert state["embedding.weight"].dtype == torch.float32

@@ -6,6 +6,17 @@ import torch
 from torch import Tensor
 
 
+def expert_shares(tau: float, num_ffn_experts: int, num_experts: int, device: torch.device | None = None) -> Tensor:
+    """Share of all assignments that each expert gets in a balanced layer, float64 (E,), summing to 1.
+
+    tau parts for an FFN expert, one for a zero-computation expert: the proportions of eq. 8.
+    """
+    num_zc = num_experts - num_ffn_experts
+    shares_E = torch.full((num_experts,), 1 / (tau * num_ffn_experts + num_zc), dtype=torch.float64, device=device)
+    shares_E[:num_ffn_experts] *= tau
+    return shares_E
+
+
 def expert_capacities(
     assignments: int | Tensor, gamma: float, tau: float, num_ffn_experts: int, num_experts: int
 ) -> Tensor:
@@ -16,13 +27,10 @@ def expert_capacities(
     T is `assignments`: tokens times their chosen experts, so that gamma = 1 is just enough for a perfectly
     (tau-weighted) balanced layer whatever the number of experts per token.
     """
-    num_zc = num_experts - num_ffn_experts
-    share = gamma / (tau * num_ffn_experts + num_zc)
     device = assignments.device if isinstance(assignments, Tensor) else None
-    per_expert_E = torch.full((num_experts,), share, dtype=torch.float64, device=device)
-    per_expert_E[:num_ffn_experts] *= tau
+    shares_E = expert_shares(tau, num_ffn_experts, num_experts, device)
     # The slack keeps an exact quotient such as 6.000000000000001 from being rounded up.
-    return torch.ceil(per_expert_E * assignments - 1e-9).long()
+    return torch.ceil(gamma * shares_E * assignments - 1e-9).long()
 
 
 def within_capacity(ids_TK: Tensor, counted_TK: Tensor, capacity_E: Tensor) -> Tensor:

@@ -1,0 +1,100 @@
+"""Muon: updates of hidden matrices with all singular values alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ava_core.training.optimizers.adamw import AdamW, gradient
+
+# Coefficients of a quintic a x + b x^3 + c x^5 that drives singular values towards 1 in few iterations
+# (K. Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024).
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+@torch.no_grad()
+def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Replace the singular values of (..., m, n) matrices by values near 1 (Newton-Schulz iteration).
+
+    Works on a batch of matrices at once; computed in `dtype`, returned in the input's type.
+    """
+    x = matrix.to(dtype)
+    transposed = x.shape[-2] > x.shape[-1]
+    if transposed:
+        x = x.mT
+    shape = x.shape
+    x = x.reshape(-1, *shape[-2:])
+    # The iteration needs a spectral norm of at most 1; the Frobenius norm bounds it.
+    x = x / (torch.linalg.matrix_norm(x.float(), keepdim=True) + 1e-7).to(dtype)
+    a, b, c = _QUINTIC
+    for _ in range(steps):
+        gram = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    x = x.view(shape)
+    return (x.mT if transposed else x).to(matrix.dtype)
+
+
+class Muon(AdamW):
+    """Muon for hidden matrices and AdamW for the rest, as one optimiser.
+
+    Muon: the Nesterov momentum of the gradient is orthogonalised and scaled by 0.2 sqrt(max(m, n)), which
+    gives the update the root mean square of a typical AdamW update, so both share one learning rate and one
+    weight decay (Moonlight, arXiv 2502.16982, eq. 4). A 3-D parameter is a stack of matrices; matrices of one
+    shape are batched across parameters.
+
+    Groups carry `algorithm`: "muon" or "adamw". State of Muon's: `momentum`, and `master` as in `AdamW`.
+
+    Args:
+        params: parameter groups with `algorithm` set.
+        lr: learning rate of groups that set none.
+        momentum: of Muon.
+        newton_schulz_steps: iterations of the orthogonalisation.
+        betas, eps: of AdamW.
+        weight_decay: decoupled, scaled by the learning rate.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        newton_schulz_steps: int = 5,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        muon = {"momentum": momentum, "newton_schulz_steps": newton_schulz_steps, "algorithm": "adamw"}
+        super().__init__(params, lr, betas, eps, weight_decay, **muon)
+
+    def _update(self, parameters: list[Tensor], group: dict) -> None:
+        if group["algorithm"] == "muon":
+            self._muon(parameters, group)
+        else:
+            super()._update(parameters, group)
+
+    def _muon(self, parameters: list[Tensor], group: dict) -> None:
+        # Matrices of one shape go through the iteration together, whatever parameter they come from.
+        batches: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
+        for p in parameters:
+            state, master = self.state[p], self.master(p)
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(master)
+            momentum, grad = state["momentum"], gradient(p).to(master.dtype)
+            momentum.lerp_(grad, 1 - group["momentum"])
+            update = grad.lerp(momentum, group["momentum"])
+            key = (*p.shape[-2:], p.dtype, p.device)
+            batches.setdefault(key, []).append((p, update.view(-1, *p.shape[-2:])))
+        for (m, n, *_), members in batches.items():
+            stacked = torch.cat([update for _, update in members])
+            stacked = orthogonalize(stacked, group["newton_schulz_steps"])
+            scale = 0.2 * max(m, n) ** 0.5
+            counts = [update.shape[0] for _, update in members]
+            for (p, _), update in zip(members, stacked.split(counts), strict=True):
+                master = self.master(p)
+                master.mul_(1 - group["lr"] * group["weight_decay"])
+                master.add_(update.view_as(p), alpha=-group["lr"] * scale)
+                if master is not p:
+                    p.copy_(master)

@@ -1,0 +1,60 @@
+"""`torch.compile` takes the whole model as one graph."""
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("implementation", "router", "recompute"),
+    [("dense", "top_k", False), ("grouped_mm", "top_k", True), ("grouped_mm", "confidence", False)],
+)
+def test_training_pass_is_one_graph_with_the_same_gradients(make_model, tokens, implementation, router, recompute):
+    """In bfloat16 autocast, because PyTorch traces grouped products of no other type."""
+    model = make_model(router=router, experts_implementation=implementation, num_layers=2).train()
+    if recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for run in (model, compiled):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = run(tokens, labels=tokens).loss
+        loss.backward()
+        gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0.05, atol=0.02, msg=name)
+
+
+def test_evaluation_is_one_graph_that_serves_every_length(make_model, tokens):
+    model = make_model(experts_implementation="dense", num_layers=2)
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(model, fullgraph=True, backend=backend, dynamic=True)
+    with torch.no_grad():
+        for length in (12, 9, 7, 5, 10):
+            out = compiled(tokens[:, :length], use_cache=False).logits
+            torch.testing.assert_close(out, model(tokens[:, :length], use_cache=False).logits, rtol=1e-4, atol=2e-5)
+    assert len(graphs) <= 2  # the first may be for its length alone
+
+
+def test_replay_is_part_of_the_graph(make_model, tokens):
+    model = make_model(experts_implementation="dense", num_layers=2)
+    routes = model(tokens.flip(0), output_routes=True).routes
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        out = compiled(tokens, use_cache=False, routes=routes, output_routes=True)
+        assert torch.equal(out.routes[0].expert_ids_TK, routes[0].expert_ids_TK)
+        torch.testing.assert_close(out.logits, model(tokens, use_cache=False, routes=routes).logits)
