@@ -35,6 +35,8 @@ PEER_EXPERTS = ("eager", "batched_mm", "grouped_mm")
 OUR_EXPERTS = tuple(name for name in EXPERTS_IMPLEMENTATIONS if name != "auto")
 SETTINGS = {*PEER_EXPERTS, *OUR_EXPERTS, "kept", "eager_attention", "compiled"}
 LEARNING_RATE = 1e-3
+BALANCE_LOSS_WEIGHT = 0.1
+"""Of our mixtures, as in cpu/tiny: so many experts of each kind are used as `tau` asks for, as in a trained model."""
 
 
 @dataclass(slots=True)
@@ -144,6 +146,7 @@ def build_ours(base: str, settings: frozenset[str], work: Workload) -> Step:
         num_constant_experts=work.constant_experts if zero_computation else 0,
         tau=work.tau if zero_computation else 1.0,
         gating_residuals=zero_computation,
+        balance_loss_weight=BALANCE_LOSS_WEIGHT,
         experts_implementation=chosen,
     )
     model: nn.Module = EnhancedMoEForCausalLM(config)
