@@ -3,7 +3,7 @@
 Usage: make bench, or python -m benchmarks.layers [--rounds N] [--threads N] [--groups GROUP ...]
 
 Prints the median of each alternative and its ratio to the first one: median and quartiles over rounds. Sizes are those
-of `cpu/tiny`: 16 sequences of 256 tokens, hidden 256, 8 experts of 256, top-2, bfloat16 products.
+of `cpu/tiny`: 16 sequences of 256 tokens, hidden 256, 8 experts of 256, top-2, bfloat16 weights.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from functools import partial
 from unittest import mock
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.models.attention import attend
+from ava_core.models.attention import attend, attend_by_products
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS
 from ava_core.models.experts import FFNExperts
 from ava_core.models.moe import MoELayer
-from ava_core.models.routing import build_router, router
+from ava_core.models.routing import build_router
+from ava_core.models.routing import router as routing_module
 from ava_core.training.optimizers import build_optimizer
+from ava_core.training.process import prepare
 from benchmarks.report import paired_ratio
 
 SEQUENCES, LENGTH = 16, 256
@@ -39,24 +42,32 @@ def experts(implementation: str) -> Callable[[], None]:
     layer = FFNExperts(config)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    x = torch.randn(SEQUENCES * LENGTH, config.hidden_size, requires_grad=True)
-    routing = build_router(config)(torch.randn(SEQUENCES * LENGTH, config.num_experts))
+    layer = layer.bfloat16()
+    x = torch.randn(SEQUENCES * LENGTH, config.hidden_size).bfloat16().requires_grad_()
+    router = build_router(config)
 
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            layer(x, routing).sum().backward()
+        # Other group sizes in each round, as in training.
+        routing = router(torch.randn(SEQUENCES * LENGTH, config.num_experts))
+        layer(x, routing).sum().backward()
 
     return run
 
 
-def attention(fused: bool) -> Callable[[], None]:
-    """Forward and backward of causal attention in bfloat16."""
+ATTENTION: dict[str, Callable[..., Tensor]] = {
+    "chosen": attend,
+    "products": attend_by_products,
+    "fused": partial(F.scaled_dot_product_attention, is_causal=True),
+}
+
+
+def attention(name: str) -> Callable[[], None]:
+    """Forward and backward of causal attention in bfloat16: as training chooses it, explicit products, PyTorch's."""
     shape = (SEQUENCES, CONFIG.num_attention_heads, LENGTH, CONFIG.head_dim)
     q, k, v = (torch.randn(shape).bfloat16().requires_grad_() for _ in range(3))
 
     def run() -> None:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True) if fused else attend(q, k, v, None)
-        out.sum().backward()
+        ATTENTION[name](q, k, v, None).sum().backward()
 
     return run
 
@@ -72,13 +83,13 @@ def statistics_of_routing(measured: bool) -> Callable[[], None]:
     grad = torch.randn_like(x)
     nothing = torch.zeros(())
     # Both are patched, so that patching costs both the same.
-    entropy = router.mean_entropy if measured else lambda *_: nothing
-    measure = router.RoutingStatistics.measure if measured else lambda **_: None
+    entropy = routing_module.mean_entropy if measured else lambda *_: nothing
+    measure = routing_module.RoutingStatistics.measure if measured else lambda **_: None
 
     def run() -> None:
         with (
-            mock.patch.object(router, "mean_entropy", entropy),
-            mock.patch.object(router.RoutingStatistics, "measure", staticmethod(measure)),
+            mock.patch.object(routing_module, "mean_entropy", entropy),
+            mock.patch.object(routing_module.RoutingStatistics, "measure", staticmethod(measure)),
         ):
             layer(x)[0].backward(grad)
 
@@ -87,7 +98,7 @@ def statistics_of_routing(measured: bool) -> Callable[[], None]:
 
 def optimizer(name: str) -> Callable[[], None]:
     """One update of all parameters of `cpu/tiny`."""
-    model = EnhancedMoEForCausalLM(CONFIG)
+    model = EnhancedMoEForCausalLM(CONFIG).bfloat16()
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     return build_optimizer(model, name, 1e-3).step
@@ -95,7 +106,7 @@ def optimizer(name: str) -> Callable[[], None]:
 
 GROUPS: dict[str, dict[str, Callable[[], Callable[[], None]]]] = {
     "experts": {name: partial(experts, name) for name in EXPERTS_IMPLEMENTATIONS if name != "auto"},
-    "attention": {"explicit": partial(attention, False), "fused": partial(attention, True)},
+    "attention": {name: partial(attention, name) for name in ATTENTION},
     "statistics": {"without": partial(statistics_of_routing, False), "with": partial(statistics_of_routing, True)},
     "optimiser": {name: partial(optimizer, name) for name in ("adamw", "muon")},
 }
@@ -110,7 +121,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="which parts to time")
     flags = parser.parse_args()
-    torch.set_num_threads(flags.threads)
+    prepare(flags.threads, 0)
     print(f"torch {torch.__version__}, {flags.threads} threads, {flags.rounds} rounds in turn; milliseconds, median")
     for group in flags.groups:
         runs = {name: make() for name, make in GROUPS[group].items()}

@@ -72,9 +72,7 @@ class TrainingStep:
         self.work = work
         self.memory_before = _status_bytes("VmRSS")
         self.step = build_ours(base, settings, work) if base in OURS else build_peer(base, settings, work)
-        self.tokens = torch.randint(
-            work.vocab_size, (work.batch, work.length), generator=torch.Generator().manual_seed(0)
-        ).to(work.device)
+        self.generator = torch.Generator().manual_seed(0)  # all subjects see the same tokens
 
     def turn(self, steps: int) -> dict[str, Any]:
         """Return tokens_per_second of whole steps, the last loss, and FFN experts per token (None: not told)."""
@@ -100,8 +98,11 @@ class TrainingStep:
         """The last step's loss, and its statistics by layer, none of peers'."""
         step = self.step
         for _ in range(steps):
+            # New tokens for each step: a batch that comes again is learnt by heart, and the routers with it.
+            shape = (self.work.batch, self.work.length)
+            tokens = torch.randint(self.work.vocab_size, shape, generator=self.generator).to(self.work.device)
             with step.context():
-                output = step.forward(self.tokens)
+                output = step.forward(tokens)
             loss, routed = output.loss, getattr(output, "router_statistics", None) or ()
             del output  # a peer's holds the logits, which needn't last
             loss.backward()

@@ -54,7 +54,7 @@ def attend(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) 
     if _native_can(q_BHSA, k_BGSA, mask):
         return kernels.attention(q_BHSA, k_BGSA, v_BGSA, mask)
     if q_BHSA.device.type == "cpu" and q_BHSA.dtype == torch.bfloat16 and q_BHSA.requires_grad:
-        return _attend_by_products(q_BHSA, *_repeat_heads(q_BHSA, k_BGSA, v_BGSA), mask)
+        return attend_by_products(q_BHSA, *_repeat_heads(q_BHSA, k_BGSA, v_BGSA), mask)
     grouped = q_BHSA.shape[1] != k_BGSA.shape[1]
     if grouped and not _kernel_groups_heads(q_BHSA, mask):
         k_BGSA, v_BGSA = _repeat_heads(q_BHSA, k_BGSA, v_BGSA)
@@ -91,7 +91,7 @@ def _repeat_heads(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor) -> tuple[Tenso
     return k_BGSA.repeat_interleave(repeats, dim=1), v_BGSA.repeat_interleave(repeats, dim=1)
 
 
-def _attend_by_products(q_BHSA: Tensor, k_BHSA: Tensor, v_BHSA: Tensor, mask: Tensor | None) -> Tensor:
+def attend_by_products(q_BHSA: Tensor, k_BHSA: Tensor, v_BHSA: Tensor, mask: Tensor | None) -> Tensor:
     """`attend` as two batched products and a softmax."""
     B, H, S, A = q_BHSA.shape
     if mask is None:

@@ -140,7 +140,7 @@ def test_memory_of_a_layer_is_within_a_quarter_of_what_autograd_keeps(precision,
     layers = [saved_bytes(ModelConfig(**{**BASE, **changes, "num_layers": count}), train) for count in (2, 3)]
     assert measured <= 1.1 * (layers[1] - layers[0])
     monkeypatch.setattr("ava_core.kernels.library.library", lambda: None)
-    monkeypatch.setattr("ava_core.models.attention._attend_by_products", _fused_attention)
+    monkeypatch.setattr("ava_core.models.attention.attend_by_products", _fused_attention)
     measured = kept_for_backward(3, precision, sequence, False, changes) - kept_for_backward(
         2, precision, sequence, False, changes
     )

@@ -43,7 +43,11 @@ def test_experts_and_gradients_are_their_equations(tokens, experts, others, k, w
     if to_one:
         ids_TK[:, 0], ids_TK[:, 1:] = 0, torch.arange(1, k)
     used_TK = torch.rand(tokens, k) >= unused
-    x, gate_up, down = random(tokens, 34), random(experts, 2 * width, 34, scale=0.2), random(experts, 34, width, scale=0.2)
+    x, gate_up, down = (
+        random(tokens, 34),
+        random(experts, 2 * width, 34, scale=0.2),
+        random(experts, 34, width, scale=0.2),
+    )
     weights = torch.rand(tokens, k).mul(used_TK).requires_grad_()
     out = run(x, weights, ids_TK, used_TK, gate_up, down)
     grad = torch.randn_like(out)

@@ -3,7 +3,7 @@ import logging
 import torch
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM, RoutingStatistics
-from ava_core.training.balance import BalanceMonitor
+from ava_core.training.balance import PATIENCE, BalanceMonitor
 
 EVEN, SAME = torch.full((4,), 0.25), torch.tensor([1.0, 0, 0, 0])
 
@@ -25,10 +25,12 @@ def tiny(**overrides):
     )
 
 
-def test_collapse_is_told_once_and_again_only_when_it_changes(caplog):
+def test_collapse_that_lasts_is_told_once_and_again_only_when_it_changes(caplog):
     monitor, model = BalanceMonitor(), tiny()
     caplog.set_level(logging.INFO)
-    for loads in ((EVEN, SAME), (EVEN, SAME), (SAME, SAME), (EVEN, EVEN), (EVEN, EVEN)):
+    brief = [(SAME, EVEN), (EVEN, EVEN)] * PATIENCE
+    first, both = [(EVEN, SAME)] * (PATIENCE + 5), [(SAME, SAME)] * (PATIENCE + 5)
+    for loads in (*brief, *first, *both, (EVEN, EVEN), (EVEN, EVEN)):
         monitor.add([layer(load_E) for load_E in loads])
         monitor.finish_step(model)
     assert [message.split(":")[0] for message in caplog.messages] == [

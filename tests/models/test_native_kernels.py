@@ -1,0 +1,71 @@
+"""Whole models in bfloat16: the native kernels against plain torch, which stands in where they aren't built."""
+
+import pytest
+import torch
+
+from ava_core import kernels
+from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+
+VARIANTS = [
+    {},
+    {"router": "confidence", "num_key_value_heads": 4},
+    {"num_zero_experts": 0, "num_copy_experts": 0, "num_constant_experts": 0, "gating_residuals": False},
+    {"num_constant_experts": 0, "num_shared_experts": 1, "qk_norm": "none"},
+    {"qk_norm": "projection", "tie_word_embeddings": False, "capacity_factor": 0.8},
+]
+
+
+@pytest.fixture(autouse=True)
+def native_kernels():
+    if not kernels.products_pay():
+        pytest.skip("no native kernels here, or AMX, with which torch's products are the faster ones")
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "num_layers": 3, "num_key_value_heads": 2, "expert_intermediate_size": 48}
+    config = EnhancedMoEConfig(vocab_size=128, **{**shape, **changes})
+    model = EnhancedMoEForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return model.train()
+
+
+def loss_and_gradients(model, **inputs):
+    model.zero_grad()
+    output = model(**inputs, return_logits=False, output_routes=True)
+    output.loss.backward()
+    return output, {name: p.grad.float().clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def batch():
+    tokens = torch.randint(0, 128, (3, 40), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": tokens, "labels": tokens, "document_ids": torch.tensor([[0] * 15 + [1] * 25]).expand(3, -1)}
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_loss_and_gradients_are_no_further_from_float32_than_those_of_plain_torch(changes, monkeypatch):
+    model, inputs = build(**changes), batch()
+    native, native_gradients = loss_and_gradients(model, **inputs)
+    # The same routes for all: a near tie may fall the other way in another order of rounding.
+    inputs["routes"] = native.routes
+    monkeypatch.setattr("ava_core.kernels.library.library", lambda: None)
+    assert not kernels.products_pay()
+    plain, plain_gradients = loss_and_gradients(model, **inputs)
+    exact, gradients = loss_and_gradients(model.float(), **inputs)
+    torch.testing.assert_close(native.loss, plain.loss, rtol=2e-3, atol=0)
+    torch.testing.assert_close(native.loss, exact.loss, rtol=2e-3, atol=0)
+    assert native_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        error, allowed = (native_gradients[name] - gradient).norm(), (plain_gradients[name] - gradient).norm()
+        assert error <= 1.5 * allowed + 2e-3 * gradient.norm(), name
+
+
+def test_recomputation_gives_the_same_gradients_to_the_bit():
+    inputs = batch()
+    _, kept = loss_and_gradients(build(), **inputs)
+    model = build()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    _, recomputed = loss_and_gradients(model, **inputs)
+    for name, gradient in kept.items():
+        assert torch.equal(recomputed[name], gradient), name
