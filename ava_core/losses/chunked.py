@@ -74,11 +74,17 @@ def _reference_chunk(
         total = (parts * torch.tensor([loss.weight for loss in losses], device=parts.device)).sum()
     if needed:
         grad_TV = torch.autograd.grad(total, logits_TV)[0].to(hidden_TD.dtype)
-        if grad_hidden_TD is not None:
-            grad_hidden_TD.copy_(grad_TV @ weight_VD)
-        if grad_weight_VD is not None:
-            grad_weight_VD += grad_TV.T @ hidden_TD
+        _write_gradients(grad_TV, hidden_TD, weight_VD, grad_hidden_TD, grad_weight_VD)
     return parts.detach()
+
+
+def _write_gradients(
+    grad_TV: Tensor, hidden_TD: Tensor, weight_VD: Tensor, grad_hidden_TD: Tensor | None, grad_weight_VD: Tensor | None
+) -> None:
+    if grad_hidden_TD is not None:
+        grad_hidden_TD.copy_(grad_TV @ weight_VD)
+    if grad_weight_VD is not None:
+        grad_weight_VD += grad_TV.T @ hidden_TD
 
 
 def _native_can(hidden: Tensor, weight: Tensor, losses: Sequence[TokenLoss]) -> bool:
@@ -86,7 +92,7 @@ def _native_can(hidden: Tensor, weight: Tensor, losses: Sequence[TokenLoss]) -> 
     kinds = [type(loss) for loss in losses]
     even = hidden.shape[1] % 2 == 0 and weight.shape[0] % 2 == 0
     known = kinds in ([CrossEntropy], [CrossEntropy, LogitZLoss]) and losses[0].weight == 1
-    return known and even and kernels.products_pay() and kernels.usable(hidden, weight)
+    return known and even and kernels.usable(hidden, weight)
 
 
 def _native_chunk(
@@ -97,17 +103,19 @@ def _native_chunk(
     grad_hidden_TD: Tensor | None,
     grad_weight_VD: Tensor | None,
 ) -> Tensor:
-    """Like `_reference_chunk`, but the logits aren't rounded to bfloat16 before the loss."""
+    """Like `_reference_chunk` with loss and gradient in one visit of the logits; our products don't round those."""
     cross_entropy, *others = losses
+    ours = kernels.products_pay()
     nll_T, lse_T, grad_TV = kernels.cross_entropy_and_gradient(
-        kernels.head_logits(hidden_TD, weight_VD),
+        kernels.head_logits(hidden_TD, weight_VD) if ours else F.linear(hidden_TD, weight_VD).float(),
         labels_T,
         label_smoothing=cross_entropy.label_smoothing,  # type: ignore[attr-defined]
         z_weight=others[0].weight if others else 0.0,
         gradient=grad_hidden_TD is not None or grad_weight_VD is not None,
     )
     if grad_TV is not None:
-        kernels.head_gradients(grad_TV, hidden_TD, weight_VD, grad_hidden_TD, grad_weight_VD)
+        write = kernels.head_gradients if ours else _write_gradients
+        write(grad_TV, hidden_TD, weight_VD, grad_hidden_TD, grad_weight_VD)
     return torch.stack([nll_T.sum(), *(lse_T.square().sum() for _ in others)])
 
 

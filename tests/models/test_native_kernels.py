@@ -50,7 +50,7 @@ def test_loss_and_gradients_are_no_further_from_float32_than_those_of_plain_torc
     # The same routes for all: a near tie may fall the other way in another order of rounding.
     inputs["routes"] = native.routes
     monkeypatch.setattr("ava_core.kernels.library.library", lambda: None)
-    assert not kernels.products_pay()
+    assert not kernels.products_pay() and not kernels.usable(model.lm_head.weight)
     plain, plain_gradients = loss_and_gradients(model, **inputs)
     exact, gradients = loss_and_gradients(model.float(), **inputs)
     torch.testing.assert_close(native.loss, plain.loss, rtol=2e-3, atol=0)
@@ -59,6 +59,17 @@ def test_loss_and_gradients_are_no_further_from_float32_than_those_of_plain_torc
     for name, gradient in gradients.items():
         error, allowed = (native_gradients[name] - gradient).norm(), (plain_gradients[name] - gradient).norm()
         assert error <= 1.5 * allowed + 2e-3 * gradient.norm(), name
+
+
+def test_with_amx_products_are_torchs_and_the_other_kernels_stay(monkeypatch):
+    model, inputs = build(), batch()
+    native, gradients = loss_and_gradients(model, **inputs)
+    monkeypatch.setattr("ava_core.kernels.library.cpu_flags", lambda: frozenset({"amx_bf16"}))
+    assert not kernels.products_pay() and kernels.usable(model.lm_head.weight)
+    other, other_gradients = loss_and_gradients(model, **inputs, routes=native.routes)
+    torch.testing.assert_close(other.loss, native.loss, rtol=2e-3, atol=0)
+    head = "model.embed_tokens.weight"
+    assert (other_gradients[head] - gradients[head]).norm() <= 0.02 * gradients[head].norm()
 
 
 def test_recomputation_gives_the_same_gradients_to_the_bit():
