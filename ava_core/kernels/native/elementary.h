@@ -27,6 +27,12 @@ inline __m512 sigmoid16(__m512 x) {
   return _mm512_div_ps(one, _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }
 
+inline float dot(const bf16* a, const bf16* b, int64_t n) {
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t c = 0; c < n; c += 16) sum = _mm512_fmadd_ps(load(a + c, n - c), load(b + c, n - c), sum);
+  return _mm512_reduce_add_ps(sum);
+}
+
 // Rows are summed in this many chunks, each in order: the result doesn't depend on the number of threads.
 constexpr int64_t CHUNKS = 16;
 

@@ -22,12 +22,6 @@ void sum_over_tokens(int64_t T, int64_t n, int64_t D, bf16* out, PerToken&& per_
   }
 }
 
-inline float dot(const bf16* a, const bf16* b, int64_t n) {
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t c = 0; c < n; c += 16) sum = _mm512_fmadd_ps(load(a + c, n - c), load(b + c, n - c), sum);
-  return _mm512_reduce_add_ps(sum);
-}
-
 }  // namespace
 }  // namespace ava
 
