@@ -89,6 +89,8 @@ class StepSpec:
     cacheable: bool = True
 
 
+# What every step that runs the model on shards depends on.
+_MODEL_CODE = ("config", "data/shards.py", "data/batches.py", "models", "kernels", "losses", "runtime")
 _SHARDS = Input(name="shards", help="Output folder of `ava preprocess`.")
 _MODEL = Input(name="model", help="Output folder of `ava train`.")
 _QUANTIZED = Input(
@@ -132,7 +134,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Train the model with DeepSpeed.",
             output="model",
             sections=("seed", "model", "train"),
-            code=("config", "data/shards.py", "data/batches.py", "models", "kernels", "losses", "training", "runtime"),
+            code=(*_MODEL_CODE, "training"),
             inputs=(_SHARDS,),
             metrics=(
                 "train_loss",
@@ -150,16 +152,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Export to ONNX, quantise the weights, and measure the parity with the float model.",
             output="quantized",
             sections=("quantize",),
-            code=(
-                "config",
-                "data/shards.py",
-                "data/batches.py",
-                "models",
-                "kernels",
-                "losses",
-                "quantization",
-                "runtime",
-            ),
+            code=(*_MODEL_CODE, "quantization"),
             inputs=(_MODEL, _SHARDS),
             choices=(Choice(name="scheme", help="Type of the quantised weights.", values=SCHEMES),),
             metrics=(
@@ -176,18 +169,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Score the test split, sample, and write the report.",
             output="evaluation",
             sections=("seed", "evaluate"),
-            code=(
-                "config",
-                "data/shards.py",
-                "data/batches.py",
-                "models",
-                "kernels",
-                "losses",
-                "generation",
-                "evaluation",
-                "quantization",
-                "runtime",
-            ),
+            code=(*_MODEL_CODE, "generation", "evaluation", "quantization"),
             inputs=(_MODEL, _SHARDS, _QUANTIZED),
             metrics=(
                 "test_loss",

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ava_core.models import EnhancedMoEConfig
 from ava_core.models.moe import MoELayer
 from ava_core.training.process import prepare
 from benchmarks import hardware, report
+from benchmarks.subjects import our_config
 from benchmarks.turns import Workers
 from benchmarks.workload import Workload
 
@@ -78,20 +78,7 @@ class Layer:
 
 def our_layer(work: Workload) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
     """Our mixture without zero-computation experts: (1, T, D) -> (1, T, D)."""
-    config = EnhancedMoEConfig(
-        hidden_size=work.hidden_size,
-        num_attention_heads=work.heads,
-        head_dim=work.head_dim,
-        num_ffn_experts=work.experts,
-        expert_intermediate_size=work.expert_size,
-        num_experts_per_token=work.experts_per_token,
-        num_zero_experts=0,
-        num_copy_experts=0,
-        num_constant_experts=0,
-        gating_residuals=False,
-        tau=1.0,
-    )
-    layer = MoELayer(config, 0)
+    layer = MoELayer(our_config(work), 0)
     return lambda x_BSD: layer(x_BSD)[0], layer
 
 

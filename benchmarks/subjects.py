@@ -138,18 +138,8 @@ def parse(name: str) -> tuple[str, frozenset[str]]:
 
 def build_ours(base: str, settings: frozenset[str], work: Workload) -> Step:
     """Our model with bf16 weights, its optimiser with float32 masters, its loss without whole logits."""
-    zero_computation = base == "ours_moepp"
     chosen = next((name for name in OUR_EXPERTS if name in settings), "auto")
-    config = EnhancedMoEConfig(
-        **_ours_shapes(work),
-        num_zero_experts=work.zero_experts if zero_computation else 0,
-        num_copy_experts=work.copy_experts if zero_computation else 0,
-        num_constant_experts=work.constant_experts if zero_computation else 0,
-        tau=work.tau if zero_computation else 1.0,
-        gating_residuals=zero_computation,
-        balance_loss_weight=BALANCE_LOSS_WEIGHT,
-        experts_implementation=chosen,
-    )
+    config = our_config(work, zero_computation=base == "ours_moepp", experts_implementation=chosen)
     model: nn.Module = EnhancedMoEForCausalLM(config)
     if base == "ours_dense":
         make_dense(model, config, work.dense_size)
@@ -183,20 +173,30 @@ def build_peer(base: str, settings: frozenset[str], work: Workload) -> Step:
     return Step(model, optimizer, lambda ids: called(input_ids=ids, labels=ids), context)
 
 
-def _ours_shapes(work: Workload) -> dict[str, Any]:
-    return {
-        "vocab_size": work.vocab_size,
-        "hidden_size": work.hidden_size,
-        "num_layers": work.layers,
-        "num_attention_heads": work.heads,
-        "num_key_value_heads": work.key_value_heads,
-        "head_dim": work.head_dim,
-        "max_position_embeddings": work.length,
-        "num_ffn_experts": work.experts,
-        "expert_intermediate_size": work.expert_size,
-        "num_experts_per_token": work.experts_per_token,
-        "tie_word_embeddings": True,
-    }
+def our_config(
+    work: Workload, *, zero_computation: bool = False, experts_implementation: str = "auto"
+) -> EnhancedMoEConfig:
+    """Our model at the workload's shapes: MoE++, or without `zero_computation` a plain mixture."""
+    return EnhancedMoEConfig(
+        vocab_size=work.vocab_size,
+        hidden_size=work.hidden_size,
+        num_layers=work.layers,
+        num_attention_heads=work.heads,
+        num_key_value_heads=work.key_value_heads,
+        head_dim=work.head_dim,
+        max_position_embeddings=work.length,
+        num_ffn_experts=work.experts,
+        expert_intermediate_size=work.expert_size,
+        num_experts_per_token=work.experts_per_token,
+        num_zero_experts=work.zero_experts if zero_computation else 0,
+        num_copy_experts=work.copy_experts if zero_computation else 0,
+        num_constant_experts=work.constant_experts if zero_computation else 0,
+        tau=work.tau if zero_computation else 1.0,
+        gating_residuals=zero_computation,
+        balance_loss_weight=BALANCE_LOSS_WEIGHT,
+        experts_implementation=experts_implementation,
+        tie_word_embeddings=True,
+    )
 
 
 def _peer_class(base: str, work: Workload) -> tuple[Any, Any]:

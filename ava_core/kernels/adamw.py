@@ -14,5 +14,5 @@ def adamw_with_master(
     """One update in place (arXiv 1711.05101, algorithm 2) of the float32 master and averages, and of the weight."""
     beta1, beta2 = betas
     corrections = (1 - beta1**step, 1 - beta2**step)
-    rates = (float(lr), beta1, beta2, float(eps), float(weight_decay), *corrections, 1.0)
+    rates = (float(lr), beta1, beta2, float(eps), float(weight_decay), *corrections)
     call("ava_adamw", weight, grad.contiguous(), master, exp_avg, exp_avg_sq, weight.numel(), *rates)

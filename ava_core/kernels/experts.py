@@ -12,10 +12,9 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, x_TD: Tensor, weights_TK: Tensor, gate_up_NFD: Tensor, down_NDF: Tensor, row_TK: Tensor, slot_R: Tensor,
-        starts_N: Tensor,
+        token_R: Tensor, starts_N: Tensor,
     ) -> Tensor:  # fmt: skip
         (T, D), K, (N, _, F) = x_TD.shape, weights_TK.shape[1], down_NDF.shape
-        token_R = slot_R // K
         activations = x_TD.new_empty(slot_R.numel(), 2 * F)
         out = torch.empty_like(x_TD)
         call(
@@ -37,12 +36,12 @@ class _Experts(torch.autograd.Function):
             *(grad_TD.contiguous(), x_TD, token_R, row_TK, slot_R, weights_TK, starts_N, gate_up_NFD, down_NDF),
             *(activations, T, K, N, D, F, grad_x, grad_gate_up, grad_down, grad_weights),
         )
-        return grad_x, grad_weights, grad_gate_up, grad_down, None, None, None
+        return grad_x, grad_weights, grad_gate_up, grad_down, None, None, None, None
 
 
 def swiglu_experts(
     x_TD: Tensor, weights_TK: Tensor, gate_up_NFD: Tensor, down_NDF: Tensor, row_TK: Tensor, slot_R: Tensor,
-    starts_N: Tensor,
+    token_R: Tensor, starts_N: Tensor,
 ) -> Tensor:  # fmt: skip
     """sum_k weights[t, k] E(x_t) over the occupied slots of each token, (T, D).
 
@@ -50,9 +49,9 @@ def swiglu_experts(
         weights_TK: float32 gate values.
         gate_up_NFD, down_NDF: (N, 2F, D), gate first, and (N, D, F).
         row_TK: int64, row of each slot, -1 where it has none.
-        slot_R: int64, slot (of T * K) of each row; rows are sorted by expert.
+        slot_R, token_R: int64, slot (of T * K) and token of each row; rows are sorted by expert.
         starts_N: int64 (N + 1,), the first row of each expert, and R.
     """
     return _Experts.apply(
-        x_TD.contiguous(), weights_TK.float().contiguous(), gate_up_NFD, down_NDF, row_TK, slot_R, starts_N
+        x_TD.contiguous(), weights_TK.float().contiguous(), gate_up_NFD, down_NDF, row_TK, slot_R, token_R, starts_N
     )

@@ -67,7 +67,7 @@ class FFNExperts(nn.Module):
         row_TK = p.row_TK.masked_fill(~p.occupied_TK, -1)
         starts_N = F.pad(p.counts_N.cumsum(0), (1, 0))
         return kernels.swiglu_experts(
-            x_TD, routing.weights_TK, self.gate_up_proj, self.down_proj, row_TK, p.slot_R, starts_N
+            x_TD, routing.weights_TK, self.gate_up_proj, self.down_proj, row_TK, p.slot_R, p.token_R, starts_N
         )
 
     def _sparse(self, x_TD: Tensor, routing: Routing, *, on_device: bool) -> Tensor:

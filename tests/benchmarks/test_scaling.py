@@ -29,7 +29,9 @@ def test_both_layers_compute_the_same():
 
 def test_a_worker_times_any_number_of_experts(monkeypatch):
     monkeypatch.setattr(scaling, "prepare", lambda *_: None)
-    layer = scaling.Layer("ours", {"hidden_size": 32, "heads": 2, "head_dim": 16, "expert_size": 16}, 1)
+    layer = scaling.Layer(
+        "ours", {"hidden_size": 32, "heads": 2, "key_value_heads": 2, "head_dim": 16, "expert_size": 16}, 1
+    )
     for experts in (4, 8):
         assert layer.turn(tokens=16, experts=experts, repeats=1)["milliseconds"] > 0
 

@@ -12,7 +12,7 @@ def run(x, weights_TK, ids_TK, used_TK, gate_up, down):
     p = sort_by_expert(ids_TK, used_TK, down.shape[0], keep_unused=False)
     starts = F.pad(p.counts_N.cumsum(0), (1, 0))
     row_TK = p.row_TK.masked_fill(~p.occupied_TK, -1)
-    return kernels.swiglu_experts(x, weights_TK, gate_up, down, row_TK, p.slot_R, starts)
+    return kernels.swiglu_experts(x, weights_TK, gate_up, down, row_TK, p.slot_R, p.token_R, starts)
 
 
 def one_by_one(x, weights_TK, ids_TK, used_TK, gate_up, down):

@@ -10,13 +10,6 @@ namespace ava {
 
 using bf16 = uint16_t;
 
-inline float to_float(bf16 value) {
-  uint32_t bits = uint32_t(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
 inline bf16 to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
