@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ava_core.config.schema import ModelConfig, TrainConfig
+from ava_core.config.schema import ModelConfig
+from ava_core.config.training import TrainConfig
 
 FLOAT32 = 4
 BFLOAT16 = 2

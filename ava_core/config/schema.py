@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values don't change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from ava_core.config.section import Fraction, NonNegative, Positive, Section, Text
+from ava_core.config.training import TrainConfig
 
 
 class SourceConfig(Section):
@@ -248,66 +240,6 @@ class ModelConfig(Section):
     def num_experts(self) -> int:
         """Experts that the router chooses from: FFN, zero, copy and constant."""
         return self.num_ffn_experts + self.num_zero_experts + self.num_copy_experts + self.num_constant_experts
-
-
-class TrainConfig(Section):
-    """Training with DeepSpeed."""
-
-    steps: Positive = 300
-    """Optimiser steps."""
-    sequence_length: Annotated[int, Field(ge=8)] = 256
-    """Tokens per training sequence: the training context, and the window in which losses are scored."""
-    global_batch_size: Positive = 32
-    """Sequences per optimiser step."""
-    micro_batch_size: Positive = 32
-    """Sequences per forward pass; global_batch_size / micro_batch_size passes are accumulated."""
-    optimizer: Literal["adamw", "muon"] = "muon"
-    """`muon`: orthogonalised momentum for hidden matrices, AdamW for everything else."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.02
-    """Peak rate (of Muon's matrices, if the optimiser is muon)."""
-    adam_learning_rate: Annotated[float, Field(gt=0)] = 0.004
-    """Peak rate of the parameters that Muon leaves to AdamW; unused by adamw."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Decoupled weight decay of matrices; norms, biases and constants have none."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Muon's momentum."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate after warm-up."""
-    warmup_steps: NonNegative = 20
-    """Steps of linear warm-up."""
-    final_learning_rate_ratio: Fraction = 0.1
-    """Rate at the last step as a share of the peak."""
-    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
-    """Largest global norm of the gradient; 0: no clipping."""
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Probability spread over the whole vocabulary in the training loss; measurements never smooth."""
-    z_loss_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the squared log-partition of the output logits."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Type of the matrix products; weights and optimiser state are float32."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
-    evaluate_every: Positive = 50
-    """Steps between measurements of the validation loss."""
-    evaluate_sequences: Positive = 64
-    """Validation sequences scored at those points; the last measurement scores the whole split."""
-    checkpoint_every: Positive = 50
-    """Steps between durable checkpoints."""
-    keep_checkpoints: Positive = 2
-    """Checkpoints kept on disk while training."""
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> TrainConfig:
-        if self.global_batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"global_batch_size = {self.global_batch_size}: must be a multiple of micro_batch_size"
-                f" = {self.micro_batch_size}"
-            )
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps = {self.warmup_steps}: must be < steps = {self.steps}")
-        return self
 
 
 class QuantizeConfig(Section):

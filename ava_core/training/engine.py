@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ava_core.config.schema import TrainConfig
+from ava_core.config.training import TrainConfig
 from ava_core.losses import UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM, RoutingStatistics
 from ava_core.models.diagnosis import NonFiniteError
@@ -58,8 +58,8 @@ class TrainingEngine:
         _init_single_process(deepspeed)
         weights = model.loss_function.auxiliary_weights
         model.loss_function = UnifiedLoss.standard(
-            label_smoothing=config.label_smoothing,
-            logit_z_loss_weight=config.z_loss_weight,
+            label_smoothing=config.loss.label_smoothing,
+            logit_z_loss_weight=config.loss.z_loss_weight,
             balance_loss_weight=weights["balance_loss"],
             router_z_loss_weight=weights["router_z_loss"],
         )

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ava_core.config.estimate import estimate
-from ava_core.config.schema import ModelConfig, TrainConfig
+from ava_core.config.schema import ModelConfig
+from ava_core.config.training import TrainConfig
 from ava_core.data.batches import TrainingBatches, bits_per_byte
 from ava_core.data.shards import ShardedSplit, load_splits_info
 from ava_core.errors import AvaError

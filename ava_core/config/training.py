@@ -1,0 +1,262 @@
+"""The section `train` of the configuration: one model per topic, and what must hold between their values."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ava_core.config.section import Fraction, NonNegative, Positive, Section, Text
+
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class LossConfig(Section):
+    """The parts of the training loss that are computed from predictions; measurements never use them.
+
+    Those that the routers compute (balance, z-loss, diversity) have their weights in the section `model`.
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability spread over the whole vocabulary by the cross-entropy."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Divides the logits of the cross-entropy."""
+    z_loss_weight: Weight = 0.0
+    """Weight of the squared log-partition of the output logits."""
+    focal_weight: Weight = 0.0
+    """Weight of the focal loss, which counts hard tokens more (arXiv 1708.02002)."""
+    focal_gamma: Weight = 2.0
+    """Exponent of (1 - p) in the focal loss."""
+    repetition_weight: Weight = 0.0
+    """Weight of the unlikelihood of repeating the last token (arXiv 1908.04319)."""
+    ngram_weight: Weight = 0.0
+    """Weight of the unlikelihood of completing an n-gram that occurred before in the sequence."""
+    ngram_size: Annotated[int, Field(ge=2)] = 4
+    """n of the n-gram unlikelihood."""
+    early_end_weight: Weight = 0.0
+    """Weight of the penalty on ending a document where it goes on."""
+    multi_token_weight: Weight = 0.0
+    """Weight of predicting further tokens ahead with extra heads on the shared trunk (arXiv 2404.19737)."""
+    multi_token_depth: Positive = 1
+    """Extra heads: head d predicts the token d after the next one. They are not part of the trained model's folder."""
+
+
+class CurriculumConfig(Section):
+    """What the model sees first. Every schedule is a function of the step and is written to the history."""
+
+    sequence_lengths: list[Annotated[int, Field(ge=8)]] = []
+    """Shorter sequences to begin with, in this order, each for an equal part of `sequence_share`; each divides the next
+    and the last divides train.sequence_length. A batch keeps its number of tokens: it holds more sequences instead."""
+    sequence_share: Fraction = 0.5
+    """Share of the steps after which sequences have their full length."""
+    batch_sizes: list[Positive] = []
+    """Smaller batches to begin with, in sequences, multiples of train.micro_batch_size, each for an equal part of
+    `batch_share`."""
+    batch_share: Fraction = 0.5
+    """Share of the steps after which batches have their full size."""
+    difficulty: Literal["none", "length", "rarity", "reference"] = "none"
+    """Order of windows, easy ones first: by the length of their documents, by the rarity of their tokens, or by the
+    loss of a reference model (the one given with --reference, else a bigram model of the training split)."""
+    difficulty_start: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of windows, the easiest, that the first step draws from (competence, arXiv 1903.09848)."""
+    difficulty_share: Fraction = 0.5
+    """Share of the steps after which all windows are drawn from."""
+
+
+class RegularizationConfig(Section):
+    """Dropout, weight decay and router noise that follow the gap between validation and training loss."""
+
+    adaptive: bool = False
+    """Drive them; False: model.dropout, train.weight_decay and model.router_jitter stay as they are."""
+    target_gap: Annotated[float, Field(ge=0.0)] = 0.05
+    """Nats per token of validation loss above training loss that are left alone."""
+    rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    """Largest change of the strength, which lies in [0, 1], at one evaluation."""
+    max_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Dropout at strength 1; at strength 0 it is model.dropout."""
+    max_weight_decay: Weight = 0.2
+    """Weight decay at strength 1; at strength 0 it is train.weight_decay."""
+    max_router_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Router noise at strength 1; at strength 0 it is model.router_jitter."""
+
+
+class GuardConfig(Section):
+    """What happens when the loss is no finite number, or jumps."""
+
+    policy: Literal["stop", "skip", "rewind"] = "stop"
+    """`stop`: end with an error that names the layer; `skip`: leave out the update of that step; `rewind`: go back to
+    the last good checkpoint, pass over the batches since, and lower the rate."""
+    spike_deviations: Annotated[float, Field(gt=0.0)] | None = None
+    """Standard deviations above the mean of recent losses from which a step counts as a spike; null: only nan and
+    infinity count."""
+    window: Annotated[int, Field(ge=8)] = 64
+    """Recent losses that the mean and deviation are taken from."""
+    lower_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Factor on the learning rate after each rewind."""
+    max_events: Positive = 10
+    """Skipped steps or rewinds after which the run ends with an error."""
+
+
+class EmaConfig(Section):
+    """Exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of the average that stays at each update; null: no average. Validation and the final model use it."""
+    every: Positive = 1
+    """Steps between updates."""
+
+
+class TrainConfig(Section):
+    """Training with DeepSpeed."""
+
+    steps: Positive = 300
+    """Optimiser steps, at most."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Ends the training, and its schedule, after this time spent in steps. Results then depend on the clock."""
+    max_tokens: Positive | None = None
+    """Ends the training when so many tokens have been seen."""
+    sequence_length: Annotated[int, Field(ge=8)] = 256
+    """Tokens per training sequence: the training context, and the window in which losses are scored."""
+    global_batch_size: Positive = 32
+    """Sequences per optimiser step."""
+    micro_batch_size: Positive = 32
+    """Sequences per forward pass of one process; the passes that a step needs are accumulated."""
+    processes: Positive = 1
+    """Processes on each machine that train together."""
+    hostfile: Text | None = None
+    """Machines, as DeepSpeed's launcher reads them (`HOST slots=N` per line); null: this one."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What is partitioned over the processes: 1: optimiser state; 2: gradients too; 3: weights too."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What ZeRO keeps in host memory instead of the GPU's: the optimiser state, or the weights of stage 3 too."""
+    optimizer: Literal["adamw", "muon", "lion", "adafactor", "sophia"] = "muon"
+    """`muon`: orthogonalised momentum for hidden matrices, AdamW for everything else."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    """Peak rate (of Muon's matrices, if the optimiser is muon)."""
+    adam_learning_rate: Annotated[float, Field(gt=0)] = 0.004
+    """Peak rate of the parameters that Muon leaves to AdamW; unused by the others."""
+    embedding_learning_rate_ratio: Annotated[float, Field(gt=0)] = 1.0
+    """Rate of the embedding and the head as a multiple of what they would have."""
+    router_learning_rate_ratio: Annotated[float, Field(gt=0)] = 1.0
+    """Rate of the routers' gates as a multiple of what they would have."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Decoupled weight decay of matrices; norms, biases and constants have none."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Muon's momentum."""
+    schedule: Literal["cosine", "linear", "constant", "one_cycle", "wsd", "plateau"] = "cosine"
+    """Shape of the learning rate after warm-up. wsd: stable, then linear decay over `decay_share`; plateau: lowered
+    when the validation loss stops falling."""
+    warmup_steps: NonNegative = 20
+    """Steps of linear warm-up."""
+    final_learning_rate_ratio: Fraction = 0.1
+    """Rate at the last step as a share of the peak (the least rate of plateau)."""
+    decay_share: Fraction = 0.2
+    """Share of the steps, the last ones, in which wsd decays."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What plateau multiplies the rate with."""
+    plateau_patience: Positive = 3
+    """Evaluations without a lower validation loss before plateau lowers the rate."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global norm of the gradient; 0: no clipping."""
+    clip_mode: Literal["norm", "adaptive"] = "norm"
+    """`adaptive`: clip what stands out of the recent norms too (ZClip, arXiv 2504.02507)."""
+    gradient_surgery: bool = False
+    """Project gradients of main and auxiliary losses off each other where they conflict (PCGrad, arXiv 2001.06782)."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Type of weights, activations and products; the optimiser works on float32 masters. fp16: with loss scaling."""
+    gradient_checkpointing: bool = False
+    """Recompute the activations of every layer in the backward pass instead of keeping them."""
+    memory_budget: Annotated[float, Field(gt=0)] | None = None
+    """GiB that a training process may take: so many layers as it needs recompute their activations. null: no bound."""
+    evaluate_every: Positive = 50
+    """Steps between measurements of the validation loss."""
+    evaluate_sequences: Positive = 64
+    """Validation sequences scored at those points; the last measurement scores the whole split."""
+    early_stopping_patience: Positive | None = None
+    """Evaluations without a lower validation loss after which training ends; null: it never ends early."""
+    checkpoint_every: Positive = 50
+    """Steps between durable checkpoints."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints kept on disk while training: the last ones."""
+    keep_best_checkpoint: bool = False
+    """Keep the checkpoint with the lowest validation loss too, also when the training has finished."""
+    keep_checkpoint_every: Positive | None = None
+    """Keep the checkpoints of steps that are multiples of this too, also when the training has finished."""
+    sample_every: Positive | None = None
+    """Steps between samples of the model's writing in the log; null: none."""
+    loss: LossConfig = LossConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    regularization: RegularizationConfig = RegularizationConfig()
+    guard: GuardConfig = GuardConfig()
+    ema: EmaConfig = EmaConfig()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> TrainConfig:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size = {self.global_batch_size}: must be a multiple of micro_batch_size"
+                f" = {self.micro_batch_size}"
+            )
+        if self.global_batch_size % (self.micro_batch_size * self.processes):
+            raise ValueError(
+                f"global_batch_size = {self.global_batch_size}: must be a multiple of micro_batch_size x processes"
+                f" = {self.micro_batch_size} x {self.processes}"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: must be < steps = {self.steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _curriculum_fits(self) -> TrainConfig:
+        lengths = [*self.curriculum.sequence_lengths, self.sequence_length]
+        for shorter, longer in pairwise(lengths):
+            if longer % shorter or shorter == longer:
+                raise ValueError(
+                    f"curriculum.sequence_lengths = {self.curriculum.sequence_lengths}: each must divide the next, and"
+                    f" the last one sequence_length = {self.sequence_length}; {shorter} doesn't divide {longer}"
+                )
+        unit = self.micro_batch_size * self.processes
+        sizes = [*self.curriculum.batch_sizes, self.global_batch_size]
+        if any(size % unit for size in sizes) or any(a >= b for a, b in pairwise(sizes)):
+            raise ValueError(
+                f"curriculum.batch_sizes = {self.curriculum.batch_sizes}: must grow up to global_batch_size"
+                f" = {self.global_batch_size} in multiples of micro_batch_size x processes = {unit}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _zero_fits(self) -> TrainConfig:
+        stage = self.zero_stage
+        if stage and self.optimizer == "adafactor":
+            raise ValueError(
+                f"zero_stage = {stage}: adafactor factors whole matrices, which ZeRO cuts up: use stage 0, or"
+                " adamw, muon, lion"
+            )
+        if stage and self.optimizer == "sophia":
+            raise ValueError(
+                f"zero_stage = {stage}: sophia's second backward pass needs whole gradients: use stage 0, or"
+                " adamw, muon, lion"
+            )
+        if stage and self.gradient_surgery:
+            raise ValueError(
+                f"zero_stage = {stage}: gradient_surgery compares whole gradients, which ZeRO cuts up: use stage 0"
+            )
+        if stage and self.guard.policy == "skip":
+            raise ValueError(
+                f"zero_stage = {stage}: guard.policy = skip needs gradients that can be thrown away whole: use"
+                " stage 0, or stop or rewind"
+            )
+        if self.offload != "none" and not stage:
+            raise ValueError(f"offload = {self.offload}: needs zero_stage 1, 2 or 3")
+        if self.offload == "all" and stage != 3:
+            raise ValueError(f"offload = all: needs zero_stage 3, not {stage}")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_is_decided_once(self) -> TrainConfig:
+        if self.gradient_checkpointing and self.memory_budget is not None:
+            raise ValueError("memory_budget: decides which layers recompute, so gradient_checkpointing must be false")
+        return self
