@@ -17,7 +17,7 @@ PRESET ?=
 SET ?=
 PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
 
-.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui bench bench-model clean
+.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui bench bench-model bench-quality bench-losses clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -78,6 +78,12 @@ bench: setup ## time the parts of a training step against their alternatives
 
 bench-model: setup ## time training steps against HF OLMoE, Llama and our own dense model (minutes)
 	@$(BIN)/python -m benchmarks.model
+
+bench-quality: setup ## train from scratch against a plain GPT, dense models and AdamW, in the same time (an hour)
+	@$(BIN)/python -m benchmarks.quality
+
+bench-losses: setup ## what each optional part of the loss does to bits per byte and repetition (an hour)
+	@$(BIN)/python -m benchmarks.losses
 
 clean: ## remove build products and old work; outputs/, the registry and .venv stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

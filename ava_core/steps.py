@@ -21,6 +21,8 @@ class Input:
         required: refuse to start without it.
         repeated: the flag may be given several times.
         verified: the folder is another step's output, so its manifest is checked; False for raw corpora.
+        kind: what that output is called, where the flag has another name.
+        by_hand: only for people at a shell; the stages of DVC and the components don't know it.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Input:
     required: bool = True
     repeated: bool = False
     verified: bool = True
+    kind: str | None = None
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +92,11 @@ class StepSpec:
     exports: tuple[Export, ...] = ()
     cacheable: bool = True
 
+    @property
+    def pipeline_inputs(self) -> tuple[Input, ...]:
+        """The inputs that the pipeline's runners give."""
+        return tuple(port for port in self.inputs if not port.by_hand)
+
 
 # What every step that runs the model on shards depends on.
 _MODEL_CODE = ("config", "data/shards.py", "data/batches.py", "models", "kernels", "losses", "runtime")
@@ -134,8 +143,24 @@ STEPS: dict[str, StepSpec] = {
             summary="Train the model with DeepSpeed.",
             output="model",
             sections=("seed", "model", "train"),
-            code=(*_MODEL_CODE, "training"),
-            inputs=(_SHARDS,),
+            code=(*_MODEL_CODE, "data/curriculum.py", "data/difficulty.py", "training"),
+            inputs=(
+                _SHARDS,
+                Input(
+                    name="resume",
+                    help="Checkpoint of another training of the same model to begin from.",
+                    required=False,
+                    verified=False,
+                    by_hand=True,
+                ),
+                Input(
+                    name="reference",
+                    help="Trained model whose losses order the curriculum (difficulty: reference).",
+                    required=False,
+                    kind="model",
+                    by_hand=True,
+                ),
+            ),
             metrics=(
                 "train_loss",
                 "validation_loss",
@@ -145,7 +170,16 @@ STEPS: dict[str, StepSpec] = {
                 "parameters",
                 "active_parameters",
             ),
-            timings=("tokens_per_second", "wall_seconds", "peak_memory_bytes"),
+            timings=(
+                "tokens_per_second",
+                "wall_seconds",
+                "training_seconds",
+                "startup_seconds",
+                "overhead_share",
+                "model_flops_utilization",
+                "peak_memory_bytes",
+                "estimated_memory_bytes",
+            ),
         ),
         StepSpec(
             name="quantize",

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from ava_core.training.speed.flops import training_flops_per_token
 from benchmarks import report
-from benchmarks.flops import training_flops_per_token
 from benchmarks.subjects import OURS, parse
 from benchmarks.workload import Workload
 

@@ -3,7 +3,7 @@
 Usage: make bench, or python -m benchmarks.layers [--rounds N] [--threads N] [--groups GROUP ...]
 
 Prints the median of each alternative and its ratio to the first one: median and quartiles over rounds. Sizes are those
-of `cpu/tiny`: 16 sequences of 256 tokens, hidden 256, 8 experts of 256, top-2, bfloat16 weights.
+of a small model: 16 sequences of 256 tokens, hidden 256, 8 experts of 256, top-2, bfloat16 weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ava_core.config.training import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.attention import attend, attend_by_products
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS
@@ -97,11 +98,11 @@ def statistics_of_routing(measured: bool) -> Callable[[], None]:
 
 
 def optimizer(name: str) -> Callable[[], None]:
-    """One update of all parameters of `cpu/tiny`."""
+    """One update of all parameters of a small model."""
     model = EnhancedMoEForCausalLM(CONFIG).bfloat16()
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    return build_optimizer(model, name, 1e-3).step
+    return build_optimizer(model, TrainConfig(optimizer=name)).step
 
 
 GROUPS: dict[str, dict[str, Callable[[], Callable[[], None]]]] = {

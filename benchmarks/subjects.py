@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ava_core.config.training import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM, RoutingStatistics
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS
 from ava_core.training.optimizers import build_optimizer
@@ -36,7 +37,7 @@ OUR_EXPERTS = tuple(name for name in EXPERTS_IMPLEMENTATIONS if name != "auto")
 SETTINGS = {*PEER_EXPERTS, *OUR_EXPERTS, "kept", "eager_attention", "compiled"}
 LEARNING_RATE = 1e-3
 BALANCE_LOSS_WEIGHT = 0.1
-"""Of our mixtures, as in cpu/tiny: so many experts of each kind are used as `tau` asks for, as in a trained model."""
+"""Of our mixtures: so many experts of each kind are used as `tau` asks for, as in a trained model."""
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ def build_ours(base: str, settings: frozenset[str], work: Workload) -> Step:
 
 def our_optimizer(model: nn.Module) -> Optimizer:
     """The optimiser that our training uses, which knows how to treat bf16 weights."""
-    return build_optimizer(model, "adamw", LEARNING_RATE)
+    return build_optimizer(model, TrainConfig(optimizer="adamw", learning_rate=LEARNING_RATE, weight_decay=0.0))
 
 
 def build_peer(base: str, settings: frozenset[str], work: Workload) -> Step:

@@ -44,7 +44,7 @@ def step_container(
     """
     spec = STEPS[step]
     for kind, given, known in (
-        ("inputs", inputs, [port.name for port in spec.inputs]),
+        ("inputs", inputs, [port.name for port in spec.pipeline_inputs]),
         ("choices", choices or {}, [choice.name for choice in spec.choices]),
         ("exports", exports or {}, [export.name for export in spec.exports]),
     ):

@@ -28,6 +28,7 @@ DATA = Path("data/raw")
 RUNS = Path(".ava/runs")
 WORK = Path(".ava/work")
 REGISTER = "register"
+TRAIN = "train"
 KEPT_RUNS = 10
 
 
@@ -110,8 +111,8 @@ def _again(arguments: Sequence[str] | None) -> str:
 def task_environment(task: str, base: Mapping[str, str], server: Future[str]) -> dict[str, str]:
     """The environment of a task's process: this environment's `ava` first on PATH, one work folder for all.
 
-    register waits for the server's address. It goes by MLflow's own variable, for the component fills AVA_TRACKING_URI
-    from the pipeline's parameter, which is empty here.
+    register waits for the server's address; train is shown while it runs if the server is up by then. Both go by
+    MLflow's own variable, for the component fills AVA_TRACKING_URI from the pipeline's parameter, which is empty here.
 
     Raises:
         AvaError: the task needs the server, and it didn't start.
@@ -124,7 +125,7 @@ def task_environment(task: str, base: Mapping[str, str], server: Future[str]) ->
         "AVA_WORK": str(Path(base.get("AVA_WORK") or WORK).absolute()),
         "PYTHONUNBUFFERED": "1",
     }
-    if task == REGISTER:
+    if task == REGISTER or (task == TRAIN and server.done() and server.exception() is None):
         environment["MLFLOW_TRACKING_URI"] = server.result()
     return environment
 

@@ -77,14 +77,14 @@ def test_dvc_stage_calls_the_step_with_its_inputs_and_output(name):
     output = given.pop("--output")
     assert stage["outs"] == [output]
     assert output.split("/")[:2] == ["outputs", spec.output]
-    expected = {f"--{port.name}" for port in spec.inputs} | {f"--{choice.name}" for choice in spec.choices}
+    expected = {f"--{port.name}" for port in spec.pipeline_inputs} | {f"--{choice.name}" for choice in spec.choices}
     assert given.keys() == expected
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_dvc_stage_depends_on_what_enters_the_key_of_the_step(name):
     spec, stage = STEPS[name], DVC["stages"][name]
-    inputs = {f"outputs/{port.name}" if port.verified else "data/raw/shakespeare" for port in spec.inputs}
+    inputs = {f"outputs/{port.name}" if port.verified else "data/raw/shakespeare" for port in spec.pipeline_inputs}
     assert set(stage["deps"]) == {*inputs, "configs", *(f"ava_core/{part}" for part in spec.code)}
     assert set(stage["params"]) == {"preset", "threads", *spec.sections}
 

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from ava_core.runtime.inventory import Output
+    from ava_core.runtime.work import Entry
 
 PIPELINE_RUNS = Path(".ava/runs")
 """Where `make pipeline-local` keeps its runs: hidden, so a search of the current folder passes it over."""
@@ -104,13 +105,21 @@ def _show_work(folder: Path, prune: bool, max_age_days: float, max_gigabytes: fl
         (
             step,
             entry.folder.name[:12],
-            "finished" if entry.output.is_dir() else "unfinished",
+            _state(entry),
             f"{size / 1e6:,.1f} MB",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(used)),
         )
         for step, entry, size, used in reversed(store.entries())
     ]
     _print_table(("step", "key", "state", "size", "last used"), rows, f"no work in {folder}")
+
+
+def _state(entry: Entry) -> str:
+    """Whether it is finished, and what it has kept beside its output."""
+    if not entry.output.is_dir():
+        return "unfinished"
+    kept = sorted(path.name for path in entry.kept.iterdir()) if entry.kept.is_dir() else []
+    return f"finished, with {', '.join(kept)}" if kept else "finished"
 
 
 def _show_registry(model_name: str) -> None:

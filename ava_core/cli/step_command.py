@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +16,27 @@ from ava_core.cli.version import version_option
 from ava_core.steps import STEPS, Input, StepSpec
 
 if TYPE_CHECKING:
-    from ava_core.runtime.step import StepRun
+    from ava_core.runtime.step import Request, StepRun
+
+    Runner = Callable[[Request, Callable[[StepRun], None]], None]
 
 DEFAULT_WORK = Path(".ava/work")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instead:
+    """Something else that a step's command does with the same flags.
+
+    Attributes:
+        flag: its name, with underscores.
+        help: one line for `--help`.
+        call: does it, with what the step was asked for.
+    """
+
+    flag: str
+    help: str
+    call: Callable[[Request], None]
+
 
 COMMON: dict[str, tuple[Any, Any]] = {
     "output": (Annotated[Path, typer.Option(help="Folder to end up with; appears whole or not at all.")], ...),
@@ -56,6 +75,8 @@ def step_command(
     name: str,
     compute: Callable[[StepRun], None],
     digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None = None,
+    runner: Runner | None = None,
+    instead: Instead | None = None,
 ) -> Callable[..., None]:
     """The command of a step.
 
@@ -63,11 +84,19 @@ def step_command(
         name: the step's name in the step table.
         compute: calls the library with what the run holds.
         digest_inputs: digests of unverified inputs from the configuration and the folders given.
+        runner: instead of `run_step`, for a step that may be one of several processes.
+        instead: something else that can be asked for.
     """
     spec = STEPS[name]
 
     def command(**flags: Any) -> None:
-        _run(spec, compute, digest_inputs, flags)
+        request = _request(spec, digest_inputs, flags)
+        if instead and flags[instead.flag]:
+            instead.call(request)
+            return
+        from ava_core.runtime.step import run_step
+
+        (runner or run_step)(request, compute)
 
     command.__doc__ = spec.summary
     parameters = [_parameter(port.name, *_input_option(port)) for port in spec.inputs]
@@ -81,6 +110,9 @@ def step_command(
         _parameter(export.name, Annotated[Path | None, typer.Option(help=f"For Kubeflow: {export.help}")], None)
         for export in spec.exports
     ]
+    if instead:
+        flag = f"--{instead.flag.replace('_', '-')}"
+        parameters.append(_parameter(instead.flag, Annotated[bool, typer.Option(flag, help=instead.help)], False))
     parameters += [_parameter(flag, annotation, default) for flag, (annotation, default) in COMMON.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -100,19 +132,17 @@ def _input_option(port: Input) -> tuple[Any, Any]:
     return Annotated[Path | None, typer.Option(help=port.help)], None
 
 
-def _run(
-    spec: StepSpec,
-    compute: Callable[[StepRun], None],
-    digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None,
-    flags: dict[str, Any],
-) -> None:
+def _request(
+    spec: StepSpec, digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None, flags: dict[str, Any]
+) -> Request:
+    """What was asked for; from here on there is a log."""
     # Before anything imports tqdm: progress is ours to show, and the bars of libraries would fill a log with halves.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ava_core.config import resolve
     from ava_core.errors import ConfigError
     from ava_core.runtime import logs
     from ava_core.runtime.progress import Progress
-    from ava_core.runtime.step import Request, run_step
+    from ava_core.runtime.step import Request
 
     if flags["log_level"] not in logs.LEVELS:
         raise ConfigError(f"--log-level {flags['log_level']}: must be one of {', '.join(logs.LEVELS)}")
@@ -130,21 +160,18 @@ def _run(
     if resolved.preset_reason:
         logging.getLogger(__name__).info("preset auto: %s", resolved.preset_reason)
     inputs = {port.name: _folders(port, flags[port.name]) for port in spec.inputs}
-    run_step(
-        Request(
-            spec=spec,
-            config=resolved.config,
-            inputs=inputs,
-            choices={choice.name: flags[choice.name] for choice in spec.choices},
-            output=output,
-            work=flags["work"].absolute(),
-            force=flags["force"],
-            executor_output=flags["executor_output"],
-            exports={export.name: flags[export.name].absolute() for export in spec.exports if flags[export.name]},
-            progress=Progress(quiet=flags["quiet"]),
-            digest_inputs=(lambda: digest_inputs(resolved.config, inputs)) if digest_inputs else None,
-        ),
-        compute,
+    return Request(
+        spec=spec,
+        config=resolved.config,
+        inputs=inputs,
+        choices={choice.name: flags[choice.name] for choice in spec.choices},
+        output=output,
+        work=flags["work"].absolute(),
+        force=flags["force"],
+        executor_output=flags["executor_output"],
+        exports={export.name: flags[export.name].absolute() for export in spec.exports if flags[export.name]},
+        progress=Progress(quiet=flags["quiet"]),
+        digest_inputs=(lambda: digest_inputs(resolved.config, inputs)) if digest_inputs else None,
     )
 
 

@@ -26,8 +26,9 @@ class Estimate:
         active_parameters: those that one token passes, at most: of the FFN experts only as many as a token may have.
         weight_bytes: weights in the training precision.
         gradient_bytes: their gradients; float32 where they are accumulated over micro-batches.
-        optimizer_bytes: float32 masters of bfloat16 weights; two moments for AdamW, one for the matrices that Muon
-            updates.
+        optimizer_bytes: float32 masters of weights in half precision; two moments for AdamW and Sophia, one for Lion
+            and for the matrices that Muon updates, rows and columns of matrices for Adafactor; and the average of the
+            weights.
         activation_bytes: the most that is temporary: what the backward pass needs of one micro-batch, or the
             optimiser's work space, whichever is more.
     """
@@ -63,13 +64,15 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Estimat
     low = _weight_bytes(train)
     accumulated = train.global_batch_size > train.micro_batch_size
     masters = parameters if low < FLOAT32 else 0
+    average = parameters if train.ema.decay else 0
     return Estimate(
         parameters=parameters,
         active_parameters=parameters - model.num_layers * idle_experts * _expert(model),
         weight_bytes=low * parameters,
         gradient_bytes=(FLOAT32 if accumulated else low) * parameters,
-        optimizer_bytes=FLOAT32 * (masters + with_momentum + 2 * (parameters - with_momentum)),
-        activation_bytes=max(_backward_bytes(model, train, vocab_size), 3 * BFLOAT16 * with_momentum),
+        optimizer_bytes=FLOAT32
+        * (masters + average + _state_entries(model, train, vocab_size, parameters, with_momentum)),
+        activation_bytes=max(_backward_bytes(model, train, vocab_size), _muon_bytes(model, with_momentum)),
     )
 
 
@@ -134,8 +137,43 @@ def _ffn_slots(model: ModelConfig) -> int:
     return min(_slots(model), model.num_ffn_experts)
 
 
+def _state_entries(model: ModelConfig, train: TrainConfig, vocab_size: int, parameters: int, with_momentum: int) -> int:
+    """Float32 values that the optimiser keeps beside the masters."""
+    if train.optimizer == "lion":
+        return parameters
+    if train.optimizer == "adafactor":
+        return _factored(model, vocab_size)
+    return with_momentum + 2 * (parameters - with_momentum)
+
+
+def _factored(model: ModelConfig, vocab_size: int) -> int:
+    """Adafactor's state: one value per row and one per column of every matrix (arXiv 1804.04235), all of vectors."""
+    width, inner = model.hidden_size, model.expert_intermediate_size
+    queries, keys = model.num_attention_heads * _head_dim(model), model.num_key_value_heads * _head_dim(model)
+    attention = 4 * width + 2 * queries + 2 * keys
+    expert = (2 * inner + width) + (width + inner)
+    shared = model.num_shared_experts * inner
+    shared_experts = (2 * shared + width) + (width + shared) if shared else 0
+    constants, logits = model.num_constant_experts, _gate_logits(model)
+    norms = 2 * width + {"head": 2, "projection": 0, "none": 0}[model.qk_norm] * _head_dim(model)
+    norms += queries + keys if model.qk_norm == "projection" else 0
+    gate = logits + width + ((constants + width) + (2 * constants + width) if constants else 0)
+    residuals = (model.num_layers - 1) * 2 * logits if model.gating_residuals else 0
+    layer = attention + model.num_ffn_experts * expert + shared_experts + norms + gate
+    heads = 1 if model.tie_word_embeddings else 2
+    return heads * (vocab_size + width) + model.num_layers * layer + residuals + width
+
+
+def _muon_bytes(model: ModelConfig, with_momentum: int) -> int:
+    """Temporaries of Muon's update: one of all its matrices in float32, and the largest stack of equal ones thrice."""
+    if not with_momentum:
+        return 0
+    gate_up = model.num_layers * model.num_ffn_experts * 2 * model.hidden_size * model.expert_intermediate_size
+    return FLOAT32 * (with_momentum + 3 * gate_up)
+
+
 def _weight_bytes(train: TrainConfig) -> int:
-    return BFLOAT16 if train.precision == "bf16" else FLOAT32
+    return FLOAT32 if train.precision == "fp32" else BFLOAT16
 
 
 def _saved_per_token(model: ModelConfig, train: TrainConfig) -> int:

@@ -251,7 +251,7 @@ def _explain_relation(section: str, detail: str, origins: Mapping[str, str]) -> 
     prefix = f"{section}." if section else ""
     named = [f"{prefix}{word}" for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", detail)]
     layers = dict.fromkeys(origins[name] for name in (*named, *_parents(section), section) if name in origins)
-    separator = ("." if re.match(r"[a-z_]+ = ", detail) else ": ") if section else ""
+    separator = ("." if re.match(r"[a-z_.]+ = ", detail) else ": ") if section else ""
     return f"{', '.join(layers) or 'default'}: {section}{separator}{detail}"
 
 

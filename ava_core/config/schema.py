@@ -1,7 +1,7 @@
 """The typed configuration: one pydantic model per section of params.yaml.
 
 Every field has its meaning and unit right under it; `ava config show` prints the resolved values.
-Unknown keys are refused. Defaults are those of the preset `cpu/tiny` unless a comment says otherwise.
+Unknown keys are refused. Defaults are a small model for a CPU; presets change them.
 """
 
 from __future__ import annotations
@@ -189,6 +189,8 @@ class ModelConfig(Section):
     """Weight of the heterogeneous load balance loss."""
     router_z_loss_weight: Annotated[float, Field(ge=0.0)] = 0.001
     """Weight of the router z-loss."""
+    router_diversity_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the loss that keeps experts from seeing the same tokens (mutual information, arXiv 2306.04640)."""
     router_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Multiplicative noise on the router's input in training, uniform in 1 +- jitter."""
     experts_implementation: Literal["auto", "grouped_mm", "looped", "native", "dense"] = "auto"
@@ -328,4 +330,15 @@ class AvaConfig(Section):
                 f"train.sequence_length = {self.train.sequence_length}: must be <= model.max_position_embeddings"
                 f" = {self.model.max_position_embeddings}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _regularization_can_grow(self) -> AvaConfig:
+        for name in ("dropout", "router_jitter") if self.train.regularization.adaptive else ():
+            maximum, base = getattr(self.train.regularization, f"max_{name}"), getattr(self.model, name)
+            if maximum < base:
+                raise ValueError(
+                    f"train.regularization.max_{name} = {maximum}: must be >= model.{name} = {base}, which it starts"
+                    " from"
+                )
         return self

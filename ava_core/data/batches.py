@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from ava_core.errors import AvaError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one rank trains on in one optimiser step.
+
+    Attributes:
+        windows: int64 array of shape (B, L + 1): inputs are `[:, :-1]`, targets `[:, 1:]`. L may be shorter than
+            train.sequence_length; B is then larger, so that a batch keeps its number of tokens.
+        figures: what the curriculum did, for the history; of the whole batch, the same on every rank.
+    """
+
+    windows: np.ndarray
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,17 +81,26 @@ class TrainingBatches:
                 f"train.global_batch_size = {self.global_batch_size}: must be a multiple of the {ranks} ranks"
             )
         share = self.global_batch_size // ranks
-        first = step * self.global_batch_size + rank * share
-        starts = [self._start(index) for index in range(first, first + share)]
-        positions = np.asarray(starts)[:, None] + np.arange(self.sequence_length + 1)
-        return self.tokens[positions].astype(np.int64)
+        return self.windows(self.starts(step * self.global_batch_size + rank * share, share))
 
-    def _start(self, index: int) -> int:
-        """Index in the stream of the first token of the window that is dealt out as number `index`."""
-        epoch, position = divmod(index, self.windows_per_epoch)
+    def starts(self, first: int, count: int) -> np.ndarray:
+        """Index in the stream of the first token of the windows dealt out as numbers `first`, `first` + 1, ...
+
+        The numbers run on over all epochs. Returns an int64 array of shape (count,).
+        """
+        epochs, positions = np.divmod(np.arange(first, first + count), self.windows_per_epoch)
         slack = len(self.tokens) - 1 - self.windows_per_epoch * self.sequence_length
-        offset, order = _epoch_order(self.seed, epoch, self.windows_per_epoch, min(slack, self.sequence_length - 1))
-        return offset + int(order[position]) * self.sequence_length
+        starts = np.empty(count, np.int64)
+        for epoch in np.unique(epochs):
+            max_offset = min(slack, self.sequence_length - 1)
+            offset, order = _epoch_order(self.seed, int(epoch), self.windows_per_epoch, max_offset)
+            here = epochs == epoch
+            starts[here] = offset + order[positions[here]] * self.sequence_length
+        return starts
+
+    def windows(self, starts: np.ndarray) -> np.ndarray:
+        """The windows that begin at `starts` (n,), int64 of shape (n, T + 1)."""
+        return self.tokens[starts[:, None] + np.arange(self.sequence_length + 1)].astype(np.int64)
 
 
 @lru_cache(maxsize=4)

@@ -249,6 +249,8 @@ def _read_shard(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
             table = reader.read_all()
+        if not len(table):
+            raise IntegrityError(f"{path}: holds no document: run `ava preprocess` again, with more text")
         columns = [table["tokens"].chunk(index) for index in range(table["tokens"].num_chunks)]
         parts = [column.flatten().to_numpy(zero_copy_only=True) for column in columns]
         lengths = np.concatenate([np.diff(column.offsets.to_numpy()) for column in columns])

@@ -7,13 +7,14 @@ taken at once, in the forward pass, and only those of the hidden states and of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ava_core import kernels
+from ava_core.losses.rows import Candidates, Rows
 from ava_core.losses.token import CrossEntropy, LogitZLoss, TokenLoss, token_nll
 
 CHUNK_TOKENS = 1024
@@ -23,23 +24,32 @@ CHUNK_TOKENS = 1024
 class _ChunkedHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor, losses: Sequence[TokenLoss], chunk: int
+        ctx,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        labels_T: Tensor,
+        losses: Sequence[TokenLoss],
+        chunk: int,
+        candidates: Mapping[str, Candidates],
     ) -> tuple[Tensor, Tensor]:
         kind = hidden_TD.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_TD.dtype
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        sums = torch.zeros(len(losses), device=hidden_TD.device)
+        wide = torch.promote_types(dtype, torch.float32)
+        sums = torch.zeros(len(losses), device=hidden_TD.device, dtype=wide)
         grad_hidden = torch.empty_like(hidden_TD, dtype=dtype) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if needs_weight else None
         hidden, weight = hidden_TD.detach().to(dtype).contiguous(), weight_VD.detach().to(dtype).contiguous()
         compute = _native_chunk if _native_can(hidden, weight, losses) else _reference_chunk
+        pieces = {name: found.chunks(len(labels_T), chunk) for name, found in candidates.items()}
         # Autocast would cast the head's inputs again for every chunk.
         with torch.autocast(kind, enabled=False):
-            for start in range(0, hidden.shape[0], chunk):
+            for index, start in enumerate(range(0, hidden.shape[0], chunk)):
                 rows = slice(start, start + chunk)
                 grad_rows = None if grad_hidden is None else grad_hidden[rows]
-                sums += compute(hidden[rows], weight, labels_T[rows], losses, grad_rows, grad_weight)
-        weights = torch.tensor([loss.weight for loss in losses], device=sums.device)
+                here = {name: chunks[index] for name, chunks in pieces.items()}
+                sums += compute(hidden[rows], weight, labels_T[rows], losses, grad_rows, grad_weight, here)
+        weights = torch.tensor([loss.weight for loss in losses], device=sums.device, dtype=wide)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden_TD.dtype, weight_VD.dtype
         ctx.mark_non_differentiable(sums)
@@ -55,6 +65,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
@@ -65,13 +76,17 @@ def _reference_chunk(
     losses: Sequence[TokenLoss],
     grad_hidden_TD: Tensor | None,
     grad_weight_VD: Tensor | None,
+    candidates: Mapping[str, Candidates],
 ) -> Tensor:
     """Sum of each loss over a chunk's tokens; writes the first gradient and adds to the second."""
     needed = grad_hidden_TD is not None or grad_weight_VD is not None
     with torch.set_grad_enabled(needed):
-        logits_TV = F.linear(hidden_TD, weight_VD).detach().float().requires_grad_(needed)
-        parts = torch.stack([loss(logits_TV, labels_T).sum() for loss in losses])
-        total = (parts * torch.tensor([loss.weight for loss in losses], device=parts.device)).sum()
+        logits_TV = F.linear(hidden_TD, weight_VD).detach()
+        logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)).requires_grad_(needed)
+        rows = Rows(logits_TV=logits_TV, labels_T=labels_T, candidates=candidates)
+        parts = torch.stack([loss(rows).sum() for loss in losses])
+        weights = torch.tensor([loss.weight for loss in losses], device=parts.device, dtype=parts.dtype)
+        total = (parts * weights).sum()
     if needed:
         grad_TV = torch.autograd.grad(total, logits_TV)[0].to(hidden_TD.dtype)
         _write_gradients(grad_TV, hidden_TD, weight_VD, grad_hidden_TD, grad_weight_VD)
@@ -91,8 +106,11 @@ def _native_can(hidden: Tensor, weight: Tensor, losses: Sequence[TokenLoss]) -> 
     """Whether the kernels take these tensors and these losses: a cross-entropy, and a z-loss if any."""
     kinds = [type(loss) for loss in losses]
     even = hidden.shape[1] % 2 == 0 and weight.shape[0] % 2 == 0
-    known = kinds in ([CrossEntropy], [CrossEntropy, LogitZLoss]) and losses[0].weight == 1
-    return known and even and kernels.usable(hidden, weight)
+    if kinds not in ([CrossEntropy], [CrossEntropy, LogitZLoss]):
+        return False
+    cross_entropy: CrossEntropy = losses[0]  # type: ignore[assignment]
+    plain = cross_entropy.weight == 1 and cross_entropy.temperature == 1
+    return plain and even and kernels.usable(hidden, weight)
 
 
 def _native_chunk(
@@ -102,6 +120,7 @@ def _native_chunk(
     losses: Sequence[TokenLoss],
     grad_hidden_TD: Tensor | None,
     grad_weight_VD: Tensor | None,
+    _candidates: Mapping[str, Candidates],
 ) -> Tensor:
     """Like `_reference_chunk` with loss and gradient in one visit of the logits; our products don't round those."""
     cross_entropy, *others = losses
@@ -125,13 +144,15 @@ def chunked_head_loss(
     labels_T: Tensor,
     losses: Sequence[TokenLoss],
     chunk: int = CHUNK_TOKENS,
+    candidates: Mapping[str, Candidates] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum over tokens of the weighted losses of `hidden @ weight.T`, without holding all logits.
 
-    Returns the weighted sum (differentiable, once) and the unweighted sum of each loss (detached).
-    The products follow autocast; logits enter the losses in float32.
+    Returns the weighted sum (differentiable, once) and the unweighted sum of each loss (detached). The products follow
+    autocast; logits enter the losses in float32 (or wider). `candidates` are those of the losses that have any, by
+    name; see `Rows`.
     """
-    return _ChunkedHeadLoss.apply(hidden_TD, weight_VD, labels_T, losses, chunk)
+    return _ChunkedHeadLoss.apply(hidden_TD, weight_VD, labels_T, losses, chunk, candidates or {})
 
 
 @torch.no_grad()

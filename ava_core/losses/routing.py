@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 
@@ -28,3 +31,30 @@ def router_z_loss(log_sums: Tensor, token_mask_T: Tensor | None = None) -> Tenso
     if token_mask_T is None:
         return squared_T.mean()
     return (squared_T * token_mask_T).sum() / token_mask_T.sum().clamp_min(1)
+
+
+def router_diversity_loss(
+    logits_TE: Tensor,
+    probabilities_TE: Tensor,
+    log_sum_T: Tensor,
+    mean_probability_E: Tensor,
+    token_mask_T: Tensor | None = None,
+) -> Tensor:
+    """log E - I(token; expert), nats, scalar: what the routers' choices lack in mutual information with the tokens.
+
+    I = H(mean p) - mean H(p) (ModuleFormer, arXiv 2306.04640, eq. of L_MI; the constant makes 0 the best value, and
+    that of a router that is sure of every token and uses all experts alike; log E is that of one to which all tokens
+    are the same). The balance loss alone is content with a router that sends every token everywhere: experts then see
+    the same data and learn the same. Chosen over orthogonal gate rows, which say little about where tokens go. It wants
+    all experts used alike, whatever tau; a weight well below the balance loss's leaves the last word to that.
+    `log_sum_T` is the logsumexp of `logits_TE`, `mean_probability_E` the mean of the probabilities over the tokens.
+    """
+    entropy_T = ((log_sum_T[:, None] - logits_TE) * probabilities_TE).sum(dim=-1)
+    if token_mask_T is None:
+        conditional = entropy_T.mean()
+    else:
+        conditional = (entropy_T * token_mask_T).sum() / token_mask_T.sum().clamp_min(1)
+    # A mean that underflows to 0 would have an infinite gradient.
+    log_mean_E = mean_probability_E.clamp_min(torch.finfo(mean_probability_E.dtype).tiny).log()
+    marginal = -(mean_probability_E * log_mean_E).sum()
+    return math.log(logits_TE.shape[1]) - marginal + conditional

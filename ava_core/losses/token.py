@@ -1,7 +1,6 @@
 """Losses of single predictions, given logits. Shapes: see `ava_core.models.shapes`.
 
-To add one (focal, unlikelihood, ...), write a class with `name`, `weight` and `__call__`, and hand it to
-`UnifiedLoss`.
+To add one, write a class with `name`, `weight` and `__call__`, and hand it to `UnifiedLoss`.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = -100
-"""Label of a position that has no loss, as everywhere in Transformers."""
+from ava_core.losses.rows import IGNORE_INDEX, Rows
 
 
 class TokenLoss(Protocol):
@@ -23,24 +21,27 @@ class TokenLoss(Protocol):
     name: str
     weight: float
 
-    def __call__(self, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-        """Loss of each token, (T,), from float32 logits; 0 where the label is IGNORE_INDEX."""
+    def __call__(self, rows: Rows) -> Tensor:
+        """Loss of each token, (T,); 0 where the label is IGNORE_INDEX."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class CrossEntropy:
     """-log p(label), in nats; with smoothing e, (1 - e) of that plus e times the mean over the vocabulary
-    (arXiv 1512.00567, section 7)."""
+    (arXiv 1512.00567, section 7). p is the softmax of the logits divided by `temperature`: the model learns logits
+    that fit after the division, so a temperature above 1 makes its own predictions, which have none, sharper."""
 
     name: str = "cross_entropy"
     weight: float = 1.0
     label_smoothing: float = 0.0
+    temperature: float = 1.0
 
-    def __call__(self, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    def __call__(self, rows: Rows) -> Tensor:
+        logits_TV = rows.logits_TV if self.temperature == 1 else rows.logits_TV / self.temperature
         return F.cross_entropy(
             logits_TV,
-            labels_T,
+            rows.labels_T,
             reduction="none",
             ignore_index=IGNORE_INDEX,
             label_smoothing=self.label_smoothing,
@@ -54,8 +55,27 @@ class LogitZLoss:
     name: str = "logit_z_loss"
     weight: float = 1e-4
 
-    def __call__(self, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-        return logits_TV.logsumexp(dim=-1).square() * (labels_T != IGNORE_INDEX)
+    def __call__(self, rows: Rows) -> Tensor:
+        return rows.log_sum_T.square() * rows.predicted_T
+
+
+@dataclass(slots=True, kw_only=True)
+class FocalLoss:
+    """-(1 - p)^gamma log p(label): sure predictions count less (arXiv 1708.02002, eq. 4).
+
+    Beside the cross-entropy it gives hard tokens more of the gradient and leaves the model less sure of itself
+    (arXiv 2002.09437, section 4). gamma = 0 is the cross-entropy. (1 - p)^gamma is taken as exp(gamma log(1 - p)),
+    whose gradient is finite for every gamma, also below 1. Costs three visits of the logits.
+    """
+
+    name: str = "focal"
+    weight: float = 1.0
+    gamma: float = 2.0
+
+    def __call__(self, rows: Rows) -> Tensor:
+        nll_T = F.cross_entropy(rows.logits_TV, rows.labels_T, reduction="none", ignore_index=IGNORE_INDEX)
+        every_T = torch.arange(len(nll_T), device=nll_T.device)
+        return (-self.gamma * rows.unlikelihood(every_T, rows.labels_T.clamp_min(0))).exp() * nll_T
 
 
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,59 +8,111 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ava_core.config.training import LossConfig
 from ava_core.losses.chunked import chunked_head_loss
-from ava_core.losses.token import IGNORE_INDEX, CrossEntropy, LogitZLoss, TokenLoss
+from ava_core.losses.multi_token import MultiToken
+from ava_core.losses.rows import IGNORE_INDEX, Candidates, Rows, TokenContext
+from ava_core.losses.token import CrossEntropy, FocalLoss, LogitZLoss, TokenLoss
+from ava_core.losses.unlikelihood import EarlyEnd, NgramRepetition, Repetition, Unlikelihood
 
 
 @dataclass(slots=True, kw_only=True)
 class LossOutput:
     """Attributes:
-    total: scalar to differentiate.
+    total: scalar to differentiate: `main` and the weighted auxiliary parts.
+    main: scalar to differentiate: all that is computed from predictions.
     parts: every part by name, unweighted and detached (nats per token for the cross-entropy).
     """
 
     total: Tensor
+    main: Tensor
     parts: dict[str, Tensor]
 
 
 class UnifiedLoss:
-    """Token losses, averaged over predicted tokens, plus auxiliary losses that the model computed itself.
+    """Token losses and further tokens ahead, averaged over predicted tokens, plus auxiliary losses that the model
+    computed itself.
 
     Args:
         token_losses: parts computed from logits; see `ava_core.losses.token.TokenLoss`.
         auxiliary_weights: weight of each auxiliary part by name. A part without a weight is refused; a weight
             without a part is allowed, for not every model has every part.
+        multi_token: what the extra heads learn; None: there are none.
 
     Raises:
         ValueError: two parts have one name, or a weight is negative.
     """
 
-    def __init__(self, token_losses: Sequence[TokenLoss], auxiliary_weights: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        token_losses: Sequence[TokenLoss],
+        auxiliary_weights: Mapping[str, float] | None = None,
+        multi_token: MultiToken | None = None,
+    ):
         self.token_losses = list(token_losses)
         self.auxiliary_weights = dict(auxiliary_weights or {})
-        names = [loss.name for loss in self.token_losses] + list(self.auxiliary_weights)
+        self.multi_token = multi_token
+        weights = [(loss.name, loss.weight) for loss in self.token_losses] + list(self.auxiliary_weights.items())
+        if multi_token is not None:
+            weights += [(name, multi_token.weight) for name in multi_token.names]
+        names = [name for name, _ in weights]
         if len(set(names)) < len(names):
             raise ValueError(f"loss parts = {names}: must have different names")
-        weights = [loss.weight for loss in self.token_losses] + list(self.auxiliary_weights.values())
-        for name, weight in zip(names, weights, strict=True):
+        for name, weight in weights:
             if weight < 0:
                 raise ValueError(f"weight of loss part {name} = {weight}: must be >= 0")
 
     @classmethod
-    def standard(
+    def from_config(
         cls,
+        config: LossConfig,
         *,
-        label_smoothing: float = 0.0,
-        logit_z_loss_weight: float = 0.0,
         balance_loss_weight: float = 0.0,
         router_z_loss_weight: float = 0.0,
+        router_diversity_weight: float = 0.0,
+        end_token_id: int | None = None,
     ) -> UnifiedLoss:
-        """Cross-entropy, z-loss on logits (left out at weight 0), and the two losses of the routers."""
-        token_losses: list[TokenLoss] = [CrossEntropy(label_smoothing=label_smoothing)]
-        if logit_z_loss_weight:
-            token_losses.append(LogitZLoss(weight=logit_z_loss_weight))
-        weights = {"balance_loss": balance_loss_weight, "router_z_loss": router_z_loss_weight}
-        return cls(token_losses, weights)
+        """What the section `train.loss` describes, with the routers' weights. A part of weight 0 is left out.
+
+        Raises:
+            ValueError: the early-end penalty is on and there is no `end_token_id`.
+        """
+        cross_entropy = CrossEntropy(label_smoothing=config.label_smoothing, temperature=config.temperature)
+        optional: list[TokenLoss] = [
+            LogitZLoss(weight=config.z_loss_weight),
+            FocalLoss(weight=config.focal_weight, gamma=config.focal_gamma),
+            Repetition(weight=config.repetition_weight),
+            NgramRepetition(weight=config.ngram_weight, size=config.ngram_size),
+        ]
+        if config.early_end_weight:
+            if end_token_id is None:
+                raise ValueError("loss part early_end: needs the token that ends documents: the tokenizer has none")
+            optional.append(EarlyEnd(weight=config.early_end_weight, end_token_id=end_token_id))
+        multi_token = None
+        if config.multi_token_weight:
+            multi_token = MultiToken(weight=config.multi_token_weight, depth=config.multi_token_depth)
+        weights = {
+            "balance_loss": balance_loss_weight,
+            "router_z_loss": router_z_loss_weight,
+            "router_diversity": router_diversity_weight,
+        }
+        return cls([cross_entropy, *(loss for loss in optional if loss.weight)], weights, multi_token)
+
+    @classmethod
+    def standard(
+        cls, *, label_smoothing: float = 0.0, logit_z_loss_weight: float = 0.0, **router_weights: float
+    ) -> UnifiedLoss:
+        """The cross-entropy, a z-loss if it has a weight, and the routers' parts with the weights of `from_config`.
+
+        Without arguments it is what measurements use.
+        """
+        config = LossConfig(label_smoothing=label_smoothing, z_loss_weight=logit_z_loss_weight)
+        return cls.from_config(config, **router_weights)  # type: ignore[arg-type]
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether a part looks at more than logits and labels."""
+        return self.multi_token is not None or any(isinstance(loss, Unlikelihood) for loss in self.token_losses)
 
     def __call__(
         self,
@@ -69,43 +121,79 @@ class UnifiedLoss:
         logits: Tensor | None = None,
         hidden: Tensor | None = None,
         head_weight_VD: Tensor | None = None,
+        future_hidden: Sequence[Tensor] | None = None,
         auxiliary: Mapping[str, Tensor] | None = None,
+        context: TokenContext | None = None,
         num_items: Tensor | int | None = None,
     ) -> LossOutput:
         """Compute the loss of `labels` (...), aligned with `logits` (..., V), or with `hidden` (..., D).
 
-        With `hidden` and `head_weight_VD` the logits exist in chunks only. `num_items` replaces the number of
-        predicted tokens as the divisor, for batches that are accumulated.
+        Args:
+            labels: (B, S) if a part looks at neighbouring tokens.
+            logits, hidden: one of them; with `hidden` and `head_weight_VD` the logits exist in chunks only.
+            future_hidden: (B, S, D) of each extra head, with `head_weight_VD`; None leaves `multi_token` out, as in
+                evaluation.
+            auxiliary: parts that the model computed, by name.
+            context: what the parts need that `needs_context` tells of.
+            num_items: replaces the number of predicted tokens as the divisor, for batches that are accumulated.
 
         Raises:
-            ValueError: neither or both of `logits` and `hidden` given; an auxiliary part has no weight.
+            ValueError: neither or both of `logits` and `hidden` given; an auxiliary part has no weight; the context
+                lacks what a part needs; another number of extra heads than `multi_token` has.
         """
         if (logits is None) == (hidden is None):
             raise ValueError("UnifiedLoss: exactly one of logits and hidden must be given")
-        labels_T = labels.reshape(-1)
+        if head_weight_VD is None and (hidden is not None or future_hidden is not None):
+            raise ValueError("UnifiedLoss: hidden and future_hidden must come with head_weight_VD")
+        context = context or TokenContext()
         if num_items is None:
-            num_items = (labels_T != IGNORE_INDEX).sum().clamp_min(1)
-        parts: dict[str, Tensor] = {}
-        if hidden is not None:
-            if head_weight_VD is None:
-                raise ValueError("UnifiedLoss: hidden must come with head_weight_VD")
-            hidden_TD = hidden.reshape(-1, hidden.shape[-1])
-            total, sums = chunked_head_loss(hidden_TD, head_weight_VD, labels_T, self.token_losses)
-            total = total / num_items
-            for loss, part in zip(self.token_losses, sums, strict=True):
-                parts[loss.name] = part / num_items
-        elif logits is not None:
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            total = logits.new_zeros((), dtype=wide)
-            logits_TV = logits.reshape(-1, logits.shape[-1]).to(wide)
-            for loss in self.token_losses:
-                part = loss(logits_TV, labels_T).sum() / num_items
-                total = total + loss.weight * part
-                parts[loss.name] = part.detach()
+            num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
+        candidates = {
+            loss.name: loss.candidates(labels, context) for loss in self.token_losses if isinstance(loss, Unlikelihood)
+        }
+        labels_T = labels.reshape(-1)
+        if logits is not None:
+            main, parts = self._of_logits(logits, labels_T, candidates, num_items)
+        elif hidden is not None and head_weight_VD is not None:
+            main, parts = self._of_hidden(hidden, head_weight_VD, labels_T, candidates, num_items)
+        if self.multi_token is not None and future_hidden is not None and head_weight_VD is not None:
+            scale = self.multi_token.weight / self.multi_token.depth
+            sums = self.multi_token(future_hidden, head_weight_VD, labels, context.document_ids_BS)
+            for name, part in zip(self.multi_token.names, sums, strict=True):
+                main = main + scale * part / num_items
+                parts[name] = part.detach() / num_items
+        total = main
         for name, part in (auxiliary or {}).items():
             if name not in self.auxiliary_weights:
                 known = ", ".join(self.auxiliary_weights) or "none"
                 raise ValueError(f"auxiliary loss {name!r} has no weight: known are {known}")
             total = total + self.auxiliary_weights[name] * part
             parts[name] = part.detach()
-        return LossOutput(total=total, parts=parts)
+        return LossOutput(total=total, main=main, parts=parts)
+
+    def _of_logits(
+        self, logits: Tensor, labels_T: Tensor, candidates: Mapping[str, Candidates], num_items: Tensor | int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the token losses, and each by name."""
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        logits_TV = logits.reshape(-1, logits.shape[-1]).to(wide)
+        rows = Rows(logits_TV=logits_TV, labels_T=labels_T, candidates=candidates)
+        total, parts = logits.new_zeros((), dtype=wide), {}
+        for loss in self.token_losses:
+            part = loss(rows).sum() / num_items
+            total = total + loss.weight * part
+            parts[loss.name] = part.detach()
+        return total, parts
+
+    def _of_hidden(
+        self,
+        hidden: Tensor,
+        weight_VD: Tensor,
+        labels_T: Tensor,
+        candidates: Mapping[str, Candidates],
+        num_items: Tensor | int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `_of_logits`, in chunks."""
+        losses, hidden_TD = self.token_losses, hidden.reshape(-1, hidden.shape[-1])
+        total, sums = chunked_head_loss(hidden_TD, weight_VD, labels_T, losses, candidates=candidates)
+        return total / num_items, {loss.name: part / num_items for loss, part in zip(losses, sums, strict=True)}

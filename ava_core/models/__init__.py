@@ -5,9 +5,11 @@ Names of tensors end in their shape, as in `weights_TK`; `ava_core.models.shapes
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from ava_core.models.causal_lm import EnhancedMoEForCausalLM
 from ava_core.models.configuration import EnhancedMoEConfig
-from ava_core.models.modeling import EnhancedMoEForCausalLM, EnhancedMoEModel
+from ava_core.models.modeling import EnhancedMoEModel
 from ava_core.models.outputs import EnhancedMoECausalLMOutput, EnhancedMoEModelOutput
+from ava_core.models.prediction_heads import attach_prediction_heads, detach_prediction_heads
 from ava_core.models.routing.statistics import RoutingStatistics
 
 AutoConfig.register(EnhancedMoEConfig.model_type, EnhancedMoEConfig, exist_ok=True)
@@ -21,4 +23,6 @@ __all__ = [
     "EnhancedMoEModel",
     "EnhancedMoEModelOutput",
     "RoutingStatistics",
+    "attach_prediction_heads",
+    "detach_prediction_heads",
 ]

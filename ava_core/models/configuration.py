@@ -40,6 +40,7 @@ _NOT_NEGATIVE = (
     "expert_bias_update_rate",
     "balance_loss_weight",
     "router_z_loss_weight",
+    "router_diversity_weight",
 )
 
 
@@ -82,7 +83,8 @@ class EnhancedMoEConfig(PreTrainedConfig):
             (eq. 7 and 8). tau < 1 sends more tokens to zero-computation experts.
         capacity_factor: gamma of eq. 8, in force while training; None never drops a token. For "expert_choice", how
             many tokens the experts choose, 1 (the same as None) meaning K experts per token on average.
-        balance_loss_weight, router_z_loss_weight: weights of the auxiliary losses in the total loss.
+        balance_loss_weight, router_z_loss_weight, router_diversity_weight: weights of the auxiliary losses in the
+            total loss; see `ava_core.losses.routing`.
         router_jitter: the router's input is multiplied by noise from U(1 - jitter, 1 + jitter) in training.
         experts_implementation: "grouped_mm" (GPUs), "looped" (CPUs), "native" (CPUs: Ava's own kernels), "dense"
             (every expert for every token: the reference, and the one that can be exported), or "auto" (by device).
@@ -93,6 +95,7 @@ class EnhancedMoEConfig(PreTrainedConfig):
         "past_key_values",
         "hidden_states",
         "aux_loss",
+        "main_loss",
         "loss_parts",
         "router_logits",
         "router_choices",
@@ -137,6 +140,7 @@ class EnhancedMoEConfig(PreTrainedConfig):
     capacity_factor: float | None = None
     balance_loss_weight: float = 0.01
     router_z_loss_weight: float = 0.001
+    router_diversity_weight: float = 0.0
     router_jitter: float = 0.0
     experts_implementation: str | None = "auto"
     bos_token_id: int | None = None

@@ -1,29 +1,25 @@
-"""The decoder and its language-model head, as Transformers models. Shapes: see `shapes`."""
+"""The decoder, as a Transformers model. Shapes: see `shapes`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
-from ava_core.losses import UnifiedLoss
-from ava_core.losses import shift_labels as align_labels
 from ava_core.models.attention import Attention, RotaryEmbedding
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS, EnhancedMoEConfig
-from ava_core.models.diagnosis import NonFiniteError
 from ava_core.models.experts import FFNExperts
 from ava_core.models.masks import attention_mask_for
 from ava_core.models.moe import Gate, MoELayer, ZeroComputationExperts
 from ava_core.models.normalization import RMSNorm
-from ava_core.models.outputs import EnhancedMoECausalLMOutput, EnhancedMoEModelOutput
+from ava_core.models.outputs import EnhancedMoEModelOutput
 from ava_core.models.routing import ExpertBiasRouter, Routes, RouteTape, RoutingStatistics
 
 CACHE_LINE = 64
@@ -55,8 +51,8 @@ class DecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         tape: RouteTape | None = None,
         output_choices: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, RoutingStatistics, Tensor | None, Tensor | None]:
-        """Return hidden states, the gate's logits (T, num_logits), balance loss, z-loss and statistics.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, RoutingStatistics, Tensor | None, Tensor | None]:
+        """Return hidden states, the gate's logits (T, num_logits), balance, z- and diversity loss, and statistics.
 
         With `output_choices` the logits and the choices of the experts, both (T, E), come last, else None. A flat
         tuple, because reentrant checkpointing follows gradients through nothing else.
@@ -71,7 +67,8 @@ class DecoderLayer(GradientCheckpointingLayer):
             logits_TE = routing.logits_TE
             choices_TE = torch.zeros_like(logits_TE, dtype=torch.bool)
             choices_TE = choices_TE.scatter(1, routing.expert_ids_TK, routing.used_TK)
-        return x_BSD, gate_logits, routing.balance_loss, routing.z_loss, routing.statistics, logits_TE, choices_TE
+        losses = routing.balance_loss, routing.z_loss, routing.diversity_loss
+        return x_BSD, gate_logits, *losses, routing.statistics, logits_TE, choices_TE
 
 
 class EnhancedMoEPreTrainedModel(PreTrainedModel):
@@ -214,13 +211,14 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
             )
             layers.append(routed)
         x_BSD = self.norm(x_BSD)
-        balance, z, statistics, router_logits, choices = zip(*layers, strict=True)
+        balance, z, diversity, statistics, router_logits, choices = zip(*layers, strict=True)
         return EnhancedMoEModelOutput(
             last_hidden_state=x_BSD,
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*hidden_states, x_BSD) if output_hidden_states else None,
             balance_loss=torch.stack(balance).mean(),
             router_z_loss=torch.stack(z).mean(),
+            router_diversity=None if diversity[0] is None else torch.stack(diversity).mean(),
             router_logits=router_logits if output_router_logits else None,
             router_choices=choices if output_router_logits else None,
             router_statistics=statistics,
@@ -237,121 +235,3 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         if len(routes) != len(self.layers):
             raise ValueError(f"routes = {len(routes)} layers: must be the model's {len(self.layers)}")
         return [RouteTape(recorded) for recorded in routes]
-
-
-class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
-    """The decoder with a head over the vocabulary; computes its own loss with `UnifiedLoss`.
-
-    `loss_function` may be replaced by another `UnifiedLoss` (label smoothing, further parts).
-
-    Attributes:
-        raise_non_finite: whether a loss on a CPU that is nan or infinite raises `NonFiniteError`, which names the
-            layer, in training and evaluation alike. On accelerators the loss isn't read here, for that would wait
-            for the device: whoever reads it raises (`ava_core.training` does). Set it to False under a loss scaler
-            that is meant to skip steps whose loss overflows in float16.
-    """
-
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    # What HF's Trainer asks for, to pass num_items_in_batch
-    accepts_loss_kwargs = True
-
-    def __init__(self, config: EnhancedMoEConfig):
-        super().__init__(config)
-        self.raise_non_finite = True
-        self.model = EnhancedMoEModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.loss_function = UnifiedLoss.standard(
-            balance_loss_weight=config.balance_loss_weight, router_z_loss_weight=config.router_z_loss_weight
-        )
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_router_logits: bool | None = None,
-        output_hidden_states: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        document_ids: Tensor | None = None,
-        output_routes: bool = False,
-        routes: Sequence[Routes] | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        return_logits: bool = True,
-        **kwargs,
-    ) -> EnhancedMoECausalLMOutput:
-        """Run the model; arguments as in `EnhancedMoEModel.forward`, and:
-
-        Args:
-            labels: (B, S), the input ids with -100 where nothing is to be predicted; shifted inside.
-            shift_labels: (B, S), labels that the caller has aligned with the logits; instead of `labels`. Not in the
-                signature, as in Transformers: its Trainer would evaluate a loss only for batches that hold both.
-            logits_to_keep: compute logits of this many last positions (0: all), or of the given indices.
-            num_items_in_batch: divisor of the summed token losses, for accumulated batches.
-            return_logits: False computes the loss without ever holding all logits: less memory, more speed.
-
-        Raises:
-            NonFiniteError: the loss is nan or infinite; see `raise_non_finite`.
-        """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "past_key_values": past_key_values,
-            "inputs_embeds": inputs_embeds,
-            "use_cache": use_cache,
-            "output_router_logits": output_router_logits,
-            "output_hidden_states": output_hidden_states,
-            "document_ids": document_ids,
-            "output_routes": output_routes,
-            "routes": routes,
-        }
-        shift_labels = kwargs.get("shift_labels")
-        outputs = self.model(**inputs, return_dict=True)
-        hidden_BSD = outputs.last_hidden_state
-        aligned_BS = shift_labels if labels is None else align_labels(labels)
-        logits = None
-        if return_logits or aligned_BS is None:
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_BSD[:, keep])
-
-        auxiliary = {"balance_loss": outputs.balance_loss, "router_z_loss": outputs.router_z_loss}
-        weights = self.loss_function.auxiliary_weights
-        aux_loss = sum(weights.get(name, 0.0) * part for name, part in auxiliary.items())
-        loss, parts = None, None
-        if aligned_BS is not None:
-            whole = logits is not None and logits.shape[1] == hidden_BSD.shape[1]
-            computed = self.loss_function(
-                aligned_BS,
-                logits=logits if whole else None,
-                hidden=None if whole else hidden_BSD,
-                head_weight_VD=None if whole else self.lm_head.weight,
-                auxiliary=auxiliary,
-                num_items=num_items_in_batch,
-            )
-            loss, parts = computed.total, computed.parts
-            if self._reads_loss(loss) and not math.isfinite(loss.detach()):
-                raise NonFiniteError.of(
-                    self, loss, **inputs, shift_labels=aligned_BS, num_items_in_batch=num_items_in_batch
-                )
-        return EnhancedMoECausalLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            aux_loss=aux_loss,
-            loss_parts=parts,
-            router_logits=outputs.router_logits,
-            router_choices=outputs.router_choices,
-            router_statistics=outputs.router_statistics,
-            routes=outputs.routes,
-        )
-
-    def _reads_loss(self, loss: Tensor) -> bool:
-        """Whether the value of `loss` is looked at: only where that makes nobody wait and breaks no graph."""
-        return self.raise_non_finite and loss.device.type == "cpu" and not torch.compiler.is_compiling()

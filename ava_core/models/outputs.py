@@ -17,7 +17,8 @@ class EnhancedMoEModelOutput(ModelOutput):
     last_hidden_state: (B, S, D), after the final norm.
     past_key_values: the KV cache, if one is used.
     hidden_states: (B, S, D) before each layer and after the last norm, with `output_hidden_states`.
-    balance_loss, router_z_loss: means over layers of each layer's own loss, scalars, not weighted.
+    balance_loss, router_z_loss, router_diversity: means over layers of each layer's own loss, scalars, not weighted;
+        the last is None unless it has a weight.
     router_logits, router_choices: per layer, (T, E) float32 and bool (True: chosen and not dropped), with
         `output_router_logits`.
     router_statistics: per layer `RoutingStatistics`, detached.
@@ -29,6 +30,7 @@ class EnhancedMoEModelOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     balance_loss: torch.Tensor | None = None
     router_z_loss: torch.Tensor | None = None
+    router_diversity: torch.Tensor | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
     router_choices: tuple[torch.Tensor, ...] | None = None
     router_statistics: tuple[RoutingStatistics, ...] | None = None
@@ -38,10 +40,11 @@ class EnhancedMoEModelOutput(ModelOutput):
 @dataclass
 class EnhancedMoECausalLMOutput(ModelOutput):
     """Attributes:
-    loss: scalar, with labels: the weighted sum of `loss_parts`.
+    loss: scalar, with labels: the weighted sum of `loss_parts`, which is `main_loss` + `aux_loss`.
     logits: (B, S or logits_to_keep, V); None if `return_logits=False`.
     loss_parts: each part of the loss by name, unweighted, detached, with labels.
-    aux_loss: the weighted auxiliary part of the loss, scalar.
+    aux_loss: the weighted sum of the parts that the routers computed, scalar.
+    main_loss: the weighted sum of the parts that predictions make, scalar, with labels.
     Others as in `EnhancedMoEModelOutput`.
     """
 
@@ -55,3 +58,4 @@ class EnhancedMoECausalLMOutput(ModelOutput):
     router_choices: tuple[torch.Tensor, ...] | None = None
     router_statistics: tuple[RoutingStatistics, ...] | None = None
     routes: tuple[Routes, ...] | None = None
+    main_loss: torch.Tensor | None = None

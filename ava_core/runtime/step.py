@@ -21,6 +21,7 @@ from typing import Any
 
 from ava_core import __version__
 from ava_core.config.hardware import usable_cores
+from ava_core.config.hosts import world_size
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime import executor_output, manifest
@@ -68,6 +69,11 @@ class Request:
         """CPU threads that the step computes with."""
         return self.config.threads or usable_cores()
 
+    @property
+    def ranks(self) -> int:
+        """Processes that the step computes in: those of the training, for the step that trains."""
+        return world_size(self.config.train) if "train" in self.spec.sections else 1
+
 
 @dataclass(kw_only=True)
 class StepRun:
@@ -80,6 +86,8 @@ class StepRun:
         choices: values of the flags that change the result.
         output: an empty folder to write into.
         state: a folder that outlives a killed run; holds what an earlier one with the same key left.
+        kept: a folder in `state`, not there yet: what it holds when the step has finished stays in the work folder,
+            in `WORK/STEP/KEY/kept/`, until its entry is pruned.
         progress: shows progress.
         threads: CPU threads to compute with.
         metrics: figures that are the same on every run; written to metrics.json.
@@ -92,6 +100,7 @@ class StepRun:
     choices: Mapping[str, str]
     output: Path
     state: Path
+    kept: Path
     progress: Progress
     threads: int
     metrics: dict[str, float] = field(default_factory=dict)
@@ -137,6 +146,12 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
         store.prune(kept_hours=KEPT_HOURS)
 
 
+def prepare_inputs(request: Request) -> None:
+    """Limit the threads and verify the inputs, for work that isn't kept as a step's output."""
+    _limit_threads(request.threads)
+    _verify_inputs(request)
+
+
 def _limit_threads(threads: int) -> None:
     """Must run before torch, numpy or tokenizers are imported: they read these once."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
@@ -156,7 +171,7 @@ def _verify_inputs(request: Request) -> dict[str, str]:
         for index, folder in enumerate(folders):
             name = f"{port.name}.{index}" if port.repeated else port.name
             if port.verified:
-                digests[name] = manifest.verify(folder, producers[port.name]).digest
+                digests[name] = manifest.verify(folder, producers[port.kind or port.name]).digest
             elif folder.is_dir():
                 digests[name] = digest_tree(folder)
             else:
@@ -175,7 +190,7 @@ def _identify(request: Request, inputs: dict[str, str]) -> manifest.Manifest:
         "choices": dict(request.choices),
         "inputs": inputs,
         "threads": request.threads,
-        "ranks": 1,
+        "ranks": request.ranks,
     }
     return manifest.Manifest(key=digest_value(identity), **identity)
 
@@ -226,6 +241,7 @@ def _compute_staged(
         choices=request.choices,
         output=entry.staging,
         state=entry.state,
+        kept=entry.keeping,
         progress=request.progress,
         threads=request.threads,
     )

@@ -1,7 +1,8 @@
 """The work folder: a step's durable memory, for unfinished state and finished outputs.
 
 Layout: `WORK/STEP/KEY/` holds `lock`, `state/` (what a killed step goes on from), `output/` (finished, as it was
-verified) and `timings.json`. An output is renamed into its entry when it is whole, so a killed step leaves none.
+verified), `timings.json` and, of a step that keeps more than its output, `kept/`. An output is renamed into its entry
+when it is whole, so a killed step leaves none.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ class Entry:
         return self.folder / "output"
 
     @property
+    def keeping(self) -> Path:
+        """What of the state is to outlive the step; part of the state until then."""
+        return self.state / "kept"
+
+    @property
+    def kept(self) -> Path:
+        """What a finished step has kept beside its output, such as checkpoints."""
+        return self.folder / "kept"
+
+    @property
     def staging(self) -> Path:
         """Where an output is built before it is renamed to `output`."""
         return self.folder / "output.partial"
@@ -81,7 +92,7 @@ class Entry:
 
     def forget(self) -> None:
         """Throw away the state and the output of earlier runs."""
-        for folder in (self.state, self.staging, self.output):
+        for folder in (self.state, self.staging, self.output, self.kept):
             shutil.rmtree(folder, ignore_errors=True)
 
     def begin(self) -> None:
@@ -100,6 +111,13 @@ class Entry:
         self.timings.write_text(json.dumps(timings, indent=2, sort_keys=True) + "\n")
         shutil.rmtree(self.output, ignore_errors=True)
         self.staging.rename(self.output)
+        self._end_state()
+
+    def _end_state(self) -> None:
+        """Keep what is to be kept of the state, and remove the rest."""
+        if self.keeping.is_dir():
+            shutil.rmtree(self.kept, ignore_errors=True)
+            self.keeping.rename(self.kept)
         shutil.rmtree(self.state, ignore_errors=True)
 
     def finished(self) -> manifest.Manifest | None:
@@ -113,7 +131,7 @@ class Entry:
             log.warning("%s: the kept copy is not used", error)
             shutil.rmtree(self.output)
             return None
-        shutil.rmtree(self.state, ignore_errors=True)  # left by a kill just after the output was finished
+        self._end_state()  # left by a kill just after the output was finished
         return contents
 
     def place(self, output: Path) -> None:

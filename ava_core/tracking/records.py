@@ -63,12 +63,21 @@ def read_history(path: Path) -> list[Point]:
     points = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
-            record = json.loads(line)
-            step = int(record.pop("step"))
+            points += row_points(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{path}:{number}: is no history record: run `ava train` again") from error
-        points += [Point(name, float(value), step) for name, value in sorted(record.items()) if _is_figure(value)]
     return points
+
+
+def row_points(row: Mapping[str, Any]) -> list[Point]:
+    """The figures of one row at its `step`, by name; values that are no finite numbers are left out.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is no such row.
+    """
+    step = int(row["step"])
+    figures = sorted((name, value) for name, value in row.items() if name != "step" and _is_figure(value))
+    return [Point(name, float(value), step) for name, value in figures]
 
 
 def _is_figure(value: Any) -> bool:

@@ -14,10 +14,12 @@ class History:
 
     Args:
         path: the JSON lines; outlives a killed run.
+        durable: write them; False for a process that shares the file with one that does.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
+        self.durable = durable
         self.rows: list[dict[str, float]] = []
 
     def resume(self, step: int) -> None:
@@ -31,11 +33,14 @@ class History:
                     break
                 if row["step"] <= step:
                     self.rows.append(row)
-        self.path.write_text("".join(_line(row) for row in self.rows))
+        if self.durable:
+            self.path.write_text("".join(_line(row) for row in self.rows))
 
     def append(self, row: dict[str, float]) -> None:
         """Add a row."""
         self.rows.append(row)
+        if not self.durable:
+            return
         with self.path.open("a") as file:
             file.write(_line(row))
 

@@ -1,14 +1,28 @@
-"""Learning-rate schedules: pure functions from a step to a factor of the base learning rate."""
+"""Learning-rate schedules: pure functions from the progress of a run to a factor of each group's peak rate.
+
+A run is done at progress 1: when it has made its steps, used its time or seen its tokens, whichever comes first. So a
+run with a budget of time ends its decay in time. All schedules warm up over a number of steps before they do what their
+name says.
+
+A branch of a `wsd` run can start its decay from any checkpoint of the stable phase, for the factor there depends on
+nothing: resume a copy of the run's folder with fewer `train.steps`. From a checkpoint at step s, steps = s / (1 -
+decay_share) decays at once, over the last decay_share of those steps.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-SCHEDULES = ("cosine", "linear", "constant")
+from ava_core.config.training import TrainConfig
+
+SCHEDULES = ("cosine", "linear", "constant", "one_cycle", "wsd", "plateau")
+RISE_SHARE = 0.3
+"""Share of one cycle, after warm-up, that goes up (as in fastai and PyTorch)."""
+RISE_FROM = 0.04
+"""Factor from which one cycle goes up: a 25th of the peak (as in fastai and PyTorch)."""
 
 
 def warmup_factor(step: int, warmup_steps: int) -> float:
@@ -16,53 +30,116 @@ def warmup_factor(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
 
 
-def _progress(step: int, total_steps: int, warmup_steps: int) -> float:
-    """0 at the end of the warm-up, 1 at `total_steps`."""
-    return min(1.0, max(0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+def cosine(position: float, minimum: float) -> float:
+    """Half a cosine from 1 to `minimum` (arXiv 1608.03983, eq. 5, without restarts); `position` in [0, 1]."""
+    return minimum + (1 - minimum) * (0.5 * (1 + math.cos(math.pi * position)))
 
 
-def cosine(step: int, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0) -> float:
-    """Warm-up, then half a cosine from 1 to `minimum` (arXiv 1608.03983, eq. 5, without restarts)."""
-    decay = 0.5 * (1 + math.cos(math.pi * _progress(step, total_steps, warmup_steps)))
-    return warmup_factor(step, warmup_steps) * (minimum + (1 - minimum) * decay)
+def linear(position: float, minimum: float) -> float:
+    """A straight line from 1 to `minimum`; `position` in [0, 1]."""
+    return minimum + (1 - minimum) * (1 - position)
 
 
-def linear(step: int, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0) -> float:
-    """Warm-up, then a straight line from 1 to `minimum`."""
-    decay = 1 - _progress(step, total_steps, warmup_steps)
-    return warmup_factor(step, warmup_steps) * (minimum + (1 - minimum) * decay)
+def one_cycle(position: float, minimum: float) -> float:
+    """Up to 1 in a straight line, then down to `minimum` (arXiv 1708.07120, section 4); `position` in [0, 1]."""
+    if position < RISE_SHARE:
+        return RISE_FROM + (1 - RISE_FROM) * position / RISE_SHARE
+    return linear((position - RISE_SHARE) / (1 - RISE_SHARE), minimum)
 
 
-def constant(step: int, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0) -> float:
-    """Warm-up, then 1 for ever."""
-    return warmup_factor(step, warmup_steps)
+def warmup_stable_decay(progress: float, minimum: float, decay_share: float) -> float:
+    """1, then over the last `decay_share` of the run a straight line to `minimum` (arXiv 2404.06395, section 4).
+
+    `progress` is the share of the whole run, warm-up included.
+    """
+    if progress <= 1 - decay_share:
+        return 1.0
+    return linear(1 - (1 - progress) / decay_share, minimum)
 
 
-def build_schedule(name: str, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0) -> Callable[[int], float]:
-    """The factor of each step (0 for the first) as a function of the step alone.
+def rate_factor(config: TrainConfig, step: int, progress: float) -> float:
+    """Factor of the peak rate at `step` (0 for the first), of every schedule but `plateau`'s part of evaluations.
 
     Args:
-        name: "cosine", "linear" or "constant".
-        total_steps: optimiser steps of the whole run; the factor is `minimum` from there on.
-        warmup_steps: steps of linear warm-up, part of `total_steps`.
-        minimum: factor at the end, in [0, 1].
-
-    Raises:
-        ValueError: a value is out of range.
+        config: `schedule`, `steps`, `warmup_steps`, `final_learning_rate_ratio` and `decay_share` of it.
+        step: updates made so far.
+        progress: share of the whole run that is done, in [0, 1]; at least step / steps counts.
     """
-    functions = {"cosine": cosine, "linear": linear, "constant": constant}
-    if name not in functions:
-        raise ValueError(f"schedule = {name!r}: must be one of {', '.join(SCHEDULES)}")
-    if total_steps < 1:
-        raise ValueError(f"total_steps = {total_steps}: must be >= 1")
-    if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"warmup_steps = {warmup_steps}: must be between 0 and total_steps ({total_steps})")
-    if not 0 <= minimum <= 1:
-        raise ValueError(f"minimum = {minimum}: must be in [0, 1]")
-    function = functions[name]
-    return lambda step: function(step, total_steps, warmup_steps, minimum)
+    # In steps, for where no budget is ahead of them the result must not depend on rounded shares.
+    done = progress * config.steps if progress > step / config.steps else step
+    decaying = config.steps - config.warmup_steps
+    position = min(1.0, max(0.0, (done - config.warmup_steps) / max(1, decaying)))
+    minimum = config.final_learning_rate_ratio
+    match config.schedule:
+        case "cosine":
+            shape = cosine(position, minimum)
+        case "linear":
+            shape = linear(position, minimum)
+        case "one_cycle":
+            shape = one_cycle(position, minimum)
+        case "wsd":
+            shape = warmup_stable_decay(min(1.0, done / config.steps), minimum, config.decay_share)
+        case "constant" | "plateau":
+            shape = 1.0
+    return warmup_factor(step, config.warmup_steps) * shape
 
 
-def build_scheduler(optimizer: Optimizer, schedule: Callable[[int], float]) -> LambdaLR:
-    """Scale the learning rate of every parameter group by `schedule(step)`; step it after each update."""
-    return LambdaLR(optimizer, schedule)
+class RateSchedule:
+    """Sets the learning rates of an optimiser's groups, each from its own peak.
+
+    Args:
+        optimizer: whose groups' rates are the peaks now; each group remembers its own as `peak_lr`.
+        config: the training section.
+    """
+
+    def __init__(self, optimizer: Optimizer, config: TrainConfig) -> None:
+        self.optimizer, self.config = optimizer, config
+        self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
+            group["peak_lr"] = peak
+        self.factor = 1.0
+        """Of all peaks, at the present step."""
+        self.rewind_factor = 1.0
+        self.plateau_factor = 1.0
+        self.best: float | None = None
+        self.evaluations_since_best = 0
+
+    def set(self, step: int, progress: float) -> float:
+        """Set all groups' rates for `step` (0 for the first) and return the first group's; see `rate_factor`."""
+        self.factor = factor = rate_factor(self.config, step, progress) * self.plateau_factor * self.rewind_factor
+        # A restored optimiser has brought the groups of the saved run: the configuration's peaks count.
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["peak_lr"] = peak
+            group["lr"] = peak * factor
+        return self.peaks[0] * factor
+
+    def after_evaluation(self, validation_loss: float) -> None:
+        """`plateau`: lower the rate after `plateau_patience` evaluations in a row without a new lowest loss."""
+        if self.config.schedule != "plateau":
+            return
+        if self.best is None or validation_loss < self.best:
+            self.best, self.evaluations_since_best = validation_loss, 0
+            return
+        self.evaluations_since_best += 1
+        if self.evaluations_since_best >= self.config.plateau_patience:
+            lowered = self.plateau_factor * self.config.plateau_factor
+            self.plateau_factor = max(self.config.final_learning_rate_ratio, lowered)
+            self.evaluations_since_best = 0
+
+    def lower(self, factor: float) -> None:
+        """Multiply all later rates by `factor`: what a rewind does."""
+        self.rewind_factor *= factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run so far has changed."""
+        return {
+            "rewind_factor": self.rewind_factor,
+            "plateau_factor": self.plateau_factor,
+            "best": self.best,
+            "evaluations_since_best": self.evaluations_since_best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.rewind_factor, self.plateau_factor = state["rewind_factor"], state["plateau_factor"]
+        self.best, self.evaluations_since_best = state["best"], state["evaluations_since_best"]

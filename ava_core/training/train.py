@@ -1,34 +1,49 @@
-"""Training from shards to a model folder: the loop, what is measured in it, and what it leaves behind."""
+"""Training from shards to a model folder: what a training is built from, and what it leaves behind."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from ava_core.config.estimate import estimate
 from ava_core.config.schema import ModelConfig
 from ava_core.config.training import TrainConfig
-from ava_core.data.batches import TrainingBatches, bits_per_byte
+from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.shards import ShardedSplit, load_splits_info
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.models.diagnosis import NonFiniteError
+from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.runtime.progress import Progress
-from ava_core.training.checkpoints import CheckpointFolder
-from ava_core.training.engine import TrainingEngine
+from ava_core.training.callbacks import CallbackList, default_callbacks
+from ava_core.training.checkpoints import CheckpointFolder, Restored, check_resume, resume_from
+from ava_core.training.difficulty import reference_difficulty
+from ava_core.training.ema import Ema
+from ava_core.training.engine.engine import TrainingEngine, prepare_loss
+from ava_core.training.gradients import Guard, build_clipper
 from ava_core.training.history import History
+from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits
+from ava_core.training.memory.plan import MemoryPlan, plan_memory
 from ava_core.training.process import peak_memory_bytes, prepare
-from ava_core.training.validation import mean_loss, packed_document_ids
+from ava_core.training.processes import launch
+from ava_core.training.processes.ranks import Ranks
+from ava_core.training.regularization import AdaptiveRegularizer
+from ava_core.training.schedules import RateSchedule
+from ava_core.training.speed.clock import PhaseClock
+from ava_core.training.speed.flops import utilization
+from ava_core.training.speed.peak import measure_peak
+from ava_core.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-RECENT_STEPS = 20
-"""Steps that the reported training loss is the mean of: a single batch says little."""
+RECORDS = ("experts.jsonl", "samples.jsonl")
+"""What callbacks leave in the state folder that is the same on every run."""
+HEADS = "prediction_heads."
+"""Names of weights that only the training has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +57,6 @@ class TrainResult:
     timings: dict[str, float]
 
 
-@dataclass(kw_only=True)
-class _Clock:
-    """Time spent in optimiser steps by this process, evaluations and checkpoints left out."""
-
-    seconds: float = 0.0
-    steps: int = 0
-    _started: float = field(default=0.0, repr=False)
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.monotonic() - self._started
-        self.steps += 1
-
-    @property
-    def steps_per_second(self) -> float:
-        return self.steps / self.seconds if self.seconds else 0.0
-
-
 def train(
     *,
     model_config: ModelConfig,
@@ -72,8 +67,13 @@ def train(
     state: Path,
     threads: int,
     progress: Progress,
+    resume: Path | None = None,
+    reference: Path | None = None,
+    kept: Path | None = None,
 ) -> TrainResult:
     """Train a model and write it to `output` as a Transformers folder with its tokenizer and history.
+
+    As many processes as the configuration says take part; those that aren't there yet are started.
 
     Args:
         model_config: the architecture.
@@ -82,56 +82,39 @@ def train(
         shards: output of `ava preprocess`.
         output: an empty folder.
         state: a folder that outlives a killed run, for checkpoints and history.
-        threads: CPU threads.
+        threads: CPU threads of this process, or of all that it starts.
         progress: shows progress.
+        resume: a checkpoint of another training of the same model to begin from.
+        reference: output of `ava train` whose losses order the curriculum.
+        kept: where checkpoints go that outlive the training; None: none does.
 
     Raises:
+        ConfigError: what is asked for can't be trained here; one line per fault.
         AvaError: too little text, or the loss is no finite number.
-        IntegrityError: the shards can't be read.
+        IntegrityError: the shards or a checkpoint can't be read.
     """
     _require_tokenizer(shards)
-    prepare(threads, seed)
-    training, validation = (ShardedSplit.open(shards, name) for name in ("train", "validation"))
-    batches = TrainingBatches(training.tokens, train_config.sequence_length, train_config.global_batch_size, seed)
-    model = build_model(model_config, training)
-    log.info(
-        "train: %s parameters, %s steps of %s tokens (%.2f passes over the training split)",
-        f"{model.num_parameters():,}",
-        train_config.steps,
-        f"{train_config.global_batch_size * train_config.sequence_length:,}",
-        batches.epoch(train_config.steps),
-    )
-    engine = TrainingEngine(model, train_config)
-    history = History(state / "history.jsonl")
-    clock = _Clock()
-    checkpoints = CheckpointFolder(state / "checkpoints", train_config.keep_checkpoints)
-    _loop(engine, batches, training, validation, train_config, checkpoints, history, clock, progress)
-    exact = engine.exact_state_dict()
-    model.eval().float().load_state_dict(exact)
-    model.save_pretrained(output, max_shard_size="2GB")
-    for name in TOKENIZER_FILES:
-        (output / name).write_bytes((shards / "tokenizer" / name).read_bytes())
-    history.export(output)
-    sizes = estimate(model_config, train_config, training.vocab_size)
-    parameters = {"parameters": model.num_parameters(), "active_parameters": sizes.active_parameters}
-    _write_record(output, shards, train_config, parameters)
-    last = history.rows[-1]
-    recent = [row["train_loss"] for row in history.rows[-RECENT_STEPS:]]
-    tokens_per_step = train_config.global_batch_size * train_config.sequence_length
-    return TrainResult(
-        metrics={
-            "train_loss": sum(recent) / len(recent),
-            "validation_loss": last["validation_loss"],
-            "validation_bits_per_byte": last["validation_bits_per_byte"],
-            "tokens_seen": last["tokens_seen"],
-            "steps": last["step"],
-            **parameters,
-        },
-        timings={
-            "tokens_per_second": clock.steps_per_second * tokens_per_step,
-            "peak_memory_bytes": peak_memory_bytes(),
-        },
-    )
+    ranks = Ranks.from_environment()
+    request: dict[str, Any] = {
+        "model_config": model_config,
+        "seed": seed,
+        "shards": shards,
+        "output": output,
+        "state": state,
+        "threads": threads,
+        "resume": resume,
+        "reference": reference,
+        "kept": kept,
+    }
+
+    def attempt(config: TrainConfig) -> TrainResult:
+        if ranks.size == 1 and (config.processes > 1 or config.hostfile):
+            return TrainResult(**launch.train_in_processes(train_config=config, progress=progress, **request))
+        return _Training(train_config=config, ranks=ranks, progress=progress, **request).run()
+
+    if ranks.size > 1:  # whoever started the ranks halves the micro-batch and starts them again
+        return attempt(train_config)
+    return until_it_fits(MicroBatch(train_config, state), attempt)
 
 
 def build_model(config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausalLM:
@@ -148,89 +131,179 @@ def build_model(config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausa
     )
 
 
-def _loop(
-    engine: TrainingEngine,
-    batches: TrainingBatches,
-    training: ShardedSplit,
-    validation: ShardedSplit,
-    config: TrainConfig,
-    checkpoints: CheckpointFolder,
-    history: History,
-    clock: _Clock,
-    progress: Progress,
-) -> None:
-    first = checkpoints.restore(engine)
-    history.resume(first)
-    if first:
-        log.info("train: going on from the checkpoint of step %d", first)
-    tokens_per_step = config.global_batch_size * config.sequence_length
-    with progress.task("train", config.steps) as advance:
-        for step in range(first, config.steps):
-            windows = batches.batch(step)
-            with clock:
-                ids = packed_document_ids(windows[:, :-1], training.boundary_token_id)
-                try:
-                    figures = engine.step(torch.from_numpy(windows), ids)
-                except NonFiniteError as error:
-                    raise AvaError(
-                        f"step {step + 1}: the training {error}: lower train.learning_rate"
-                        f" (now {config.learning_rate:g}) or raise train.warmup_steps"
-                    ) from error
-            done = step + 1
-            row = {"step": done, "tokens_seen": done * tokens_per_step, **figures}
-            if done % config.evaluate_every == 0 or done == config.steps:
-                row |= _measure(engine, validation, config, whole=done == config.steps)
-            history.append(row)
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                checkpoints.save(engine, done)
-            advance(
-                done,
-                loss=f"{figures['train_loss']:.3f}",
-                tokens_per_second=f"{clock.steps_per_second * tokens_per_step:,.0f}",
-                **_latest_validation(history),
+class _Training:
+    """One attempt at a training in this process: what it is built from, the run, and what it leaves."""
+
+    def __init__(
+        self,
+        *,
+        model_config: ModelConfig,
+        train_config: TrainConfig,
+        seed: int,
+        shards: Path,
+        output: Path,
+        state: Path,
+        threads: int,
+        resume: Path | None,
+        reference: Path | None,
+        kept: Path | None,
+        ranks: Ranks,
+        progress: Progress,
+    ) -> None:
+        self.model_config, self.config, self.seed = model_config, train_config, seed
+        self.shards, self.output, self.state, self.kept = shards, output, state, kept
+        self.ranks, self.threads = ranks, threads
+        self.resume, self.reference = resume, reference
+        self.training, self.validation = (ShardedSplit.open(shards, name) for name in ("train", "validation"))
+        self.callbacks = CallbackList(default_callbacks(train_config, progress, state, shards / "tokenizer"))
+
+    def run(self) -> TrainResult:
+        """Train to the end and write the model folder (rank 0)."""
+        self.ranks.connect()
+        prepare(self.threads, self.seed)
+        if self.resume:
+            self._check_resume(self.resume)
+        batches = self._batches()
+        model = build_model(self.model_config, self.training)
+        parameters = model.num_parameters()
+        prepare_loss(model, self.config)
+        plan = plan_memory(model, self.config, self.ranks)
+        plan.apply(model)
+        log.info(
+            "train: %s parameters, %s steps of %s tokens (%.2f passes over the training split)",
+            f"{parameters:,}",
+            self.config.steps,
+            f"{self.config.global_batch_size * self.config.sequence_length:,}",
+            batches.epoch(self.config.steps),
+        )
+        trainer = self._trainer(model, batches)
+        trainer.run(partial(self._start, trainer.engine, self.resume) if self.resume else None)
+        peak_bytes = peak_memory_bytes()
+        plan.compare(peak_bytes)
+        if self.kept is not None:
+            trainer.checkpoints.keep(self.kept)
+        exact = trainer.engine.exact_state_dict() | (trainer.ema.average if trainer.ema else {})
+        result = self._result(trainer, plan, peak_bytes, parameters)
+        if self.ranks.is_first:
+            self._write(exact, trainer.history, result)
+        self.ranks.barrier()
+        return result
+
+    def _check_resume(self, folder: Path) -> None:
+        found = check_resume(folder, self._identity(), self.config, self.ranks)
+        if found.step >= self.config.steps:
+            raise ConfigError(
+                f"--resume {folder}: is of step {found.step}: train.steps = {self.config.steps} counts from the"
+                " beginning and must be more"
             )
 
+    def _start(self, engine: TrainingEngine, folder: Path) -> Restored:
+        return resume_from(engine, folder, self._identity(), self.ranks, self.config)
 
-def _measure(engine: TrainingEngine, split: ShardedSplit, config: TrainConfig, *, whole: bool) -> dict[str, float]:
-    """Validation loss and bits per byte; of a part of the split, the bytes are in proportion to its tokens."""
-    loss, count = mean_loss(
-        engine.model,
-        split,
-        config.sequence_length,
-        batch_size=config.micro_batch_size,
-        limit=None if whole else config.evaluate_sequences,
-    )
-    share = count / len(split.tokens)
-    return {
-        "validation_loss": loss,
-        "validation_bits_per_byte": bits_per_byte(loss * count, split.num_bytes * share),
-    }
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with this training to be gone on with."""
+        return {
+            "model": digest_value(self.model_config.model_dump(mode="json")),
+            "tokenizer": digest_tree(self.shards / "tokenizer"),
+            "optimizer": self.config.optimizer,
+            "precision": self.config.precision,
+            "loss.multi_token_depth": self.config.loss.multi_token_depth if self.config.loss.multi_token_weight else 0,
+        }
 
+    def _batches(self) -> CurriculumBatches:
+        split, difficulty = self.training, None
+        if self.reference:
+            if self.config.curriculum.difficulty != "reference":
+                raise ConfigError("--reference: is used only with train.curriculum.difficulty = reference")
+            model = EnhancedMoEForCausalLM.from_pretrained(self.reference)
+            difficulty = reference_difficulty(
+                model,
+                split.tokens,
+                self.config.sequence_length,
+                vocab_size=split.vocab_size,
+                boundary_token_id=split.boundary_token_id,
+            )
+        return build_batches(split.tokens, split.boundary_token_id, self.config, self.seed, difficulty)
 
-def _latest_validation(history: History) -> dict[str, str]:
-    measured = (row for row in reversed(history.rows) if "validation_bits_per_byte" in row)
-    row = next(measured, None)
-    return {"validation_bits_per_byte": f"{row['validation_bits_per_byte']:.3f}"} if row else {}
+    def _trainer(self, model: EnhancedMoEForCausalLM, batches: CurriculumBatches) -> Trainer:
+        config, ranks = self.config, self.ranks
+        engine = TrainingEngine(model, config, ranks)
+        buffers = [name for name, _ in model.named_buffers()]
+        regularizer = None
+        if config.regularization.adaptive:
+            regularizer = AdaptiveRegularizer(model, engine.optimizer, config, self.model_config)
+        return Trainer(
+            config=config,
+            ranks=ranks,
+            engine=engine,
+            batches=batches,
+            validation=self.validation,
+            rates=RateSchedule(engine.optimizer, config),
+            clipper=build_clipper(config),
+            guard=Guard(config.guard, loss_scaling=config.precision == "fp16"),
+            regularizer=regularizer,
+            ema=Ema(config.ema.decay, config.ema.every, buffers) if config.ema.decay else None,
+            checkpoints=CheckpointFolder(self.state / "checkpoints", config, ranks, self._identity()),
+            history=History(self.state / "history.jsonl", durable=ranks.is_first),
+            clock=PhaseClock(),
+            callbacks=self.callbacks,
+        )
+
+    def _result(self, trainer: Trainer, plan: MemoryPlan, peak_bytes: int, parameters: int) -> TrainResult:
+        sizes = estimate(self.model_config, self.config, self.training.vocab_size)
+        rows, clock = trainer.history.rows, trainer.clock
+        last, speed = rows[-1], trainer.tokens_per_second
+        peak = self.ranks.size * measure_peak(self.model_config, self.config, self.training.vocab_size, trainer.device)
+        metrics = {
+            "train_loss": trainer.recent_loss,
+            "validation_loss": last["validation_loss"],
+            "validation_bits_per_byte": last["validation_bits_per_byte"],
+            "tokens_seen": last["tokens_seen"],
+            "steps": last["step"],
+            "parameters": parameters,
+            "active_parameters": sizes.active_parameters,
+        }
+        timings = {
+            "tokens_per_second": speed,
+            "peak_memory_bytes": peak_bytes,
+            "estimated_memory_bytes": plan.total_bytes,
+            "overhead_share": clock.overhead_share,
+            "model_flops_utilization": utilization(
+                self.model_config, self.config, self.training.vocab_size, rows, speed, peak
+            ),
+            "training_seconds": clock.seconds,
+            "startup_seconds": trainer.startup_seconds,
+        }
+        return TrainResult(metrics=metrics, timings=timings)
+
+    def _write(self, exact: dict[str, Any], history: History, result: TrainResult) -> None:
+        """The model folder: weights in float32, tokenizer, history, what later steps need to know."""
+        model = build_model(self.model_config, self.training)
+        model.load_state_dict({name: value for name, value in exact.items() if not name.startswith(HEADS)})
+        model.eval().save_pretrained(self.output, max_shard_size="2GB")
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(self.shards / "tokenizer" / name, self.output / name)
+        for name in RECORDS:
+            if (self.state / name).exists():
+                shutil.copyfile(self.state / name, self.output / name)
+        history.export(self.output)
+        info = load_splits_info(self.shards)
+        corpus = {
+            f"{name}_{kind}": getattr(split, f"num_{kind}")
+            for name, split in info.splits.items()
+            for kind in ("documents", "tokens", "bytes")
+        }
+        record = {
+            "sequence_length": self.config.sequence_length,
+            "precision": self.config.precision,
+            "parameters": result.metrics["parameters"],
+            "active_parameters": result.metrics["active_parameters"],
+            "corpus": {**corpus, "vocab_size": info.vocab_size},
+        }
+        (self.output / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def _require_tokenizer(shards: Path) -> None:
     for name in TOKENIZER_FILES:
         if not (shards / "tokenizer" / name).is_file():
             raise AvaError(f"{shards / 'tokenizer' / name}: no such file: run `ava preprocess` again")
-
-
-def _write_record(output: Path, shards: Path, config: TrainConfig, parameters: dict[str, int]) -> None:
-    """training.json: what later steps need to know of the training."""
-    info = load_splits_info(shards)
-    corpus = {
-        f"{name}_{kind}": getattr(split, f"num_{kind}")
-        for name, split in info.splits.items()
-        for kind in ("documents", "tokens", "bytes")
-    }
-    record = {
-        "sequence_length": config.sequence_length,
-        "precision": config.precision,
-        **parameters,
-        "corpus": {**corpus, "vocab_size": info.vocab_size},
-    }
-    (output / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ava_core.data.batches import document_ids, scoring_windows
 from ava_core.data.shards import ShardedSplit
-from ava_core.losses import IGNORE_INDEX
+from ava_core.losses import IGNORE_INDEX, UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM
 
 
@@ -31,6 +31,8 @@ def mean_loss(
 ) -> tuple[float, int]:
     """Mean negative log-likelihood in nats per token, and the number of tokens scored.
 
+    Whatever loss the model is trained with: no label smoothing, no temperature, no other part.
+
     Args:
         model: in any mode; it is left in evaluation mode.
         split: the tokens to score.
@@ -39,13 +41,14 @@ def mean_loss(
         limit: score only so many windows, evenly spaced.
     """
     model.eval()
-    device = next(model.parameters()).device
+    device, plain = next(model.parameters()).device, UnifiedLoss.standard()
     total, count = 0.0, 0
     for inputs, labels, ids in _batches(split, sequence_length, batch_size, limit):
         output = model(
             input_ids=inputs.to(device),
             shift_labels=labels.to(device),
             document_ids=None if ids is None else ids.to(device),
+            loss_function=plain,
             return_logits=False,
             use_cache=False,
         )

@@ -57,8 +57,8 @@ def test_inputs_outputs_and_exports_are_those_of_the_step_table(step):
     spec = STEPS[step]
     for name in compiled_names(step):
         inputs = definition(name)["inputDefinitions"]["artifacts"]
-        expected = {port.name for port in spec.inputs if not port.repeated}
-        repeated = {f"{port.name}_{scheme}" for port in spec.inputs if port.repeated for scheme in SCHEMES}
+        expected = {port.name for port in spec.pipeline_inputs if not port.repeated}
+        repeated = {f"{port.name}_{scheme}" for port in spec.pipeline_inputs if port.repeated for scheme in SCHEMES}
         assert set(inputs) == expected | repeated
         assert {key for key, value in inputs.items() if value.get("isOptional")} == repeated
         outputs = definition(name)["outputDefinitions"]

@@ -1,6 +1,7 @@
 """The counts against the real model, and the memory against what autograd really keeps."""
 
 import itertools
+import math
 
 import pytest
 
@@ -64,23 +65,44 @@ def test_active_parameters_leave_out_the_experts_that_a_token_cannot_have(change
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion", "adafactor"])
 def test_optimizer_state_has_the_size_that_the_optimizer_allocates(optimizer, precision):
-    from ava_core.training.engine import WEIGHT_DTYPES, set_weight_dtype
     from ava_core.training.optimizers import build_optimizer
 
-    model = build()
-    set_weight_dtype(model, WEIGHT_DTYPES[precision], accumulated=False)
-    built = build_optimizer(model, optimizer, 1e-3)
+    model, config = build(), TrainConfig(optimizer=optimizer, precision=precision)
+    cast(model, precision)
+    built = build_optimizer(model, config)
     for parameter in model.parameters():
         parameter.grad = parameter.detach().clone()
     built.step()
-    state = [value for values in built.state.values() for value in values.values()]
+    state = [value for values in built.state.values() for value in values.values() if hasattr(value, "numel")]
     allocated = sum(value.numel() * value.element_size() for value in state if value.numel() > 1)
-    assert (
-        estimate(ModelConfig(**BASE), TrainConfig(optimizer=optimizer, precision=precision), VOCABULARY).optimizer_bytes
-        == allocated
+    assert estimate(ModelConfig(**BASE), config, VOCABULARY).optimizer_bytes == allocated
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_adafactor_keeps_a_value_per_row_and_column_of_each_matrix(changes):
+    expected = 0
+    for parameter in build(**changes).parameters():
+        *stack, rows, columns = (1, *parameter.shape) if parameter.ndim < 2 else parameter.shape
+        expected += parameter.numel() if parameter.ndim < 2 else math.prod(stack) * (rows + columns)
+    train = TrainConfig(optimizer="adafactor", precision="fp32")
+    assert estimate(ModelConfig(**{**BASE, **changes}), train, VOCABULARY).optimizer_bytes == 4 * expected
+
+
+def test_average_of_the_weights_is_counted():
+    model = ModelConfig(**BASE)
+    plain, averaged = (
+        estimate(model, TrainConfig(ema={"decay": decay}), VOCABULARY).optimizer_bytes for decay in (None, 0.9)
     )
+    assert averaged - plain == 4 * sum(parameter.numel() for parameter in build().parameters())
+
+
+def cast(model, precision):
+    import torch
+
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to({"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
 
 
 def _fused_attention(q, k, v, mask):
@@ -93,13 +115,11 @@ def kept_for_backward(layers, precision, sequence, checkpointing, changes):
     """Bytes that autograd keeps in one forward pass, apart from the parameters themselves."""
     import torch
 
-    from ava_core.training.engine import WEIGHT_DTYPES, set_weight_dtype
-
     torch.set_num_threads(1)
     model = build(**changes, num_layers=layers).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    set_weight_dtype(model, WEIGHT_DTYPES[precision], accumulated=False)
+    cast(model, precision)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 

@@ -34,6 +34,7 @@ FIELDS = {
     "capacity_factor": st.sampled_from([None, 0.0, 1.0]),
     "balance_loss_weight": st.sampled_from([-0.1, 0.0, 1.0]),
     "router_z_loss_weight": st.sampled_from([-0.1, 0.0, 1.0]),
+    "router_diversity_weight": st.sampled_from([-0.1, 0.0, 1.0]),
     "router_jitter": st.sampled_from([-0.1, 0.0, 0.5, 1.0]),
     "dropout": st.sampled_from([-0.1, 0.0, 0.5, 1.0]),
     "rope_theta": st.sampled_from([0.0, 1e4]),

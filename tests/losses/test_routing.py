@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.losses import balance_loss, router_z_loss
+from ava_core.losses import balance_loss, router_diversity_loss, router_z_loss
 from ava_core.models import EnhancedMoEConfig
 from ava_core.models.routing import ROUTERS, build_router
 
@@ -90,13 +90,55 @@ def test_z_loss_of_several_gates_is_their_mean_and_skips_padding():
     assert router_z_loss(sums, torch.tensor([True, True, False])).item() == pytest.approx((5 + 2) / 2)
 
 
+def diversity(x, mask=None):
+    p = x.softmax(-1)
+    mean = p.mean(0) if mask is None else p[mask].mean(0)
+    return router_diversity_loss(x, p, x.logsumexp(-1), mean, mask)
+
+
+def test_diversity_loss_of_known_routers():
+    sure_and_even = 100 * torch.eye(7).repeat(9, 1)
+    assert diversity(sure_and_even).item() == pytest.approx(0, abs=1e-5)
+    # nothing about a token is known from its expert: log E, whether the one expert is sure or all are alike
+    assert diversity(torch.zeros(5, 7)).item() == pytest.approx(math.log(7), rel=1e-5)
+    assert diversity(100 * torch.eye(7)[:1].repeat(9, 1)).item() == pytest.approx(math.log(7), rel=1e-5)
+    # two halves of the tokens on two of the experts: log 2 of log 7
+    assert diversity(100 * torch.eye(7)[:2].repeat(9, 1)).item() == pytest.approx(math.log(7 / 2), rel=1e-5)
+
+
+def test_diversity_loss_is_log_e_minus_the_mutual_information():
+    x = logits(dtype=torch.float64)
+    joint_TE = x.softmax(-1) / 64
+    information = (joint_TE * (joint_TE * 64 / joint_TE.sum(0)).log()).sum()
+    torch.testing.assert_close(diversity(x), math.log(7) - information)
+
+
+def test_diversity_loss_skips_padding():
+    x = logits(6)
+    mask = torch.tensor([True, True, False, True, False, True])
+    torch.testing.assert_close(diversity(x, mask), diversity(x[mask]))
+
+
+def test_diversity_loss_of_an_expert_that_nobody_wants_has_a_finite_gradient():
+    x = torch.tensor([[0.0, 1.0, -1e4], [1.0, 0.0, -1e4]], requires_grad=True)
+    assert torch.autograd.grad(diversity(x), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_diversity_loss_is_computed_only_where_it_has_a_weight(weight):
+    routing = router(router_diversity_weight=weight)(logits())
+    assert routing.diversity_loss == (diversity(logits()) if weight else None)
+
+
 @pytest.mark.parametrize("name", ROUTERS)
 def test_losses_have_the_gradients_of_finite_differences(name):
-    layer = router(8, 5, router=name, num_expert_groups=2 if name == "hierarchical" else 1).train()
+    groups = 2 if name == "hierarchical" else 1
+    layer = router(8, 5, router=name, num_expert_groups=groups, router_diversity_weight=1.0).train()
     x = logits(5, 8 + 2 * (name == "hierarchical"), torch.float64).requires_grad_()
     mask = torch.tensor([True, False, True, True, True])
     assert torch.autograd.gradcheck(lambda x: layer(x, mask).balance_loss, x)
     assert torch.autograd.gradcheck(lambda x: layer(x, mask).z_loss, x)
+    assert torch.autograd.gradcheck(lambda x: layer(x, mask).diversity_loss, x)
 
 
 @pytest.mark.parametrize("name", ROUTERS)

@@ -152,3 +152,50 @@ def test_a_kept_output_without_manifest_or_timings_is_thrown_away(store):
     assert entry.finished() is not None
     entry.timings.unlink()
     assert entry.finished() is None
+
+
+def test_what_a_step_keeps_of_its_state_lies_beside_the_output(store):
+    entry = store.entry("train", "k")
+    with entry.locked():
+        entry.begin()
+        (entry.keeping / "checkpoints").mkdir(parents=True)
+        (entry.keeping / "checkpoints" / "best").write_bytes(bytes(5000))
+        (entry.state / "scratch").write_bytes(bytes(10))
+        entry.finish(finished_manifest(entry), {})
+    assert not entry.state.exists()
+    assert (entry.kept / "checkpoints" / "best").stat().st_size == 5000
+    assert store.entries()[0][2] >= 5000
+    store.prune(max_bytes=100)
+    assert not entry.folder.exists()
+
+
+def test_kill_before_the_state_was_ended_loses_nothing_that_is_kept(store):
+    entry = store.entry("train", "k")
+    with entry.locked():
+        entry.begin()
+        entry.finish(finished_manifest(entry), {})
+        (entry.keeping / "checkpoints").mkdir(parents=True)  # as a kill just after the output was renamed leaves it
+        assert entry.finished()
+    assert (entry.kept / "checkpoints").is_dir() and not entry.state.exists()
+
+
+def test_forgetting_removes_what_was_kept(store):
+    entry = store.entry("train", "k")
+    entry.kept.mkdir(parents=True)
+    entry.forget()
+    assert not entry.kept.exists()
+
+
+def finished_manifest(entry):
+    return manifest.Manifest(
+        step="train",
+        key="k",
+        version="0",
+        code="0",
+        config="0",
+        choices={},
+        inputs={},
+        threads=1,
+        ranks=1,
+        files=manifest.describe_files(entry.staging),
+    )

@@ -1,53 +1,176 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ava_core.training.schedules import SCHEDULES, build_schedule, build_scheduler
+from ava_core.config.training import TrainConfig
+from ava_core.training.schedules import RISE_FROM, SCHEDULES, RateSchedule, rate_factor
+
+DECAYING = ("cosine", "linear", "wsd")
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+def config(name, steps=110, warmup=10, final=0.1, **more):
+    return TrainConfig(
+        schedule=name, steps=steps, warmup_steps=warmup, final_learning_rate_ratio=final, evaluate_every=1, **more
+    )
+
+
+def factors(settings, steps):
+    return [rate_factor(settings, step, step / settings.steps) for step in steps]
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "one_cycle"])
 def test_warm_up_is_linear_and_starts_above_zero(name):
-    factor = build_schedule(name, total_steps=100, warmup_steps=4)
-    assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert factor(4) == 1.0
-
-
-@pytest.mark.parametrize(("name", "middle"), [("cosine", 0.55), ("linear", 0.55), ("constant", 1.0)])
-def test_known_points(name, middle):
-    factor = build_schedule(name, total_steps=110, warmup_steps=10, minimum=0.1)
-    assert factor(60) == pytest.approx(middle)
-    assert factor(110) == factor(10_000) == pytest.approx(1.0 if name == "constant" else 0.1)
-
-
-def test_cosine_quarter_point():
-    assert build_schedule("cosine", total_steps=4)(1) == pytest.approx((1 + 2**-0.5) / 2)
+    assert factors(config(name, 100, warmup=4), range(5)) == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_factor_never_rises_after_warm_up(name):
-    factor = build_schedule(name, total_steps=50, warmup_steps=5)
-    values = [factor(step) for step in range(5, 60)]
-    assert values == sorted(values, reverse=True)
+def test_without_warm_up_the_first_step_is_the_schedules_own(name):
+    expected = RISE_FROM if name == "one_cycle" else 1.0
+    assert factors(config(name, 100, warmup=0), [0]) == [expected]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"name": "cos", "total_steps": 1}, "schedule = 'cos'"),
-        ({"name": "cosine", "total_steps": 0}, "total_steps = 0"),
-        ({"name": "cosine", "total_steps": 5, "warmup_steps": 6}, "warmup_steps = 6"),
-        ({"name": "cosine", "total_steps": 5, "minimum": 1.5}, "minimum = 1.5"),
-    ],
+    ("name", "middle", "end"),
+    [("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0), ("wsd", 1.0, 0.1), ("plateau", 1.0, 1.0)],
 )
-def test_refusal_names_the_value(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        build_schedule(**arguments)
+def test_known_points(name, middle, end):
+    assert factors(config(name), [60, 110, 10_000]) == pytest.approx([middle, end, end])
 
 
-def test_scheduler_scales_each_group_from_its_own_rate():
+def test_cosine_quarter_point():
+    assert factors(config("cosine", 4, warmup=0, final=0), [1]) == pytest.approx([(1 + 2**-0.5) / 2])
+
+
+def test_one_cycle_rises_over_three_tenths_and_falls_over_the_rest():
+    points = factors(config("one_cycle"), [9, 25, 40, 75, 110])
+    assert points == pytest.approx([0.04, 0.52, 1.0, 0.55, 0.1])
+
+
+def test_wsd_is_stable_then_decays_in_a_straight_line():
+    points = factors(config("wsd", 100, decay_share=0.2), [10, 79, 80, 85, 90, 99, 100])
+    assert points == pytest.approx([1.0, 1.0, 1.0, 0.775, 0.55, 0.145, 0.1])
+
+
+def test_wsd_without_a_decay_stays():
+    assert factors(config("wsd", 100, decay_share=0.0), [99, 100]) == [1.0, 1.0]
+
+
+def test_a_branch_of_wsd_decays_at_once_from_a_stable_checkpoint():
+    trunk, branch = config("wsd", 1000), config("wsd", 500)
+    assert factors(trunk, [400, 401]) == [1.0, 1.0]
+    assert factors(branch, [400, 450, 500]) == pytest.approx([1.0, 0.55, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cosine", lambda x: 0.5 * (1 + math.cos(math.pi * x))), ("linear", lambda x: 1 - x)]
+)
+def test_without_a_budget_the_factor_has_no_rounding_of_shares(name, shape):
+    for step in range(0, 301):
+        x = min(1.0, max(0.0, (step - 7) / 293))
+        expected = min(1.0, (step + 1) / 7) * (0.1 + (1 - 0.1) * shape(x))
+        assert rate_factor(config(name, 300, warmup=7), step, step / 300) == expected
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 60), st.integers(0, 59), st.floats(0, 1), st.floats(0, 1), st.data())
+def test_factors_are_bounded_and_decays_never_rise(name, steps, warmup, final, share, data):
+    settings = config(name, steps, min(warmup, steps - 1), final, decay_share=share)
+    step = data.draw(st.integers(0, steps))
+    points = [rate_factor(settings, step, progress / 20) for progress in range(21)]
+    assert all(0 <= point <= 1 + 1e-12 for point in points)
+    if name in DECAYING:
+        assert all(after <= before + 1e-12 for before, after in pairwise(points))
+
+
+@pytest.mark.parametrize("name", [*DECAYING, "one_cycle"])
+def test_a_budget_of_time_ends_the_decay_in_time(name):
+    settings = config(name, steps=1_000_000, warmup=10)
+    # 200 steps are all that the time is enough for.
+    points = [rate_factor(settings, step, step / 200) for step in range(201)]
+    assert max(points) > 0.9
+    assert points[200] == pytest.approx(0.1)
+    assert points[199] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_budget_behind_the_steps_changes_nothing():
+    settings = config("cosine")
+    assert rate_factor(settings, 60, 0.2) == rate_factor(settings, 60, 60 / 110)
+
+
+def optimizer():
     a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-    optimizer = torch.optim.SGD([{"params": [a], "lr": 1.0}, {"params": [b], "lr": 0.1}])
-    scheduler = build_scheduler(optimizer, build_schedule("linear", total_steps=4, warmup_steps=2))
-    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.05]
-    optimizer.step()
-    scheduler.step()
-    assert [g["lr"] for g in optimizer.param_groups] == [1.0, 0.1]
+    return torch.optim.SGD([{"params": [a], "lr": 1.0}, {"params": [b], "lr": 0.1}])
+
+
+def test_each_group_is_scaled_from_its_own_peak():
+    opt = optimizer()
+    rates = RateSchedule(opt, config("linear", steps=4, warmup=2))
+    assert rates.set(0, 0.0) == 0.5
+    assert [group["lr"] for group in opt.param_groups] == [0.5, 0.05]
+    assert rates.set(1, 0.25) == 1.0
+    assert [group["lr"] for group in opt.param_groups] == [1.0, 0.1]
+    assert [group["peak_lr"] for group in opt.param_groups] == [1.0, 0.1]
+
+
+def test_the_configured_peak_counts_after_a_restore():
+    opt = optimizer()
+    RateSchedule(opt, config("constant", warmup=0)).set(0, 0.0)
+    saved = opt.state_dict()
+    lower = optimizer()
+    for group in lower.param_groups:
+        group["lr"] /= 2
+    rates = RateSchedule(lower, config("constant", warmup=0))
+    lower.load_state_dict(saved)
+    rates.set(50, 0.5)
+    assert [group["lr"] for group in lower.param_groups] == [0.5, 0.05]
+
+
+def test_rewinds_lower_all_later_rates():
+    rates = RateSchedule(optimizer(), config("constant", warmup=0))
+    rates.lower(0.5)
+    rates.lower(0.5)
+    assert rates.set(0, 0.0) == rates.set(100, 0.9) == 0.25
+
+
+def test_plateau_lowers_after_so_many_evaluations_without_improvement():
+    rates = RateSchedule(optimizer(), config("plateau", warmup=0, plateau_factor=0.5, plateau_patience=2))
+    losses = [3.0, 2.0, 2.0, 1.9, 2.5, math.nan, 2.0, 1.8, 1.8, 1.8]
+    seen = []
+    for loss in losses:
+        rates.after_evaluation(loss)
+        seen.append(rates.set(0, 0.0))
+    assert seen == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_plateau_never_falls_below_the_final_ratio():
+    rates = RateSchedule(optimizer(), config("plateau", warmup=0, plateau_factor=0.3, plateau_patience=1))
+    for _ in range(9):
+        rates.after_evaluation(1.0)
+    assert rates.set(0, 0.0) == 0.1
+
+
+def test_only_plateau_listens_to_evaluations():
+    rates = RateSchedule(optimizer(), config("constant", warmup=0))
+    for _ in range(9):
+        rates.after_evaluation(1.0)
+    assert rates.set(0, 0.0) == 1.0
+
+
+def test_state_goes_on_where_it_was():
+    settings = config("plateau", warmup=0, plateau_patience=2)
+    whole, half, resumed = (RateSchedule(optimizer(), settings) for _ in range(3))
+    losses = [2.0, 1.0, 1.5, 1.5, 1.2, 1.1, 0.9]
+    for loss in losses:
+        whole.after_evaluation(loss)
+    whole.lower(0.3)
+    for loss in losses[:3]:
+        half.after_evaluation(loss)
+    half.lower(0.3)
+    resumed.load_state_dict(half.state_dict())
+    for loss in losses[3:]:
+        resumed.after_evaluation(loss)
+    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.set(7, 0.1) == whole.set(7, 0.1) != 1.0

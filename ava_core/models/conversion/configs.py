@@ -59,6 +59,7 @@ _OUR_RULES = (
     Rule("capacity_factor", _is_none, "None", "its experts have no capacity"),
     Rule("router_jitter", _is_false, "0", "its router has no jitter"),
     Rule("router_z_loss_weight", _is_false, "0", "it has no router z-loss"),
+    Rule("router_diversity_weight", _is_false, "0", "it has no diversity loss"),
     Rule("dropout", _is_false, "0", "its blocks have no dropout"),
 )
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ava_core.models.causal_lm import EnhancedMoEForCausalLM
 from ava_core.models.conversion.configs import config_from_transformers, config_to_transformers
 from ava_core.models.conversion.peers import PEERS
-from ava_core.models.modeling import EnhancedMoEForCausalLM
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

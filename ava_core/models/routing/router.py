@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ava_core.losses.routing import balance_loss, router_z_loss
+from ava_core.losses.routing import balance_loss, router_diversity_loss, router_z_loss
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.routing.capacity import expert_capacities, within_capacity
 from ava_core.models.routing.routes import Routes, RouteTape
@@ -30,6 +30,7 @@ class Routing:
         logits_TE: log-probabilities of the experts up to a constant per token; the gate's own logits, except for
             the hierarchical router, whose gate is wider.
         balance_loss, z_loss: scalars, not weighted.
+        diversity_loss: scalar, not weighted; None unless it has a weight.
         statistics: of this layer, detached.
     """
 
@@ -39,6 +40,7 @@ class Routing:
     logits_TE: Tensor
     balance_loss: Tensor
     z_loss: Tensor
+    diversity_loss: Tensor | None = None
     statistics: RoutingStatistics
 
 
@@ -73,6 +75,7 @@ class Router(nn.Module):
         self.normalize = config.normalize_router_weights
         self.capacity_factor = config.capacity_factor
         self.tau = config.tau
+        self.diverse = config.router_diversity_weight > 0
 
     def select(self, scores: Scores, token_mask_T: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return expert ids (T, K), int64, and which slots are chosen (T, K), None meaning all of them.
@@ -119,6 +122,7 @@ class Router(nn.Module):
             logits_TE=scores.logits_TE,
             balance_loss=balance_loss(load_E, mean_probability_E, self.num_ffn_experts, self.tau),
             z_loss=router_z_loss(scores.gate_log_sums, token_mask_T),
+            diversity_loss=self._diversity(scores, mean_probability_E, token_mask_T) if self.diverse else None,
             statistics=RoutingStatistics.measure(
                 load_E=load_E,
                 kept_E=kept_E / tokens,
@@ -126,6 +130,11 @@ class Router(nn.Module):
                 entropy=mean_entropy(scores.logits_TE, scores.probabilities_TE, scores.log_sum_T, token_mask_T),
                 num_ffn_experts=self.num_ffn_experts,
             ),
+        )
+
+    def _diversity(self, scores: Scores, mean_probability_E: Tensor, token_mask_T: Tensor | None) -> Tensor:
+        return router_diversity_loss(
+            scores.logits_TE, scores.probabilities_TE, scores.log_sum_T, mean_probability_E, token_mask_T
         )
 
     @torch.no_grad()

@@ -1,68 +1,48 @@
-"""From a name and rates to an optimiser over a model's parameters."""
+"""From the configuration to an optimiser over a model's parameters."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ava_core.config.training import TrainConfig
 from ava_core.training.optimizers.adamw import AdamW
+from ava_core.training.optimizers.masters import OnMasters
 from ava_core.training.optimizers.muon import Muon
-from ava_core.training.optimizers.parameters import is_decayed, is_hidden_matrix
+from ava_core.training.optimizers.parameters import parameter_groups
+from ava_core.training.optimizers.sophia import Sophia
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon", "lion", "adafactor", "sophia")
 
 
-def build_optimizer(
-    model: nn.Module,
-    name: str,
-    learning_rate: float,
-    weight_decay: float = 0.0,
-    *,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    momentum: float = 0.95,
-    newton_schulz_steps: int = 5,
-    embedding_learning_rate: float | None = None,
-) -> Optimizer:
-    """Optimiser over the trainable parameters of `model`, each exactly once, tied ones too.
+def build_optimizer(model: nn.Module, config: TrainConfig, *, masters: bool = True) -> Optimizer:
+    """Optimiser over the trainable parameters of `model`, with the rates and decays of `config`.
+
+    AdamW and Muon take `adam_beta1`, `adam_beta2` and `momentum` from the configuration. Lion and Sophia run with their
+    papers' constants. Adafactor's rate is relative: PyTorch scales it by the root mean square of the weight.
 
     Args:
-        name: "adamw" or "muon"; both keep float32 masters of weights in half precision.
-        learning_rate: peak; a schedule scales it.
-        weight_decay: of matrices; norms, biases and constants have none.
-        betas, eps: of AdamW.
-        momentum, newton_schulz_steps: of Muon.
-        embedding_learning_rate: with "muon", the peak for everything that AdamW updates; None: the same.
-
-    Raises:
-        ValueError: an unknown name, or a value out of range.
+        masters: keep float32 masters of weights in half precision. Under ZeRO 1, 2 and 3 DeepSpeed keeps them; then
+            Lion and Adafactor come as their libraries have them, and ours find float32 weights, which need none.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer = {name!r}: must be one of {', '.join(OPTIMIZERS)}")
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate = {learning_rate}: must be > 0")
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay = {weight_decay}: must be >= 0")
-    groups: dict[tuple[str, bool], dict] = {}
-    for key, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        algorithm = "muon" if name == "muon" and is_hidden_matrix(key, parameter) else "adamw"
-        decayed = is_decayed(key, parameter)
-        group = groups.setdefault((algorithm, decayed), {"params": []})
-        group["params"].append(parameter)
-        group["weight_decay"] = weight_decay if decayed else 0.0
-        if name == "muon":
-            group["algorithm"] = algorithm
-            adamw_rate = embedding_learning_rate or learning_rate
-            group["lr"] = learning_rate if algorithm == "muon" else adamw_rate
-    if name == "adamw":
-        return AdamW(list(groups.values()), lr=learning_rate, betas=betas, eps=eps)
-    return Muon(
-        list(groups.values()),
-        lr=learning_rate,
-        momentum=momentum,
-        newton_schulz_steps=newton_schulz_steps,
-        betas=betas,
-        eps=eps,
-    )
+    groups = parameter_groups(model, config)
+    betas = (config.adam_beta1, config.adam_beta2)
+    match config.optimizer:
+        case "adamw":
+            return AdamW(groups, lr=config.learning_rate, betas=betas)
+        case "muon":
+            interval = config.expert_update_interval
+            return Muon(
+                groups, lr=config.learning_rate, momentum=config.momentum, expert_interval=interval, betas=betas
+            )
+        case "sophia":
+            return Sophia(groups, lr=config.learning_rate)
+        case "lion":
+            # Importing the library takes as long as importing torch does.
+            from pytorch_optimizer.optimizer.lion import Lion
+
+            inner: Optimizer = Lion(groups, lr=config.learning_rate)
+        case "adafactor":
+            inner = torch.optim.Adafactor(groups, lr=config.learning_rate)
+    return OnMasters(inner) if masters else inner

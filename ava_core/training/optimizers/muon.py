@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ava_core.training.optimizers.adamw import AdamW, gradient
+from ava_core.training.optimizers.adamw import AdamW
+from ava_core.training.optimizers.masters import gradient
 
 # Coefficients of a quintic a x + b x^3 + c x^5 that drives singular values towards 1 in few iterations
 # (K. Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024).
@@ -45,13 +46,19 @@ class Muon(AdamW):
     weight decay (Moonlight, arXiv 2502.16982, eq. 4). A 3-D parameter is a stack of matrices; matrices of one
     shape are batched across parameters.
 
-    Groups carry `algorithm`: "muon" or "adamw". State of Muon's: `momentum`, and `master` as in `AdamW`.
+    With `expert_interval` n > 1 a stack of experts is updated at every n-th step only, by n times the step, the stacks
+    taking turns; its momentum takes in every gradient. Orthogonalising the stacks is most of what Muon costs (for d x d
+    experts some 50 N d^3 operations per step and matrix, whatever the batch), and an expert sees but a part of the
+    tokens of one step. What it costs and gives: benchmarks/LOG.md.
+
+    Groups carry `algorithm`: "muon" or "adamw". State of Muon's: `momentum`, `master`, and `muon_step` of stacks.
 
     Args:
         params: parameter groups with `algorithm` set.
         lr: learning rate of groups that set none.
         momentum: of Muon.
         newton_schulz_steps: iterations of the orthogonalisation.
+        expert_interval: steps between two updates of a stack of matrices.
         betas, eps: of AdamW.
         weight_decay: decoupled, scaled by the learning rate.
     """
@@ -62,11 +69,13 @@ class Muon(AdamW):
         lr: float = 1e-3,
         momentum: float = 0.95,
         newton_schulz_steps: int = 5,
+        expert_interval: int = 1,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
         muon = {"momentum": momentum, "newton_schulz_steps": newton_schulz_steps, "algorithm": "adamw"}
+        muon["expert_interval"] = expert_interval
         super().__init__(params, lr, betas, eps, weight_decay, **muon)
 
     def _update(self, parameters: list[Tensor], group: dict) -> None:
@@ -78,23 +87,33 @@ class Muon(AdamW):
     def _muon(self, parameters: list[Tensor], group: dict) -> None:
         # Matrices of one shape go through the iteration together, whatever parameter they come from.
         batches: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
-        for p in parameters:
+        for index, p in enumerate(parameters):
             state, master = self.state[p], self.master(p)
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(master)
             momentum, grad = state["momentum"], gradient(p).to(master.dtype)
             momentum.lerp_(grad, 1 - group["momentum"])
+            if not self._is_due(p, index, group["expert_interval"]):
+                continue
             update = grad.lerp(momentum, group["momentum"])
             key = (*p.shape[-2:], p.dtype, p.device)
             batches.setdefault(key, []).append((p, update.view(-1, *p.shape[-2:])))
         for (m, n, *_), members in batches.items():
             stacked = torch.cat([update for _, update in members])
             stacked = orthogonalize(stacked, group["newton_schulz_steps"])
-            scale = 0.2 * max(m, n) ** 0.5
             counts = [update.shape[0] for _, update in members]
             for (p, _), update in zip(members, stacked.split(counts), strict=True):
+                rate = group["lr"] * (group["expert_interval"] if p.ndim > 2 else 1)
                 master = self.master(p)
-                master.mul_(1 - group["lr"] * group["weight_decay"])
-                master.add_(update.view_as(p), alpha=-group["lr"] * scale)
+                master.mul_(1 - rate * group["weight_decay"])
+                master.add_(update.view_as(p), alpha=-rate * (0.2 * max(m, n) ** 0.5))
                 if master is not p:
                     p.copy_(master)
+
+    def _is_due(self, parameter: Tensor, index: int, interval: int) -> bool:
+        """Whether this step updates a parameter: matrices always, a stack of them when it is its turn."""
+        if parameter.ndim < 3 or interval == 1:
+            return True
+        state = self.state[parameter]
+        state["muon_step"] = state.get("muon_step", 0) + 1
+        return (state["muon_step"] + index) % interval == 0

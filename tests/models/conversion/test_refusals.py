@@ -55,6 +55,7 @@ def refusal(function, *arguments):
         ("capacity_factor", 1.25, "capacity"),
         ("router_jitter", 0.1, "jitter"),
         ("router_z_loss_weight", 0.001, "z-loss"),
+        ("router_diversity_weight", 0.001, "diversity"),
         ("dropout", 0.1, "dropout"),
     ],
 )

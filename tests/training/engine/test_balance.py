@@ -3,7 +3,7 @@ import logging
 import torch
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM, RoutingStatistics
-from ava_core.training.balance import PATIENCE, BalanceMonitor
+from ava_core.training.engine.balance import PATIENCE, BalanceMonitor
 
 EVEN, SAME = torch.full((4,), 0.25), torch.tensor([1.0, 0, 0, 0])
 
@@ -32,6 +32,7 @@ def test_collapse_that_lasts_is_told_once_and_again_only_when_it_changes(caplog)
     first, both = [(EVEN, SAME)] * (PATIENCE + 5), [(SAME, SAME)] * (PATIENCE + 5)
     for loads in (*brief, *first, *both, (EVEN, EVEN), (EVEN, EVEN)):
         monitor.add([layer(load_E) for load_E in loads])
+        monitor.judge()
         monitor.finish_step(model)
     assert [message.split(":")[0] for message in caplog.messages] == [
         "routing has collapsed in layers 1 (from 0)",
@@ -44,9 +45,10 @@ def test_collapse_is_judged_by_the_mean_of_the_micro_batches_of_one_step():
     monitor, model = BalanceMonitor(), tiny()
     for expert in range(4):  # each micro-batch uses one expert, all of them together use every expert
         monitor.add([layer(SAME.roll(expert)), layer(SAME)])
-    assert monitor.finish_step(model) == {"collapsed_layers": 1.0}
+    assert monitor.judge() == {"collapsed_layers": 1.0}
+    monitor.finish_step(model)
     monitor.add([layer(EVEN), layer(EVEN)])  # nothing of the step before is left
-    assert monitor.finish_step(model) == {"collapsed_layers": 0.0}
+    assert monitor.judge() == {"collapsed_layers": 0.0}
 
 
 def test_bias_follows_the_mean_load_of_the_micro_batches():
@@ -54,6 +56,7 @@ def test_bias_follows_the_mean_load_of_the_micro_batches():
     monitor = BalanceMonitor()
     monitor.add([layer(torch.tensor([1.0, 0, 0, 0])), layer(EVEN)])
     monitor.add([layer(torch.tensor([0.0, 0.5, 0.25, 0.25])), layer(EVEN)])
+    monitor.judge()
     monitor.finish_step(model)
     first, second = (block.moe.router.expert_bias.tolist() for block in model.model.layers)
     assert first == [-0.5, 0.0, 0.5, 0.5]  # mean loads 0.5, 0.25, 0.125, 0.125 against 0.25

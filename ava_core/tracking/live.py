@@ -1,0 +1,175 @@
+"""A training on the tracking server while it runs.
+
+    with live_run(experiment="ava", parameters=..., state=run.state):
+        train(...)
+
+It never blocks the training and never fails it: a process of its own (`ava_core.tracking.sender`) follows the files in
+the state folder, tries again when the server doesn't answer, and catches up when it does. `ava register` makes a run of
+its own with the whole history.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ava_core
+from ava_core.errors import ConfigError
+from ava_core.tracking.address import redact, tracking_uri
+from ava_core.tracking.feed import Feed
+from ava_core.tracking.records import flatten
+from ava_core.tracking.sender import HISTORY, Assignment
+
+log = logging.getLogger(__name__)
+ADDRESS_VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
+NAME = "train"
+IDENTITY = "ava.training"
+NOTE = "live.json"
+"""In the state folder: the identity, so that a resumed training goes on in its run."""
+CLOSING_MARGIN = 8.0
+"""Seconds beyond `Assignment.closing` after which the process is ended: it may still be importing MLflow."""
+
+
+def live_run(
+    *, experiment: str, parameters: Mapping[str, Any], state: Path, environment: Mapping[str, str] | None = None
+) -> AbstractContextManager[Any]:
+    """Follows the training inside the block; nothing at all without a tracking address in the environment.
+
+    Args:
+        experiment: `register.experiment` of the configuration.
+        parameters: the resolved configuration; its values become the run's parameters.
+        state: the training's state folder.
+        environment: os.environ by default.
+    """
+    environment = os.environ if environment is None else environment
+    if not any(environment.get(name, "").strip() for name in ADDRESS_VARIABLES):
+        return nullcontext()
+    try:
+        uri = tracking_uri(environment)
+    except ConfigError as error:
+        log.warning("mlflow: the training isn't shown: %s", error)
+        return nullcontext()
+    return LiveRun(
+        Assignment(
+            uri=uri,
+            experiment=experiment,
+            name=NAME,
+            identity={IDENTITY: _identity(state)},
+            tags={"ava.step": NAME, "mlflow.source.name": f"ava {NAME}"},
+            parameters=flatten(parameters),
+            state=str(state.absolute()),
+        ),
+        environment,
+    )
+
+
+class LiveRun:
+    """The process that follows a training; a context manager.
+
+    Args:
+        assignment: what it sends where.
+        environment: of the process.
+    """
+
+    def __init__(self, assignment: Assignment, environment: Mapping[str, str]) -> None:
+        self.assignment, self.environment = assignment, environment
+        self.sent = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> LiveRun:
+        # Without the current folder on the path: a module of the user's there may be called like one of Python's.
+        paths = [str(Path(ava_core.__file__).parents[1]), self.environment.get("PYTHONPATH", "")]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ava_core.tracking.sender"],
+                env={**self.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C is the training's to hear; this process hears of its end
+            )
+        except OSError as error:
+            log.warning("mlflow: the training isn't shown: %s", error)
+            return self
+        # Through the pipe, since an address may hold a password and a command line is everyone's to read.
+        self._tell(json.dumps(asdict(self.assignment)))
+        self._reader = threading.Thread(target=self._listen, name="mlflow", daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
+        """Wait for what is missing, for a bounded time, and say what wasn't sent."""
+        if self._process is None or self._reader is None:
+            return
+        process, self._process = self._process, None
+        self._tell("fail" if failed else "finish", process)
+        try:
+            process.wait(self.assignment.closing + CLOSING_MARGIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._reader.join()
+        with suppress(OSError):
+            process.stdin.close()  # type: ignore[union-attr]
+        unsent = len(Feed(Path(self.assignment.state) / HISTORY, "step", self.sent).read())
+        if unsent:
+            log.warning(
+                "mlflow: %d of %d steps were not sent to %s: `ava register` logs the whole history",
+                unsent,
+                unsent + self.sent,
+                redact(self.assignment.uri),
+            )
+
+    def _tell(self, line: str, process: subprocess.Popen[str] | None = None) -> None:
+        pipe = (process or self._process).stdin  # type: ignore[union-attr]
+        with suppress(OSError):  # the process has ended; close() says what wasn't sent
+            pipe.write(line + "\n")  # type: ignore[union-attr]
+            pipe.flush()  # type: ignore[union-attr]
+
+    def _listen(self) -> None:
+        """Log what the process reports, until it ends."""
+        shown: str | None = None
+        failing = False
+        for line in self._process.stdout:  # type: ignore[union-attr]
+            event = json.loads(line)
+            if "fault" in event:
+                failing = True
+                log.warning(
+                    "mlflow: %s; the training goes on, its figures follow once the server answers", event["fault"]
+                )
+            elif "run" in event:
+                if failing:
+                    log.info("mlflow: the server answers")
+                if event["run"] != shown and event["run"]:
+                    log.info("mlflow: the training is shown at %s", event["run"])
+                failing, shown = False, event["run"]
+            else:
+                self.sent = event["sent"]
+
+
+def _identity(state: Path) -> str:
+    """Of the training whose state this is; kept in the state folder, and new for a training that starts anew."""
+    note = state / NOTE
+    try:
+        return str(json.loads(note.read_text())["training"])
+    except (OSError, ValueError, KeyError, TypeError):
+        identity = uuid.uuid4().hex
+        partial = note.with_suffix(".partial")
+        partial.write_text(json.dumps({"training": identity}) + "\n")
+        partial.replace(note)
+        return identity

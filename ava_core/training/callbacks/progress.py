@@ -1,0 +1,53 @@
+"""The training on a progress bar, or in a line now and then."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ava_core.runtime.progress import Advance, Progress
+from ava_core.training.callbacks.base import Callback, Row
+from ava_core.training.callbacks.budget import share_done
+
+if TYPE_CHECKING:
+    from ava_core.training.trainer import Trainer
+
+
+class ProgressBar(Callback):
+    """Shows how far the training is, its loss, tokens per second and the latest validation figure.
+
+    Args:
+        progress: shows nothing if it is quiet; only the first rank's is used.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._shown = ExitStack()
+        self._advance: Advance | None = None
+        self._validation: dict[str, str] = {}
+
+    def on_start(self, run: Trainer) -> None:
+        measured = (row for row in reversed(run.history.rows) if "validation_bits_per_byte" in row)
+        if (row := next(measured, None)) is not None:
+            self._remember(row)
+        if run.ranks.is_first:
+            self._advance = self._shown.enter_context(self.progress.task("train", run.config.steps))
+
+    def after_evaluation(self, run: Trainer, row: Row) -> None:
+        self._remember(row)
+
+    def after_step(self, run: Trainer, row: Row) -> None:
+        if self._advance is not None:
+            self._advance(
+                run.config.steps * share_done(run, int(row["step"])),
+                loss=f"{row['train_loss']:.3f}",
+                tokens_per_second=f"{run.tokens_per_second:,.0f}",
+                **self._validation,
+            )
+
+    def on_end(self, run: Trainer) -> None:
+        self._advance = None
+        self._shown.close()
+
+    def _remember(self, row: Row) -> None:
+        self._validation = {"validation_bits_per_byte": f"{row['validation_bits_per_byte']:.3f}"}

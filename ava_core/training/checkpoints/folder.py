@@ -1,0 +1,164 @@
+"""What lies on disk: the layout of a checkpoint, its record, its verification, and which ones are kept.
+
+Layout: `FOLDER/step-00000050/` holds DeepSpeed's files below `engine/`, `rank-00000.pt` with what each process adds,
+and `checkpoint.json` with the SHA-256 of each file. While it is written it is called `step-00000050.partial`; while it
+is removed, `step-00000050.removed`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ava_core.config.training import TrainConfig
+from ava_core.errors import IntegrityError
+from ava_core.runtime.digests import digest_file, digest_value
+
+RECORD = "checkpoint.json"
+ENGINE = "engine"
+PARTIAL, REMOVED = ".partial", ".removed"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk; none of its files has been looked at yet.
+
+    Attributes:
+        folder: where it lies.
+        step: optimiser steps done.
+    """
+
+    folder: Path
+    step: int
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """step, ranks, zero_stage, tokens_seen, validation_loss, identity, parameters and files (SHA-256 by name).
+
+        Raises:
+            IntegrityError: it can't be read, or isn't the one that was written.
+        """
+        path = self.folder / RECORD
+        try:
+            record = json.loads(path.read_bytes())
+            digest = record.pop("digest")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{path}: can't be read: the checkpoint is not used") from error
+        if digest != digest_value(record):
+            raise IntegrityError(f"{path}: was changed after it was written: the checkpoint is not used")
+        return record
+
+    def verify(self, share: int = 0, shares: int = 1) -> None:
+        """Hold the files against their digests: all, or every `shares`-th beginning with `share`.
+
+        Raises:
+            IntegrityError: a file is missing or changed; the message names it.
+        """
+        for name, digest in sorted(self.record["files"].items())[share::shares]:
+            path = self.folder / name
+            if not path.is_file():
+                raise IntegrityError(f"{path}: is missing: the checkpoint is not used")
+            if digest_file(path) != digest:
+                raise IntegrityError(f"{path}: its bytes are not those in {RECORD}: the checkpoint is not used")
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Nats per token, if it was measured at this step."""
+        try:
+            return self.record["validation_loss"]
+        except IntegrityError:
+            return None
+
+
+def folder_name(step: int) -> str:
+    """`step-00000050`."""
+    return f"step-{step:08d}"
+
+
+def checkpoints_in(folder: Path) -> list[Checkpoint]:
+    """Finished checkpoints, oldest first."""
+    found = (Checkpoint(path, int(path.name.removeprefix("step-"))) for path in folder.glob("step-*[0-9]"))
+    return sorted(found, key=lambda item: item.step)
+
+
+def chosen(checkpoints: Iterable[Checkpoint], config: TrainConfig, *, finished: bool = False) -> list[Checkpoint]:
+    """Those that the policy keeps, oldest first.
+
+    Kept are the last `keep_checkpoints`, with `keep_best_checkpoint` the one with the lowest validation loss (the
+    earlier of equals), and those at multiples of `keep_checkpoint_every`.
+
+    Args:
+        finished: the training has ended: the last ones aren't needed any more.
+    """
+    ordered = sorted(checkpoints, key=lambda item: item.step)
+    steps = set() if finished else {item.step for item in ordered[-config.keep_checkpoints :]}
+    if config.keep_checkpoint_every is not None:
+        steps |= {item.step for item in ordered if item.step and not item.step % config.keep_checkpoint_every}
+    if config.keep_best_checkpoint:
+        losses = [(item.validation_loss, item.step) for item in ordered if item.validation_loss is not None]
+        steps |= {step for _, step in sorted(losses)[:1]}
+    return [item for item in ordered if item.step in steps]
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write checkpoint.json, the last file of a checkpoint, and bring it to the disk.
+
+    A validation loss that is no finite number counts as not measured.
+    """
+    loss = record.get("validation_loss")
+    record = {**record, "validation_loss": loss if loss is not None and math.isfinite(loss) else None}
+    text = json.dumps({**record, "digest": digest_value(record)}, indent=2, sort_keys=True)
+    write_flushed(folder / RECORD, text + "\n")
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a whole checkpoint its name; one of the same step, of before a rewind, gives way."""
+    for folder in sorted(path for path in partial.rglob("*") if path.is_dir()):
+        flush(folder)
+    flush(partial)
+    replaced = final.with_name(final.name + REMOVED)
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    partial.rename(final)
+    flush(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove(checkpoint: Checkpoint) -> None:
+    """Remove a checkpoint; a kill in the middle leaves nothing that is taken for one."""
+    doomed = checkpoint.folder.with_name(checkpoint.folder.name + REMOVED)
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing or removing."""
+    for ending in (PARTIAL, REMOVED):
+        for leftover in folder.glob(f"step-*{ending}"):
+            shutil.rmtree(leftover)
+
+
+def write_flushed(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all, and bring it to the disk."""
+    beside = path.with_name(path.name + PARTIAL)
+    beside.write_text(text)
+    flush(beside)
+    beside.rename(path)
+
+
+def flush(path: Path) -> None:
+    """Bring a file or folder to the disk, so that a rename never stands for bytes that a power cut took."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

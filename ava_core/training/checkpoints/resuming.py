@@ -1,0 +1,168 @@
+"""Going on from a checkpoint: the same run, or another one that begins where a checkpoint ends.
+
+DeepSpeed's files are read with pickle, so nothing of a checkpoint is loaded before its digests matched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ava_core.config.training import TrainConfig
+from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.training.checkpoints.folder import ENGINE, RECORD, Checkpoint, checkpoints_in
+from ava_core.training.checkpoints.universal import load_converted
+from ava_core.training.checkpoints.writing import CopyingCheckpointEngine
+from ava_core.training.processes.ranks import Ranks
+
+log = logging.getLogger(__name__)
+HYPERPARAMETERS = ("lr", "peak_lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")
+"""Of an optimiser's groups: the run's own, not the checkpoint's, when another run is gone on from."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Where a run goes on.
+
+    Attributes:
+        step: optimiser steps done.
+        parts: states by name, as they were given to `save`.
+        tokens_seen: tokens trained on.
+    """
+
+    step: int
+    parts: dict[str, dict]
+    tokens_seen: int = 0
+
+
+def rank_state(engine: Any, step: int, parts: dict[str, dict]) -> dict[str, Any]:
+    """What a rank adds to DeepSpeed's files: its random numbers, the engine's own state and `parts`."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    own = engine.state_dict() if hasattr(engine, "state_dict") else {}
+    return {"step": step, "rng": {"cpu": torch.get_rng_state(), "cuda": cuda}, "engine": own, "parts": parts}
+
+
+def parameter_names(deepspeed: Any) -> list[list[str]] | None:
+    """Names in the order of the optimiser's groups, without which its whole state can't be read; None under ZeRO."""
+    if deepspeed.zero_optimization_stage():
+        return None
+    names = {id(parameter): name for name, parameter in deepspeed.module.named_parameters()}
+    return [[names[id(parameter)] for parameter in group["params"]] for group in deepspeed.optimizer.param_groups]
+
+
+def load(engine: Any, checkpoint: Checkpoint, ranks: Ranks) -> Restored:
+    """Load a verified checkpoint, converted where its ranks or its ZeRO stage aren't the engine's.
+
+    Raises:
+        AvaError: its tensors don't fit the engine's model or optimiser.
+    """
+    record, deepspeed = checkpoint.record, engine.deepspeed
+    stage = int(deepspeed.zero_optimization_stage())
+    with _in_one_line(checkpoint.folder):
+        if record["zero_stage"] == stage and (record["ranks"] == ranks.size or not stage):
+            deepspeed.checkpoint_engine = CopyingCheckpointEngine()
+            with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints
+                deepspeed.load_checkpoint(str(checkpoint.folder), tag=ENGINE)
+        else:
+            load_converted(deepspeed, checkpoint)
+    first = _read_rank(checkpoint.folder, 0)
+    own = first if ranks.is_first or ranks.rank >= record["ranks"] else _read_rank(checkpoint.folder, ranks.rank)
+    if hasattr(engine, "load_state_dict"):
+        engine.load_state_dict(own["engine"])
+    if ranks.rank < record["ranks"]:  # a rank that is new keeps the random numbers that it was seeded with
+        torch.set_rng_state(own["rng"]["cpu"])
+        if torch.cuda.is_available() and own["rng"]["cuda"] is not None:
+            torch.cuda.set_rng_state(own["rng"]["cuda"])
+    return Restored(int(record["step"]), first["parts"], int(record["tokens_seen"]))
+
+
+def check_resume(folder: Path, identity: dict[str, Any], config: TrainConfig, ranks: Ranks) -> Checkpoint:
+    """The checkpoint that `--resume FOLDER` names: itself, or the newest of those in it.
+
+    Steps, schedule, rates, batches and the number of ranks may differ from the run that made it.
+
+    Raises:
+        ConfigError: it is no checkpoint, or one of something else; one line per fault.
+    """
+    found = Checkpoint(folder, -1) if (folder / RECORD).is_file() else next(reversed(checkpoints_in(folder)), None)
+    if found is None:
+        raise ConfigError(
+            f"--resume {folder}: not a checkpoint: it has no {RECORD}; a finished training leaves some in"
+            " WORK/train/KEY/kept/checkpoints if train.keep_best_checkpoint or train.keep_checkpoint_every is set"
+        )
+    try:
+        record = found.record
+    except IntegrityError as error:
+        raise ConfigError(f"--resume {folder}: {error}") from error
+    faults = [_fault(folder, name, record["identity"].get(name), value) for name, value in identity.items()]
+    if found_faults := [fault for fault in faults if fault]:
+        raise ConfigError(*found_faults)
+    if config.offload != "none" and (record["zero_stage"], record["ranks"]) != (config.zero_stage, ranks.size):
+        raise ConfigError(
+            f"--resume {folder}: is of ZeRO stage {record['zero_stage']} on {record['ranks']} ranks: going on at"
+            f" stage {config.zero_stage} on {ranks.size} needs train.offload = none"
+        )
+    return Checkpoint(found.folder, int(record["step"]))
+
+
+def resume_from(engine: Any, folder: Path, identity: dict[str, Any], ranks: Ranks, config: TrainConfig) -> Restored:
+    """Begin where the checkpoint in `folder` ends, with the rates, decays and schedule of this run.
+
+    Raises:
+        ConfigError: as `check_resume`.
+        IntegrityError: a file is missing or changed; it names it.
+    """
+    checkpoint = check_resume(folder, identity, config, ranks)
+    verify_together(checkpoint, ranks)
+    optimizer = engine.deepspeed.optimizer
+    mine = [{name: group[name] for name in HYPERPARAMETERS if name in group} for group in optimizer.param_groups]
+    restored = load(engine, checkpoint, ranks)
+    for group, own in zip(optimizer.param_groups, mine, strict=True):
+        group.update(own)
+    log.info("train: going on from %s, at step %d", checkpoint.folder, restored.step)
+    return restored
+
+
+def verify_together(checkpoint: Checkpoint, ranks: Ranks) -> None:
+    """Each rank holds a share of the files against their digests.
+
+    Raises:
+        IntegrityError: on all ranks, where one of them found a file missing or changed; that one names it.
+    """
+    fault = None
+    try:
+        checkpoint.verify(ranks.rank, ranks.size)
+    except IntegrityError as error:
+        fault = error
+    if ranks.any(fault is not None):
+        raise fault or IntegrityError(f"{checkpoint.folder}: another rank found it damaged: the checkpoint is not used")
+
+
+def _fault(folder: Path, name: str, theirs: Any, ours: Any) -> str | None:
+    """One line on what isn't equal; values that are digests say nothing to a reader."""
+    if theirs == ours:
+        return None
+    if isinstance(ours, str) and len(ours) == 64:
+        return f"--resume {folder}: was trained with another {name}: give the {name} that it was trained with"
+    return f"--resume {folder}: was trained with {name} = {theirs}, not {ours}: set train.{name} = {theirs}"
+
+
+@contextlib.contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """Of what torch and DeepSpeed say of tensors that don't fit, the line that names the first of them."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise AvaError(f"{folder}: doesn't fit this model: {' '.join(lines[:2]) or type(error).__name__}") from error
+
+
+def _read_rank(folder: Path, rank: int) -> dict[str, Any]:
+    return torch.load(folder / f"rank-{rank:05d}.pt", map_location="cpu", weights_only=True, mmap=True)

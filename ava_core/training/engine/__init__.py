@@ -1,0 +1,1 @@
+"""The DeepSpeed engine: what a step computes, in which precision, partitioned over processes or not."""

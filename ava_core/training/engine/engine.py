@@ -1,0 +1,324 @@
+"""The DeepSpeed engine of a training run: forward and backward passes of a step, and its update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ava_core.config.training import TrainConfig
+from ava_core.data.batches import Batch
+from ava_core.losses import UnifiedLoss
+from ava_core.models import EnhancedMoEForCausalLM, RoutingStatistics
+from ava_core.models.diagnosis import NonFiniteError
+from ava_core.models.prediction_heads import attach_prediction_heads
+from ava_core.training.engine.balance import BalanceMonitor
+from ava_core.training.engine.deepspeed_setup import exact_parameters, initialize, refuse_impossible
+from ava_core.training.engine.precision import WEIGHT_DTYPES, LossScaler, scale_exhausted, set_weight_dtype
+from ava_core.training.engine.zero_muon import PartitionedMuon
+from ava_core.training.gradients.surgery import GradientSurgery
+from ava_core.training.optimizers import (
+    Sophia,
+    build_optimizer,
+    curvature_generator,
+    exact_state_dict,
+    sampled_label_gradients,
+)
+from ava_core.training.optimizers.parameters import parameter_groups
+from ava_core.training.processes.ranks import Ranks
+from ava_core.training.validation import packed_document_ids
+
+
+class TrainingEngine:
+    """A model and its optimiser under DeepSpeed.
+
+    A step is `accumulate`, then `update` or `discard`. Both are collective: all ranks make the same calls.
+
+    Args:
+        model: on the CPU; moved to the accelerator if there is one. Its token that ends a document is taken for the
+            boundary between documents.
+        config: the training section.
+        ranks: this process among those that train; connected here if it wasn't.
+
+    Attributes:
+        optimizer: the one whose groups hold rates and decays; under ZeRO its parameters are flat partitions.
+        deepspeed: DeepSpeed's engine.
+
+    Raises:
+        ConfigError: this machine, or this number of ranks, can't train that.
+    """
+
+    def __init__(self, model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks) -> None:
+        ranks.connect()
+        refuse_impossible(config, ranks)
+        self.config, self.ranks = config, ranks
+        prepare_loss(model, config)
+        # Else the first rank to meet a nan would leave the others waiting, and a loss scaler lives of them.
+        model.raise_non_finite = self._stops_at_non_finite and ranks.size == 1
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if config.zero_stage == 0:
+            accumulated = config.global_batch_size > config.micro_batch_size or config.precision == "fp16"
+            set_weight_dtype(model, WEIGHT_DTYPES[config.precision], accumulated=accumulated)
+        self.optimizer = _build_optimizer(model, config)
+        self.deepspeed = initialize(model, self.optimizer, config, ranks)
+        if isinstance(self.optimizer, PartitionedMuon):
+            self.optimizer.find_partitions(self.deepspeed.optimizer)
+        self.balance = BalanceMonitor()
+        self.scaler = LossScaler() if config.precision == "fp16" and not config.zero_stage else None
+        self.surgery = GradientSurgery(model) if config.gradient_surgery else None
+        # DeepSpeed's hooks on the outputs allow no other backward pass than its own; at stage 0 they do nothing else.
+        self._forward = self.model if self.surgery else self.deepspeed
+        self._steps = 0
+        self._norm: Tensor | None = None
+        self._passes: list[dict[str, Tensor | None]] = []
+
+    @property
+    def model(self) -> EnhancedMoEForCausalLM:
+        """The model itself."""
+        return self.deepspeed.module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.deepspeed.device
+
+    def accumulate(self, batch: Batch) -> dict[str, float]:
+        """Gradients of one step's batch, in micro-batches of equal numbers of tokens.
+
+        Returns:
+            train_loss (nats per token), the other parts of the loss, expert_load_cv and ffn_experts_per_token (means
+            over layers), dead_experts (in all layers); each a mean over micro-batches and ranks; collapsed_layers, by
+            the loads of the whole batch; with surgery gradient_conflict, and in fp16 loss_scale.
+
+        Raises:
+            NonFiniteError: under guard.policy = stop, the loss is nan or infinite; it names the layer. Not in fp16,
+                where a step that overflows is left out.
+            ValueError: the windows aren't whole micro-batches.
+        """
+        self.model.train()
+        inputs = list(self._micro_batches(batch))
+        figures: dict[str, float] = {}
+        fault: tuple[dict[str, Any], Tensor] | None = None
+        for micro in inputs:
+            output = self._forward(**micro, return_logits=False)
+            loss = output.loss / len(inputs)
+            scale = self.scaler.scale if self.scaler else 1.0
+            if self.surgery:
+                self.surgery.accumulate(output.aux_loss, scale / len(inputs))
+            self.deepspeed.backward(loss * scale if self.scaler else loss, scale_wrt_gas=False)
+            self.balance.add(output.router_statistics)
+            for name, part in {**output.loss_parts, **_routing_figures(output.router_statistics)}.items():
+                figures[name] = figures.get(name, 0.0) + float(part) / len(inputs)
+            if fault is None and not math.isfinite(output.loss.detach()):
+                fault = (micro, output.loss.detach())
+        if self._stops_at_non_finite and self.ranks.any(fault is not None):
+            raise self._non_finite(fault)
+        if not self.config.zero_stage and self.ranks.size > 1:
+            self.deepspeed.buffered_allreduce_fallback()
+        figures = self.ranks.mean(figures) | self.balance.judge(self.ranks)
+        if self.surgery:
+            figures |= self.surgery.finish()
+        if self.config.precision == "fp16":
+            figures["loss_scale"] = float(self.scaler.scale if self.scaler else self.deepspeed.optimizer.loss_scale)
+        self._passes = inputs if isinstance(self.optimizer, Sophia) else []
+        return {"train_loss": figures.pop("cross_entropy"), **figures}
+
+    def gradient_norm(self) -> float | None:
+        """The global norm of the accumulated gradient; None where only the update finds it.
+
+        That is under ZeRO 1 to 3, and for a gradient that overflowed in fp16, which the update leaves out.
+        """
+        if self.config.zero_stage:
+            return None
+        norm = float(self._true_norm())
+        return None if self.scaler and not math.isfinite(norm) else norm
+
+    def update(self, max_norm: float) -> float:
+        """Clip the gradient to `max_norm` (infinity: don't), make the optimiser's step, forget the gradient.
+
+        Returns:
+            The gradient's global norm before clipping; infinity if it overflowed and the step was left out.
+        """
+        norm = self._update_partitions(max_norm) if self.config.zero_stage else self._update_whole(max_norm)
+        if math.isfinite(norm):
+            self.balance.finish_step(self.model)
+        else:  # the weights were left alone, and so are the routers' biases
+            self.balance.discard()
+        self._end_step()
+        return norm
+
+    def discard(self) -> None:
+        """Forget the accumulated gradient and what was noted of its batch."""
+        if self.config.zero_stage:
+            self._discard_partitions()
+        else:
+            if self.scaler and not math.isfinite(self._true_norm()):
+                self.scaler.update(overflowed=True)
+            self._clear_gradients()
+        self.balance.discard()
+        self._end_step()
+
+    @torch.no_grad()
+    def exact_state_dict(self) -> dict[str, Tensor]:
+        """The model's state in float32, on every rank: the masters of weights that training rounds. Tied weights are
+        one tensor. At stage 0 these are the masters themselves, no copies."""
+        if not self.config.zero_stage:
+            return {name: value.float() for name, value in exact_state_dict(self.model, self.optimizer).items()}
+        exact = dict(exact_parameters(self.model))
+        names = self.model.state_dict().keys()  # under ZeRO 3 its parameters are empty; buffers are never cut
+        buffers = dict(self.model.named_buffers())
+        return {name: exact[name] if name in exact else buffers[name].float() for name in names}
+
+    def weights(self) -> dict[str, Tensor]:
+        """As `exact_state_dict`: what an average of the weights takes in."""
+        return self.exact_state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What DeepSpeed's own files don't hold."""
+        return {"steps": self._steps, "scaler": self.scaler.state_dict() if self.scaler else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave; a scale of another precision or stage is left aside."""
+        self._steps = state["steps"]
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+    @property
+    def _stops_at_non_finite(self) -> bool:
+        return self.config.guard.policy == "stop" and self.config.precision != "fp16"
+
+    def _micro_batches(self, batch: Batch) -> Iterator[dict[str, Tensor | None]]:
+        windows = torch.from_numpy(batch.windows)
+        length = windows.shape[1] - 1
+        size = self.config.micro_batch_size * self.config.sequence_length // length
+        if len(windows) % size:
+            raise ValueError(f"batch of {len(windows)} sequences of {length} tokens: must be a multiple of {size}")
+        boundary = _end_token_id(self.model)
+        ids = None if boundary is None else packed_document_ids(batch.windows[:, :-1], boundary)
+        for start in range(0, len(windows), size):
+            rows = slice(start, start + size)
+            micro = windows[rows].to(self.device)
+            yield {
+                "input_ids": micro[:, :-1],
+                "shift_labels": micro[:, 1:],
+                "document_ids": None if ids is None else ids[rows].to(self.device),
+            }
+
+    def _non_finite(self, fault: tuple[dict[str, Any], Tensor] | None) -> NonFiniteError:
+        if fault is None:
+            return NonFiniteError("loss is no finite number: on another rank, which names the layer")
+        inputs, loss = fault
+        return NonFiniteError.of(self.model, loss, **inputs)
+
+    def _true_norm(self) -> Tensor:
+        """Computed once for each gradient, as DeepSpeed does it where it clips whole gradients."""
+        if self._norm is None:
+            norms = [p.grad.float().norm(2) for p in self.model.parameters() if p.grad is not None]
+            self._norm = torch.stack(norms).pow(2.0).sum().pow(0.5)
+            if self.scaler:
+                self._norm = self._norm / self.scaler.scale
+        return self._norm
+
+    @torch.no_grad()
+    def _update_whole(self, max_norm: float) -> float:
+        norm = self._true_norm()
+        factor = min(1.0, float(max_norm / (norm + 1e-6)))
+        if self.scaler:
+            overflowed = not math.isfinite(norm)
+            factor = factor / self.scaler.scale
+            self.scaler.update(overflowed)
+            if overflowed:
+                self._clear_gradients()
+                return math.inf
+        if factor != 1.0:  # a nan too
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+        self._estimate_curvature()
+        self.deepspeed.step()
+        return float(norm)
+
+    def _update_partitions(self, max_norm: float) -> float:
+        zero = self.deepspeed.optimizer
+        zero.clip_grad = max_norm if math.isfinite(max_norm) else 0.0
+        try:
+            self.deepspeed.step()
+        except Exception as error:  # DeepSpeed raises nothing more precise
+            if "loss scale already at minimum" in str(error):
+                raise scale_exhausted(float(zero.loss_scale)) from error
+            raise
+        return float(self.deepspeed.get_global_grad_norm())
+
+    def _discard_partitions(self) -> None:
+        """A step of DeepSpeed's without the optimiser's part: weights stay, gradients and counters are cleared."""
+        base = self.deepspeed.optimizer.optimizer
+        base.step = lambda *_, **__: None
+        try:
+            self.deepspeed.step()
+        finally:
+            del base.step
+
+    def _clear_gradients(self) -> None:
+        self.deepspeed.zero_grad()
+        self.deepspeed._unmanaged_backward_count = 0
+
+    def _end_step(self) -> None:
+        self._norm, self._passes = None, []
+        self._steps += 1
+
+    def _estimate_curvature(self) -> None:
+        """Sophia's second backward pass, on labels drawn from the model, every few steps."""
+        if not isinstance(self.optimizer, Sophia) or not self.optimizer.due(self._steps):
+            return
+        generator = curvature_generator(torch.initial_seed(), self._steps, self.ranks.rank)
+        with torch.enable_grad():
+            sums, tokens = sampled_label_gradients(self.model, self._passes, generator)
+        if self.ranks.size > 1:
+            for parameter in self.model.parameters():  # in the same order on all ranks
+                if parameter in sums:
+                    torch.distributed.all_reduce(sums[parameter])
+            tokens *= self.ranks.size
+        self.optimizer.update_curvature(sums, tokens)
+
+
+def prepare_loss(model: EnhancedMoEForCausalLM, config: TrainConfig) -> None:
+    """Give the model the loss that the configuration describes, and the heads that it needs."""
+    model.loss_function = UnifiedLoss.from_config(
+        config.loss,
+        balance_loss_weight=model.config.balance_loss_weight,
+        router_z_loss_weight=model.config.router_z_loss_weight,
+        router_diversity_weight=model.config.router_diversity_weight,
+        end_token_id=_end_token_id(model),
+    )
+    if model.loss_function.multi_token is not None and model.prediction_heads is None:
+        attach_prediction_heads(model, config.loss.multi_token_depth)
+
+
+def _end_token_id(model: EnhancedMoEForCausalLM) -> int | None:
+    """The token that ends a document, and stands between two of them."""
+    token = model.config.eos_token_id
+    return token if isinstance(token, int) else None
+
+
+def _build_optimizer(model: EnhancedMoEForCausalLM, config: TrainConfig) -> Optimizer:
+    if config.zero_stage and config.optimizer == "muon":
+        return PartitionedMuon(
+            parameter_groups(model, config),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            betas=(config.adam_beta1, config.adam_beta2),
+        )
+    return build_optimizer(model, config, masters=config.zero_stage == 0)
+
+
+def _routing_figures(layers: tuple[RoutingStatistics, ...]) -> dict[str, Tensor]:
+    return {
+        "ffn_experts_per_token": torch.stack([layer.ffn_experts_per_token for layer in layers]).mean(),
+        "expert_load_cv": torch.stack([layer.load_cv for layer in layers]).mean(),
+        "dead_experts": torch.stack([layer.dead_experts for layer in layers]).sum(),
+    }

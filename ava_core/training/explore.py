@@ -1,0 +1,60 @@
+"""`ava train --find-lr`: the learning-rate range test on a configuration's own model and batches."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ava_core.config.schema import ModelConfig
+from ava_core.config.training import TrainConfig
+from ava_core.data.curriculum import build_batches
+from ava_core.data.shards import ShardedSplit
+from ava_core.runtime.progress import Progress
+from ava_core.training.engine.engine import TrainingEngine, prepare_loss
+from ava_core.training.find_rate import RateSearch, find_rate
+from ava_core.training.memory.plan import plan_memory
+from ava_core.training.process import prepare
+from ava_core.training.processes.ranks import Ranks
+from ava_core.training.train import build_model
+
+log = logging.getLogger(__name__)
+STEPS = 100
+
+
+def explore_rates(
+    *,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    seed: int,
+    shards: Path,
+    output: Path,
+    threads: int,
+    progress: Progress,
+) -> RateSearch:
+    """Sweep the rate over `STEPS` steps in this process, and write learning_rate.json and learning_rate.png.
+
+    Arguments as of `ava_core.training.train.train`; more than one process isn't needed for a suggestion.
+    """
+    config = train_config.model_copy(update={"processes": 1, "hostfile": None})
+    ranks = Ranks()
+    ranks.connect()
+    prepare(threads, seed)
+    split = ShardedSplit.open(shards, "train")
+    model = build_model(model_config, split)
+    prepare_loss(model, config)
+    plan_memory(model, config, ranks).apply(model)
+    engine = TrainingEngine(model, config, ranks)
+    batches = build_batches(split.tokens, split.boundary_token_id, config, seed)
+    with progress.task("find-lr", STEPS) as advance:
+
+        def counted():
+            for step in range(STEPS):
+                yield batches.batch(step)
+                advance(step + 1)
+
+        search = find_rate(engine, counted(), steps=STEPS)
+    output.mkdir(parents=True, exist_ok=True)
+    search.write(output)
+    settings = ", ".join(f"{name} = {value:.3g}" for name, value in search.settings.items())
+    log.info("find-lr: suggests %s (%s)", settings, output / "learning_rate.png")
+    return search

@@ -1,0 +1,81 @@
+"""Errors on their way from one training process to another, as JSON.
+
+A `ConfigError` must still end the step with exit code 2 and its own lines when a worker raised it, and the cause of a
+failure must be told from its consequences: when one process ends, all others lose a connection.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ava_core.errors import AvaError, ConfigError, IntegrityError, one_line
+from ava_core.training.processes.ranks import LostPeer
+
+_LOST_CONNECTION = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
+def describe(error: BaseException, rank: int) -> dict[str, Any]:
+    """rank, kind, message (its lines as a list) and exit code."""
+    lines = list(error.faults) if isinstance(error, ConfigError) else [one_line(str(error))]
+    kind = _kind(error)
+    if kind == "defect":
+        first = (str(error).splitlines() or [""])[0]
+        lines = [f"{type(error).__name__}: {first}".rstrip(": ")]
+    return {"rank": rank, "kind": kind, "message": lines, "exit_code": getattr(error, "exit_code", 1)}
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, ConfigError):
+        return "config"
+    if isinstance(error, IntegrityError):
+        return "integrity"
+    module = sys.modules.get(
+        "ava_core.training.memory.out_of_memory"
+    )  # the error's class has been imported if it is one
+    if module is not None and isinstance(error, module.OutOfMemory):
+        return "out_of_memory"
+    if isinstance(error, LostPeer) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST_CONNECTION)
+    ):
+        return "lost_peer"
+    return "error" if isinstance(error, AvaError) else "defect"
+
+
+def rebuild(failure: dict[str, Any], log: Path | None = None) -> Exception:
+    """The error that `describe` described, with the rank in its message where that says something.
+
+    Args:
+        failure: what `describe` gave.
+        log: where the traceback is, named in the message of a defect.
+    """
+    rank, lines = failure["rank"], failure["message"]
+    if failure["kind"] == "config":  # about settings, and the same in all processes
+        return ConfigError(*lines)
+    message = " ".join(lines)
+    if failure["kind"] == "integrity":
+        return IntegrityError(message)
+    if failure["kind"] == "out_of_memory":
+        from ava_core.training.memory.out_of_memory import OutOfMemory
+
+        return OutOfMemory(f"rank {rank}: {message}")
+    if failure["kind"] == "defect":
+        return AvaError(f"the training process of rank {rank} failed: {message}" + (f" (log: {log})" if log else ""))
+    return AvaError(f"rank {rank}: {message}")
+
+
+def write(folder: Path, error: BaseException, rank: int) -> dict[str, Any]:
+    """Leave `failure-rank-N.json` for whoever started this process."""
+    failure = describe(error, rank)
+    partial = folder / f"failure-rank-{rank}.json.partial"
+    partial.write_text(json.dumps(failure, indent=2) + "\n")
+    partial.rename(folder / f"failure-rank-{rank}.json")
+    return failure
+
+
+def read(folder: Path) -> dict[int, dict[str, Any]]:
+    """All failures that were left, by rank."""
+    found = (json.loads(path.read_text()) for path in folder.glob("failure-rank-*.json"))
+    return {failure["rank"]: failure for failure in found}

@@ -1,0 +1,139 @@
+"""`ava train` as one of several processes that torchrun, mpirun or DeepSpeed's launcher has started.
+
+Rank 0 alone goes through the step contract: it verifies, locks, writes and places the output. The others wait until it
+announces, over the store that the processes meet at, one of three things: train with these arguments; there is nothing
+to do, for the output is finished already; or it has failed, and with which exit code. So none waits for a rank 0 that
+will never come to the training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from ava_core.config.hosts import world_size
+from ava_core.errors import ConfigError
+from ava_core.runtime import logs
+from ava_core.runtime.step import Request, StepRun, run_step
+from ava_core.training.processes import request as requests
+from ava_core.training.processes.ranks import TIMEOUT, LostPeer, Ranks, require_devices
+
+log = logging.getLogger(__name__)
+_ANNOUNCEMENT, _HEARD = "ava_announcement", "ava_heard"
+POLL_SECONDS = 0.2
+FAILURE_PATIENCE = timedelta(seconds=60)
+"""How long a rank 0 that has failed waits for others that are still starting, to tell them."""
+
+_announced = False
+
+
+def run_step_as_rank(request: Request, compute: Callable[[StepRun], None]) -> None:
+    """`run_step`, by rank 0 alone, where this process is one of several; as it is otherwise.
+
+    Raises:
+        ConfigError: the number of processes is not the one of the configuration, or there are too few devices.
+        SystemExit: rank 0 has failed, with its exit code.
+    """
+    ranks = Ranks.from_environment()
+    if ranks.size == 1:
+        run_step(request, compute)
+        return
+    expected = world_size(request.config.train)
+    if ranks.size != expected:
+        machines = " on each machine of train.hostfile" if request.config.train.hostfile else ""
+        raise ConfigError(
+            f"environment: {ranks.size} processes were started, but train.processes ="
+            f" {request.config.train.processes}{machines} makes {expected}: start {expected}, or change train.processes"
+        )
+    if ranks.is_first:
+        _lead(ranks, request, compute)
+    else:
+        _follow(ranks, request)
+
+
+def threads_of_each(threads: int) -> int:
+    """CPU threads for this process, of those of its machine."""
+    ranks = Ranks.from_environment()
+    return max(1, threads // (ranks.local_size or ranks.size))
+
+
+def announce_work(arguments: Mapping[str, Any]) -> None:
+    """Tell the other processes to call `train()` too; does nothing in a process alone."""
+    ranks = Ranks.from_environment()
+    if ranks.size > 1:
+        require_devices(ranks.local_size or ranks.local_rank + 1)
+        _announce(ranks, {"do": "train", "arguments": requests.encode(arguments)}, TIMEOUT)
+
+
+def _lead(ranks: Ranks, request: Request, compute: Callable[[StepRun], None]) -> None:
+    global _announced
+    _announced = False
+    try:
+        run_step(request, compute)
+    except Exception as error:  # at a signal the launcher ends the others itself
+        if not _announced:
+            code = getattr(error, "exit_code", 1)
+            try:
+                _announce(ranks, {"do": "fail", "exit_code": code}, FAILURE_PATIENCE)
+            except LostPeer as lost:
+                log.debug("%s", lost)
+        raise
+    if not _announced:
+        _announce(ranks, {"do": "nothing"}, TIMEOUT)
+
+
+def _announce(ranks: Ranks, message: dict[str, Any], timeout: timedelta) -> None:
+    """Say it, and wait until all have heard it: the store may end with this process."""
+    global _announced
+    _announced = True
+    store = ranks.store(timeout)
+    store.set(_ANNOUNCEMENT, json.dumps(message))
+    deadline = time.monotonic() + timeout.total_seconds()
+    while store.add(_HEARD, 0) < ranks.size - 1:
+        if time.monotonic() > deadline:
+            raise LostPeer(f"rank 0: {ranks.size - 1 - store.add(_HEARD, 0)} of {ranks.size} processes don't answer")
+        time.sleep(POLL_SECONDS)
+
+
+def _follow(ranks: Ranks, request: Request) -> None:
+    file = request.output.with_name(f"{request.output.name}.rank-{ranks.rank}.log")
+    logs.configure("error", file)
+    threads = threads_of_each(request.threads)
+    _limit_threads(threads)
+    message = _hear(ranks)
+    if message["do"] == "nothing":
+        log.info("rank 0 has nothing to compute")
+    elif message["do"] == "fail":
+        log.info("rank 0 has failed before the training")
+        sys.exit(message["exit_code"])
+    else:
+        arguments = requests.decode(message["arguments"], quiet=True)
+        arguments |= {"threads": threads, "shards": Path(request.inputs["shards"][0])}
+        from ava_core.training.train import train
+
+        train(**arguments)
+
+
+def _hear(ranks: Ranks) -> dict[str, Any]:
+    """Wait, as long as it takes: rank 0 may be waiting for another run of the same work to finish."""
+    try:
+        store = ranks.store()
+        while not store.check([_ANNOUNCEMENT]):
+            time.sleep(POLL_SECONDS)
+        message = json.loads(store.get(_ANNOUNCEMENT))
+        store.add(_HEARD, 1)
+    except RuntimeError as error:
+        raise LostPeer(f"rank {ranks.rank}: rank 0 has gone before the training began") from error
+    return message
+
+
+def _limit_threads(threads: int) -> None:
+    from ava_core.training.processes.worker import limit_threads
+
+    limit_threads(threads)

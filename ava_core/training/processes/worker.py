@@ -1,0 +1,117 @@
+"""One process of a training with several: `python -m ava_core.training.processes.worker REQUEST [PARENT]`.
+
+Started by `launch`, with the environment of its rank. It trains as the request says; rank 0 leaves
+`result.json` beside the request, and a process that fails `failure-rank-N.json`. Only rank 0 writes to the terminal,
+the others to `rank-N.log`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from ava_core.errors import AvaError
+from ava_core.runtime import logs
+from ava_core.training.processes import failures
+from ava_core.training.processes.lifetime import die_with_parent
+from ava_core.training.processes.ranks import Ranks
+from ava_core.training.processes.request import decode
+
+log = logging.getLogger(__name__)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def main(train: Callable[..., Any] | None = None) -> NoReturn:
+    """Work as one rank, and end with its exit code.
+
+    Args:
+        train: instead of `ava_core.training.train.train`, for tests; gives an object with `metrics` and `timings`.
+    """
+    path = Path(sys.argv[1])
+    die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    ranks = Ranks.from_environment()
+    try:
+        request = _read(path)
+        _speak_as(ranks, path.parent, request)
+        limit_threads(request["arguments"]["threads"])
+        result = (train or _train())(**decode(request["arguments"], quiet=request["quiet"] or not ranks.is_first))
+        if ranks.is_first:
+            _leave(path.parent / "result.json", asdict(result))
+    except SystemExit as error:
+        _end(error.code if isinstance(error.code, int) else 1)
+    except BaseException as error:
+        _fail(path.parent, error, ranks.rank)
+    _end(0)
+
+
+def _train() -> Callable[..., Any]:
+    from ava_core.training.train import train  # the first import of torch
+
+    return train
+
+
+def limit_threads(threads: int) -> None:
+    """Must run before torch, numpy or tokenizers are imported: they read these once."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise AvaError(f"{path}: no such file here: --work must be on storage that all machines share") from error
+
+
+def _speak_as(ranks: Ranks, folder: Path, request: dict[str, Any]) -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    if ranks.is_first:
+        file = request["log_file"]
+        logs.configure(request["log_level"], Path(file) if file else None)
+        return
+    descriptor = os.open(folder / f"rank-{ranks.rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    logs.configure("debug")
+
+
+def _fail(folder: Path, error: BaseException, rank: int) -> NoReturn:
+    code = 1
+    try:
+        code = failures.write(folder, error, rank)["exit_code"]
+        log.debug("traceback", exc_info=True, extra={"file_only": rank == 0})
+    finally:
+        _end(code)
+
+
+def _leave(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.rename(path)
+
+
+def _end(code: int) -> NoReturn:
+    """End at once: neither a thread nor a destructor of a library may hold up the other processes."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    logging.shutdown()
+    os._exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""`train()` on a tiny corpus, for the tests that hold whole trainings to what they promise."""
+
+import shutil
+
+import pytest
+
+from ava_core.config import resolve
+from ava_core.runtime.progress import Progress
+
+
+@pytest.fixture
+def run(tmp_path, tiny_shards, make_params):
+    """Call `train()` with changed parameters; the output is `tmp_path / name`, the state stays for the next call."""
+    from ava_core.training.train import train
+
+    def call(name, *, resume=None, reference=None, shards=tiny_shards, **changes):
+        config = resolve(params=make_params(**changes)).config
+        output, state = tmp_path / name, tmp_path / f"{name}.state"
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        state.mkdir(exist_ok=True)
+        result = train(
+            model_config=config.model,
+            train_config=config.train,
+            seed=config.seed,
+            shards=shards,
+            output=output,
+            state=state,
+            threads=1,
+            progress=Progress(quiet=True),
+            resume=resume,
+            reference=reference,
+            kept=tmp_path / f"{name}.kept",
+        )
+        return output, result
+
+    return call

@@ -1,0 +1,56 @@
+"""A worker of `ava_core.training.processes.launch` that trains nothing: what it does is said by the argument `acts`.
+
+`acts` gives an action for each rank; each process writes its id to `pid-N` in the state folder first.
+"""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.training.processes.ranks import LostPeer, Ranks
+from ava_core.training.processes.worker import main
+
+
+@dataclass
+class Result:
+    metrics: dict
+    timings: dict
+
+
+def train(*, state: Path, acts: list[str], threads: int, **_) -> Result:
+    ranks = Ranks.from_environment()
+    (state / f"pid-{ranks.rank}.partial").write_text(str(os.getpid()))
+    (state / f"pid-{ranks.rank}.partial").rename(state / f"pid-{ranks.rank}")
+    act = acts[ranks.rank]
+    if act == "wait":  # like a process in an exchange that its peers never come to
+        time.sleep(600)
+    if act == "ignore":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    if act == "linger":  # a thread that would keep an interpreter from ending
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        raise AvaError("the loss is no finite number")
+    if act == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "exit":
+        os._exit(7)
+    if act == "config":
+        raise ConfigError("train.a = 1: must be 2", "train.b = 3: must be 4")
+    if act == "integrity":
+        raise IntegrityError("shards/x: its bytes differ")
+    if act == "defect":
+        raise KeyError("weights")
+    if act == "lost":
+        while not all((state / f"pid-{rank}").exists() for rank in range(ranks.size)):
+            time.sleep(0.01)
+        raise LostPeer("rank 1 lost the connection")
+    print(f"rank {ranks.rank} speaks", flush=True)
+    return Result({"threads": threads, "size": ranks.size}, {"omp": float(os.environ["OMP_NUM_THREADS"])})
+
+
+if __name__ == "__main__":
+    main(train)
