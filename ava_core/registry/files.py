@@ -19,6 +19,8 @@ OPTIONAL = (
     ("model", "history.csv", "training/history.csv"),
     ("model", "loss.png", "training/loss.png"),
     ("model", "training.json", "training/training.json"),
+    ("model", "experts.jsonl", "training/experts.jsonl"),
+    ("model", "samples.jsonl", "training/samples.jsonl"),
 )
 
 

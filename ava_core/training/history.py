@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 FIRST_COLUMNS = ("step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm")
@@ -37,7 +38,8 @@ class History:
             self.path.write_text("".join(_line(row) for row in self.rows))
 
     def append(self, row: dict[str, float]) -> None:
-        """Add a row."""
+        """Add a row; figures that are no finite number, which JSON hasn't, are left out."""
+        row = {name: value for name, value in row.items() if math.isfinite(value)}
         self.rows.append(row)
         if not self.durable:
             return
@@ -62,7 +64,8 @@ def plot_losses(rows: list[dict[str, float]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.plot([row["step"] for row in rows], [row["train_loss"] for row in rows], linewidth=1, label="training")
+    trained = [row for row in rows if "train_loss" in row]  # a skipped step's may be missing
+    axes.plot([row["step"] for row in trained], [row["train_loss"] for row in trained], linewidth=1, label="training")
     measured = [row for row in rows if "validation_loss" in row]
     axes.plot(
         [row["step"] for row in measured],

@@ -100,7 +100,7 @@ class Trainer:
     @property
     def recent_loss(self) -> float:
         """Mean training loss of the last steps, without those whose loss is no finite number: skipped ones."""
-        return _finite_mean([row["train_loss"] for row in self.history.rows[-RECENT_STEPS:]])
+        return _finite_mean([row.get("train_loss", math.nan) for row in self.history.rows[-RECENT_STEPS:]])
 
     def stop(self, reason: str) -> None:
         """End after the present step."""
@@ -166,12 +166,8 @@ class Trainer:
                 self._rewind()
                 return None
             if verdict is Verdict.ACCEPT:
-                with self.clock.phase("update"):
-                    norm = self.engine.update(self.clipper.limit(norm))
-                self.clipper.observe(norm)
+                norm = self._update(norm)
                 figures |= self.clipper.figures()
-                if self.ema and (self.step + 1) % self.ema.every == 0:  # gathering partitioned weights takes time
-                    self.ema.update(self.step + 1, self.engine.weights())
             else:
                 self.engine.discard()
         self.tokens_seen += self.batches.tokens_before(self.step + 1) - self.batches.tokens_before(self.step)
@@ -182,6 +178,18 @@ class Trainer:
         if norm is not None and math.isfinite(norm):  # an update that overflowed was left out
             row["gradient_norm"] = norm
         return row | batch.figures | self.guard.figures()
+
+    def _update(self, norm: float | None) -> float:
+        """The optimiser's step, and what follows it; the gradient's norm before clipping."""
+        with self.clock.phase("update"):
+            norm = self.engine.update(self.clipper.limit(norm))
+        if not math.isfinite(norm) and self.config.guard.policy == "stop" and self.config.precision != "fp16":
+            # Under ZeRO the norm is known only now; the update was left out.
+            raise AvaError(f"step {self.step + 1}: gradient norm is {norm}: lower train.learning_rate")
+        self.clipper.observe(norm)
+        if self.ema and (self.step + 1) % self.ema.every == 0:  # gathering partitioned weights takes time
+            self.ema.update(self.step + 1, self.engine.weights())
+        return norm
 
     def _finish_step(self, row: Row) -> None:
         """Measure, tell the callbacks, write the row, keep a checkpoint."""
@@ -210,7 +218,8 @@ class Trainer:
         row |= self._measure(whole=whole)
         self.rates.after_evaluation(row["validation_loss"])
         if self.regularizer:
-            losses = [past["train_loss"] for past in self.history.rows[-RECENT_STEPS + 1 :]] + [row["train_loss"]]
+            past = self.history.rows[-RECENT_STEPS + 1 :]
+            losses = [earlier.get("train_loss", math.nan) for earlier in past] + [row["train_loss"]]
             row |= self.regularizer.after_evaluation(row["validation_loss"], _finite_mean(losses))
         self.callbacks.after_evaluation(self, row)
 

@@ -1,7 +1,12 @@
 """A killed training ends with the bytes of an undisturbed one; another one begins where a checkpoint ends."""
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -131,6 +136,43 @@ def test_killed_after_a_rewind(run, monkeypatch, update):
     changes = {"train": {"steps": 8, "guard": {"policy": "rewind"}, "evaluate_every": 4}}
     whole = assert_survives(run, monkeypatch, TrainingEngine, "update", update, changes)
     assert rows(whole)[-1]["rewinds"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sigkill_after_any_number_of_steps(tmp_path, tiny_shards, make_params):
+    """The command itself, with a checkpoint at every step: the next signal comes one step further on."""
+    train = {**EVERYTHING["train"], "checkpoint_every": 1, "early_stopping_patience": 10}
+    params = make_params(**{**EVERYTHING, "train": train})
+
+    def start(name):
+        ava = [sys.executable, "-m", "ava_core.cli.main", "train", "--quiet", "--log-level", "error"]
+        flags = [
+            "--shards",
+            tiny_shards,
+            "--params",
+            params,
+            "--output",
+            tmp_path / name,
+            "--work",
+            tmp_path / f"{name}.w",
+        ]
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("AVA_", "MLFLOW_"))}
+        return subprocess.Popen([str(word) for word in (*ava, *flags)], env=clean, cwd=tmp_path)
+
+    assert start("whole").wait() == 0
+    codes = []
+    for steps in (1, 3, 6, 9):
+        process = start("killed")
+        while process.poll() is None and not any(
+            path.read_text().count("\n") >= steps for path in tmp_path.glob("killed.w/train/*/state/history.jsonl")
+        ):
+            time.sleep(0.002)
+        process.kill()
+        codes.append(process.wait())  # 0 where the signal came too late
+    assert -signal.SIGKILL in codes
+    assert start("killed").wait() == 0
+    assert digest_tree(tmp_path / "killed") == digest_tree(tmp_path / "whole")
 
 
 @pytest.fixture

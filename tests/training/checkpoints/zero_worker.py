@@ -1,6 +1,6 @@
 """A tiny model under DeepSpeed, trained and resumed by one process or by several that run this file.
 
-    RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python tests/training/checkpoints/zero_worker.py FOLDER
+    RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python zero_worker.py FOLDER
 
 At each ZeRO stage, several processes train to the end, train half and go on, and go on from two checkpoints of one
 process: of the same stage and of another one (`FOLDER/r1-sSTAGE`). They leave the weights in `FOLDER/weights.pt` and
