@@ -11,13 +11,16 @@ CORPUS := data/raw/shakespeare
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-# What `make pipeline-local` runs: PARAMS is a file, PRESET a name from configs/, SET is `key=value key=value`.
+# What `make pipeline-local` runs: PARAMS is a file, PRESET a name from configs/, SET is `key=value key=value`, RUNNER
+# is host or docker, FROM a step to compute anew.
 PARAMS ?= params.yaml
 PRESET ?=
 SET ?=
+RUNNER ?= host
+FROM ?=
 PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
 
-.PHONY: help setup data test test-all lint repro pipeline-local pipeline-compile pipeline-submit mlflow-ui bench bench-model bench-quality bench-losses clean
+.PHONY: help setup data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -61,14 +64,32 @@ lint: setup ## style, types and the direction of imports
 repro: setup data ## run what changed, with DVC
 	@line="$$($(BIN)/python -m pipelines.mlflow_server ensure --export)" && eval "$$line" && $(BIN)/dvc repro
 
-pipeline-local: setup data ## run the KFP pipeline on this machine, without Docker
-	@$(BIN)/python -m pipelines.local $(PIPELINE_FLAGS)
+pipeline-local: setup data ## run the KFP pipeline on this machine; RUNNER=docker: each step in a container
+	@$(BIN)/python -m pipelines.local --runner "$(RUNNER)" $(if $(FROM),--from "$(FROM)") $(PIPELINE_FLAGS)
+
+images: setup ## build the image that the steps run in, check and record it: make images TARGET=gpu
+	@$(BIN)/python -m pipelines.images $(if $(TARGET),--target "$(TARGET)")
 
 pipeline-compile: setup ## write the pipeline's IR to build/pipeline.yaml
 	@$(BIN)/python -m pipelines.compile --output build/pipeline.yaml
 
-pipeline-submit: setup ## submit to Kubeflow Pipelines: make pipeline-submit HOST=http://... DATA_URI=s3://...
-	@$(BIN)/python -m pipelines.submit --host "$(HOST)" --data-uri "$(DATA_URI)" $(PIPELINE_FLAGS)
+pipeline-submit: setup ## submit to Kubeflow Pipelines: make pipeline-submit HOST=http://... DATA_URI=s3://... SUBMIT=--wait
+	@$(BIN)/python -m pipelines.submit $(if $(HOST),--host "$(HOST)") --data-uri "$(DATA_URI)" $(PIPELINE_FLAGS) $(SUBMIT)
+
+COMPOSE = DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 \
+  $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
+  --env-file .ava/services/services.env -f docker/compose.yaml
+
+services: ## MLflow on PostgreSQL with an object store, in containers (docs/compose.md)
+	@python3 docker/compose/first_start.py
+	@$(COMPOSE) up --detach
+	@python3 docker/compose/wait.py
+
+services-stop: ## stop them; the volumes keep everything
+	@$(COMPOSE) down
+
+services-logs: ## what they say
+	@$(COMPOSE) logs --tail 100
 
 mlflow-ui: setup ## start the local MLflow server if none answers, and print its address
 	@$(BIN)/python -m pipelines.mlflow_server ensure
@@ -84,6 +105,9 @@ bench-quality: setup ## train from scratch against a plain GPT, dense models and
 
 bench-losses: setup ## what each optional part of the loss does to bits per byte and repetition (an hour)
 	@$(BIN)/python -m benchmarks.losses
+
+bench-pipeline: setup data ## what the pipeline costs beside its steps' work, and a run with nothing to do
+	@$(BIN)/python -m benchmarks.pipeline --runner "$(RUNNER)" $(PIPELINE_FLAGS)
 
 clean: ## remove build products and old work; outputs/, the registry and .venv stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -53,6 +53,7 @@ class Export:
         file: the file of the output folder to copy, relative; None for a figure.
         metric: the figure of metrics.json to write as JSON; None for a file.
         boolean: the figure is 0 or 1 and written as false or true.
+        metadata: the file is a JSON object, and the artifact's metadata too: Kubeflow's pages draw some kinds from it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Export:
     file: str | None = None
     metric: str | None = None
     boolean: bool = False
+    metadata: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +79,7 @@ class StepSpec:
         metrics: names in metrics.json that always exist.
         timings: names in OUTPUT.timings.json that always exist.
         exports: parts of the output that can be written to a place of their own as well.
-        cacheable: False for a step with effects outside its output, which is never skipped.
+        cacheable: False for a step that looks or writes outside its folders, which is never skipped.
     """
 
     name: str
@@ -105,6 +107,7 @@ _MODEL = Input(name="model", help="Output folder of `ava train`.")
 _QUANTIZED = Input(
     name="quantized", help="Output folder of `ava quantize`; may be given several times.", required=False, repeated=True
 )
+_EVALUATION = Input(name="evaluation", help="Output folder of `ava evaluate`.")
 
 STEPS: dict[str, StepSpec] = {
     spec.name: spec
@@ -219,15 +222,44 @@ STEPS: dict[str, StepSpec] = {
                 "repetition_4gram",
             ),
             timings=("wall_seconds",),
-            exports=(Export(name="report", help="Write the report here as well.", file="report.html"),),
+            exports=(
+                Export(name="report", help="Write the report here as well.", file="report.html"),
+                Export(name="summary", help="Write the summary here as well.", file="summary.md"),
+                Export(
+                    name="classification",
+                    help="Write the ROC curve and the confusion matrix here as well.",
+                    file="classification.json",
+                    metadata=True,
+                ),
+            ),
+        ),
+        StepSpec(
+            name="gate",
+            summary="Decide from the evaluation, and from the present champion's, whether a model may become champion.",
+            output="gate",
+            sections=("register",),
+            code=("config", "registry", "runtime", "tracking"),
+            inputs=(_MODEL, _QUANTIZED, _EVALUATION),
+            metrics=("passed", "bounds_checked", "bounds_failed", "smallest_margin"),
+            timings=("wall_seconds",),
+            exports=(
+                Export(name="passed", help="Write true or false here as well.", metric="passed", boolean=True),
+                Export(name="summary", help="Write the decision as Markdown here as well.", file="gate.md"),
+            ),
+            cacheable=False,
         ),
         StepSpec(
             name="register",
-            summary="Register the model in MLflow, and promote it to champion when the gate passes.",
+            summary="Register the model in MLflow, and promote it to champion if the gate let it through.",
             output="registration",
             sections=("register",),
             code=("config", "generation", "registry", "serving", "tracking", "runtime"),
-            inputs=(_MODEL, _QUANTIZED, Input(name="evaluation", help="Output folder of `ava evaluate`.")),
+            inputs=(
+                _MODEL,
+                _QUANTIZED,
+                _EVALUATION,
+                Input(name="gate", help="Output folder of `ava gate`; without it, register decides.", required=False),
+            ),
             metrics=("promoted", "model_version"),
             timings=("wall_seconds",),
             exports=(

@@ -8,12 +8,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ava_core.config import AvaConfig, Resolved, resolve, to_yaml
 from ava_core.errors import AvaError, ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.graph import Graph
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +67,29 @@ def head_commit(folder: Path = Path()) -> str:
         return ""
     commit = answer.stdout.strip()
     return commit if answer.returncode == 0 and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit) else ""
+
+
+def parse_timeouts(given: Sequence[str], graph: Graph) -> dict[str, float]:
+    """Seconds by component, from the values of --timeout.
+
+    Args:
+        given: `STEP=SECONDS`; a later one wins.
+        graph: the pipeline that knows the steps.
+
+    Raises:
+        ConfigError: a value is none of these, or there is no such step.
+    """
+    timeouts: dict[str, float] = {}
+    for text in given:
+        step, _, number = text.partition("=")
+        try:
+            seconds = float(number)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise ConfigError(f"--timeout {text}: must be STEP=SECONDS, with seconds > 0")
+        timeouts |= dict.fromkeys(graph.select(step, "--timeout"), seconds)
+    return timeouts
 
 
 def run(name: str, main: Callable[[], int | None]) -> None:

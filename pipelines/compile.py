@@ -6,20 +6,24 @@ Usage: python -m pipelines.compile --output build/pipeline.yaml [--params params
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ava_core.config.kubernetes import KubernetesConfig
+from components import image as images
 from components.image import IMAGE
-from pipelines import command_line
+from pipelines import command_line, kubernetes
 
 
-def compile_pipeline(schemes: Sequence[str], image: str = IMAGE) -> str:
-    """The pipeline's intermediate representation, as YAML.
+def compile_pipeline(schemes: Sequence[str], image: str = IMAGE, cluster: KubernetesConfig | None = None) -> str:
+    """The pipeline's intermediate representation: two YAML documents, the PipelineSpec and the PlatformSpec.
 
     Args:
         schemes: quantisation schemes; each becomes a task.
         image: image of every component.
+        cluster: the section `kubernetes`; None for its defaults.
     """
     from kfp import compiler
 
@@ -27,19 +31,28 @@ def compile_pipeline(schemes: Sequence[str], image: str = IMAGE) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
-        compiler.Compiler().compile(build(schemes, image), package_path=str(path))
+        compiler.Compiler().compile(build(schemes, image, cluster), package_path=str(path))
         return path.read_text(encoding="utf-8")
+
+
+def choose_image(given: str | None, record: Path = images.RECORD) -> str:
+    """The image to compile with (see `components.image.choose`); a warning goes to standard error."""
+    image = images.choose(given, record=record)
+    if warning := images.warning(image):
+        print(f"pipelines.compile: warning: {warning}", file=sys.stderr)
+    return image
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and compile."""
     parser = argparse.ArgumentParser(prog="pipelines.compile", description="Compile the pipeline to KFP's IR.")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
-    parser.add_argument("--image", default=IMAGE, help="image of every component (default: %(default)s)")
+    parser.add_argument("--image", help="image of every component (default: the one that `make images` built)")
     command_line.add_config_flags(parser)
     flags = parser.parse_args(arguments)
     config = command_line.resolve_flags(flags).config
-    text = compile_pipeline(config.quantize.schemes, flags.image)
+    kubernetes.check(config)
+    text = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     flags.output.write_text(text, encoding="utf-8")
     print(f"wrote {flags.output}: {len(text):,} bytes, schemes {', '.join(config.quantize.schemes) or 'none'}")

@@ -1,9 +1,9 @@
-"""Run the pipeline on this machine, each step as a process, and close with what came out of it.
+"""Run the pipeline on this machine, each step as a process or as a container, and close with what came out of it.
 
-Usage: python -m pipelines.local --params params.yaml [--set key=value]... [--data DIR] [--runs DIR]
+Usage: python -m pipelines.local [--runner host|docker] [--params params.yaml] [--set key=value]... [--from STEP]
 
 Starts a local MLflow server if none answers. Steps remember their work under AVA_WORK (`.ava/work`), so that another
-run goes on where this one ended, and computes only what changed.
+run goes on where this one ended, and computes only what changed; both runners share it.
 """
 
 from __future__ import annotations
@@ -15,44 +15,54 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from ava_core.config import AvaConfig
+from ava_core.errors import AvaError, ConfigError
+from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, summary
 from pipelines.ava_pipeline import NAME
 from pipelines.compile import compile_pipeline
-from pipelines.host_runner import HostRunner
+from pipelines.docker_place import DockerPlace
+from pipelines.graph import Graph
+from pipelines.host_place import HostPlace
+from pipelines.image_drift import find_drift
+from pipelines.place import Place
+from pipelines.runner import LocalRunner
 
 DATA = Path("data/raw")
 RUNS = Path(".ava/runs")
 WORK = Path(".ava/work")
-REGISTER = "register"
-TRAIN = "train"
+RUNNERS = ("host", "docker")
+NEED_SERVER = ("gate", "register")
+"""Steps that can't do without the tracking server, and wait for it; the others are only recorded there."""
 KEPT_RUNS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run; 0 if every step succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.local", description="Run the pipeline on this machine.")
-    command_line.add_config_flags(parser)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the corpus (default: %(default)s)")
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=RUNS,
-        help=f"where the last {KEPT_RUNS} runs keep their outputs (default: %(default)s)",
-    )
-    flags = parser.parse_args(arguments)
+    flags = _parser().parse_args(arguments)
     config = command_line.resolve_flags(flags).config
     console = Console()
+    graph = Graph(compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes))
+    forced = graph.from_on(graph.select(flags.start, "--from")) if flags.start else set()
+    timeouts = command_line.parse_timeouts(flags.timeouts, graph)
+    place = make_place(flags, config, os.environ, graph.images, console.show)
     prune_runs(flags.runs)
     server = start_server(os.environ)
-    runner = HostRunner(
-        compile_pipeline(config.quantize.schemes),
+    runner = LocalRunner(
+        graph,
         flags.runs,
-        environment=lambda task: task_environment(task, os.environ, server),
+        place,
+        variables=lambda task: task_variables(task, os.environ, server),
         show=console.show,
+        timeouts=timeouts,
+        forced=forced,
     )
     result = runner.run(
         {
@@ -67,8 +77,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if result.succeeded else 1
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.local", description="Run the pipeline on this machine.", allow_abbrev=False
+    )
+    command_line.add_config_flags(parser)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the corpus (default: %(default)s)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=RUNS,
+        help=f"where the last {KEPT_RUNS} runs keep their outputs and logs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--runner", choices=RUNNERS, default=RUNNERS[0], help="steps as processes or as containers (default: host)"
+    )
+    parser.add_argument("--image", help="image of every step, for containers (default: the one that was built last)")
+    parser.add_argument(
+        "--from",
+        metavar="STEP",
+        dest="start",
+        help="compute this step and all that depend on it anew, whatever finished work there is",
+    )
+    parser.add_argument(
+        "--timeout",
+        action="append",
+        default=[],
+        metavar="STEP=SECONDS",
+        dest="timeouts",
+        help="end a step that takes longer, as failed; repeatable",
+    )
+    return parser
+
+
+def make_place(
+    flags: argparse.Namespace,
+    config: AvaConfig,
+    environment: Mapping[str, str],
+    images: set[str],
+    show: Callable[[str], None],
+) -> Place:
+    """Where the tasks run; shows a line for each image that may run other code than this checkout.
+
+    Raises:
+        AvaError: no Docker engine answers, or it lacks an image.
+        ConfigError: the tracking address is of no use in a container.
+    """
+    if flags.runner == "host":
+        return HostPlace(environment)
+    for name in mlflow_server.ADDRESS_VARIABLES:
+        scheme = urlsplit(environment.get(name, "").strip()).scheme
+        if scheme not in ("", "http", "https"):
+            raise ConfigError(
+                f"{name} = {scheme}:...: no container sees that store: give http://HOST:PORT, or unset it"
+            )
+    place = DockerPlace(
+        environment,
+        writable=[flags.runs.absolute(), work_folder(environment)],
+        readable=[flags.data.absolute(), *absolute_sources(config)],
+    )
+    for image in sorted(images):
+        if drift := find_drift(image, place.labels(image)):
+            show(drift)
+    return place
+
+
+def absolute_sources(config: AvaConfig) -> list[Path]:
+    """Files and folders that the configuration's sources name from the root, so outside of --data."""
+    named = [Path(text) for source in config.data.sources for text in (source.path, source.hub) if text]
+    return [Path(*takewhile(lambda part: not has_magic(part), path.parts)) for path in named if path.is_absolute()]
+
+
+def work_folder(environment: Mapping[str, str]) -> Path:
+    """The steps' durable memory, one for all of them and for both runners."""
+    return Path(environment.get("AVA_WORK") or WORK).absolute()
+
+
 def start_server(environment: Mapping[str, str]) -> Future[str]:
-    """The address of the MLflow server, later: its first start takes longer than some steps, and only register waits.
+    """The address of the MLflow server, later: it starts while the pipeline is compiled and loaded.
 
     The thread is a daemon: a run that fails early doesn't wait for a server that it no longer needs. The server itself
     is a process of its own, and the next run finds it.
@@ -91,6 +177,34 @@ def start_server(environment: Mapping[str, str]) -> Future[str]:
     return server
 
 
+def task_variables(task: str, environment: Mapping[str, str], server: Future[str]) -> dict[str, str]:
+    """The variables of a task that aren't the machine's: one work folder for all, and the tracking server.
+
+    The server goes by MLflow's own variable, for the component fills AVA_TRACKING_URI from the pipeline's parameter,
+    which is empty here: the server may not be up yet when the pipeline starts.
+
+    Raises:
+        AvaError: the task needs the server, and it didn't start.
+    """
+    variables = {"AVA_WORK": str(work_folder(environment)), "PYTHONUNBUFFERED": "1"}
+    if address := _address(task, server):
+        variables["MLFLOW_TRACKING_URI"] = address
+    return variables
+
+
+def _address(task: str, server: Future[str]) -> str | None:
+    """The server's address. A step that is only recorded there doesn't wait for its start: it may be up at its end."""
+    try:
+        return server.result(None if task in NEED_SERVER else 0)
+    except TimeoutError:
+        starting = mlflow_server.read()
+        return starting.address if starting is not None and starting.running else None
+    except Exception as error:
+        if task in NEED_SERVER:
+            raise AvaError(str(error)) from error
+        return None
+
+
 def prune_runs(runs: Path, kept: int = KEPT_RUNS) -> list[Path]:
     """Make room for one more run among the `kept` last ones; the work folder, which makes a rerun quick, stays."""
     present = sorted(runs.glob(f"{NAME}-[0-9][0-9][0-9][0-9]-*"))
@@ -101,33 +215,14 @@ def prune_runs(runs: Path, kept: int = KEPT_RUNS) -> list[Path]:
 
 
 def _again(arguments: Sequence[str] | None) -> str:
-    """The command that was given."""
+    """The command that goes on: the one that was given, but for --from, which would throw away what is done by now."""
     if "MAKELEVEL" in os.environ:
-        return "make pipeline-local, with the same variables"
-    given = sys.argv[1:] if arguments is None else arguments
-    return shlex.join([sys.executable, "-m", "pipelines.local", *given])
-
-
-def task_environment(task: str, base: Mapping[str, str], server: Future[str]) -> dict[str, str]:
-    """The environment of a task's process: this environment's `ava` first on PATH, one work folder for all.
-
-    register waits for the server's address; train is shown while it runs if the server is up by then. Both go by
-    MLflow's own variable, for the component fills AVA_TRACKING_URI from the pipeline's parameter, which is empty here.
-
-    Raises:
-        AvaError: the task needs the server, and it didn't start.
-    """
-    # Not resolved: in a virtual environment the interpreter is a link, and `ava` lies beside the link.
-    folder = str(Path(sys.executable).parent)
-    environment = {
-        **base,
-        "PATH": os.pathsep.join([folder, base.get("PATH", os.defpath)]),
-        "AVA_WORK": str(Path(base.get("AVA_WORK") or WORK).absolute()),
-        "PYTHONUNBUFFERED": "1",
-    }
-    if task == REGISTER or (task == TRAIN and server.done() and server.exception() is None):
-        environment["MLFLOW_TRACKING_URI"] = server.result()
-    return environment
+        return "make pipeline-local, with the same variables but FROM"
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--from" in given:
+        start = given.index("--from")
+        del given[start : start + 2]
+    return shlex.join([sys.executable, "-m", "pipelines.local", *(word for word in given if word[:7] != "--from=")])
 
 
 class Console:

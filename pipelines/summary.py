@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.steps import SCHEMES
-from pipelines.host_runner import PipelineResult, last_lines
+from pipelines.results import PipelineResult, TaskResult, last_lines
 
+HEADER = ("step", "status", "seconds", "cached", "figures")
+KEY_FIGURES = {
+    "preprocess": ("documents_kept", "train_tokens", "vocab_size"),
+    "train": ("validation_bits_per_byte", "steps", "tokens_per_second"),
+    "quantize": ("compression_ratio", "parity_top1_agreement"),
+    "evaluate": ("test_bits_per_byte", "test_perplexity", "test_accuracy"),
+    "gate": ("passed", "bounds_checked", "bounds_failed"),
+    "register": ("model_version", "promoted"),
+}
+"""What the table shows of each step's metrics and timings."""
 LABEL_WIDTH = 14
 SAMPLES = 3
 SAMPLE_CHARACTERS = 240
@@ -18,16 +28,28 @@ TAIL_LINES = 12
 
 
 def task_table(result: PipelineResult) -> Iterator[str]:
-    """A line for each task: name, status, seconds."""
-    ran = {task.name: task for task in result.tasks}
-    width = max(map(len, result.order))
-    yield f"{'step':<{width}}  {'status':<8}  {'seconds':>8}"
-    for name in result.order:
-        if name in ran:
-            yield f"{name:<{width}}  {ran[name].status:<8}  {ran[name].seconds:>8.1f}"
-        else:
-            yield f"{name:<{width}}  not run"
-    yield f"{'total':<{width}}  {'':<8}  {sum(task.seconds for task in result.tasks):>8.1f}"
+    """A line for each task: name, status, seconds, whether finished work was taken again, and its key figures."""
+    rows = [HEADER]
+    for component in dict.fromkeys(result.order):
+        ran = [task for task in result.tasks if task.component == component]
+        rows += [_row(task) for task in ran] or [(component, "not run", "", "", "")]
+    rows.append(("total", "", f"{sum(task.seconds for task in result.tasks):.1f}", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    for row in rows:
+        name, status, seconds, cached, figures = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        yield f"{name}  {status}  {seconds.strip():>{widths[2]}}  {cached}  {figures}".rstrip()
+
+
+def _row(task: TaskResult) -> tuple[str, str, str, str, str]:
+    step = next((step for step in KEY_FIGURES if task.component == step or task.component.startswith(f"{step}-")), "")
+    named = [name for name in KEY_FIGURES.get(step, ()) if name in task.figures]
+    figures = ", ".join(f"{name} {_short(task.figures[name])}" for name in named)
+    return task.name, task.status, f"{task.seconds:.1f}", "yes" if task.cached else "no", figures
+
+
+def _short(value: float) -> str:
+    """Counts whole, with thousands separated; other figures with four significant digits."""
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def outcome(result: PipelineResult) -> Iterator[str]:

@@ -6,22 +6,24 @@ would fail for a reason that isn't its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 EXECUTOR_OUTPUT = "executor_output.json"
 METRICS = "system.Metrics"
+CLASSIFICATION = "system.ClassificationMetrics"
 NUMBER_TYPES = ("NUMBER_DOUBLE", "NUMBER_INTEGER")
 
 
-def find_faults(folder: Path, component: dict[str, Any]) -> list[str]:
+def find_faults(folder: Path, component: Mapping[str, Any]) -> list[str]:
     """What is missing or broken in a task's folder, one line each.
 
     Args:
-        folder: the task's folder, which kfp.local names after its component.
+        folder: the task's folder.
         component: its ComponentSpec in the compiled pipeline, as JSON.
     """
     outputs = component.get("outputDefinitions", {})
@@ -31,7 +33,26 @@ def find_faults(folder: Path, component: dict[str, Any]) -> list[str]:
     ]
 
 
-def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
+def was_cached(folder: Path) -> bool:
+    """Whether a task's step took finished work again, as it says in its executor output."""
+    return any(metadata.get("reused") is True for metadata in _read_metadata(folder).values())
+
+
+def read_figures(folder: Path, component: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a task that has no faults, and what a clock or a memory meter gave beside its outputs."""
+    artifacts = component.get("outputDefinitions", {}).get("artifacts", {})
+    metadata = _read_metadata(folder)
+    figures: dict[str, float] = {}
+    for name, spec in artifacts.items():
+        if _type(spec) == METRICS:
+            figures |= metadata.get(name, {})
+    for file in sorted(folder.glob("*.timings.json")):
+        with contextlib.suppress(OSError, ValueError):
+            figures |= json.loads(file.read_text(encoding="utf-8"))
+    return figures
+
+
+def _read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     """Metadata of the artifacts in a task's executor output, by name; empty if that can't be read."""
     try:
         listed = json.loads((folder / EXECUTOR_OUTPUT).read_text(encoding="utf-8"))["artifacts"]
@@ -57,8 +78,11 @@ def _artifact_faults(folder: Path, promised: dict[str, Any]) -> Iterator[str]:
         artifact = listed.get(name)
         if artifact is None:
             yield f"{EXECUTOR_OUTPUT} lists no {name}"
-        elif spec["artifactType"].get("schemaTitle") == METRICS:
+        # Artifacts of these two types are their metadata: no file belongs to them.
+        elif _type(spec) == METRICS:
             yield from _metric_faults(name, artifact["metadata"])
+        elif _type(spec) == CLASSIFICATION:
+            yield from _curve_faults(name, artifact["metadata"])
         elif not Path(artifact["uri"] or folder / name).exists():
             yield f"its output {name} is missing: {artifact['uri'] or folder / name}"
         elif not artifact["uri"]:
@@ -94,6 +118,24 @@ def _metric_faults(name: str, metrics: dict[str, Any]) -> Iterator[str]:
     for key, value in metrics.items():
         if not _is_number(value):
             yield f"its {name} are corrupt: {key} = {value!r}: not a finite number"
+
+
+def _curve_faults(name: str, metadata: Any, place: str = "") -> Iterator[str]:
+    """Curves and matrices are nested; whatever is a number in them must be one that can be drawn."""
+    if isinstance(metadata, Mapping):
+        if not metadata and not place:
+            yield f"its {name} are empty"
+        for key, value in metadata.items():
+            yield from _curve_faults(name, value, f"{place}.{key}" if place else key)
+    elif isinstance(metadata, Sequence) and not isinstance(metadata, str):
+        for index, value in enumerate(metadata):
+            yield from _curve_faults(name, value, f"{place}.{index}")
+    elif isinstance(metadata, float) and not math.isfinite(metadata):
+        yield f"its {name} are corrupt: {place} = {metadata!r}: not a finite number"
+
+
+def _type(spec: Mapping[str, Any]) -> str | None:
+    return spec["artifactType"].get("schemaTitle")
 
 
 def _folder_faults(name: str, place: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ import yaml
 from ava_core.runtime.digests import digest_tree
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("preprocess", "train", "quantize@int8", "evaluate", "register")
+STAGES = ("preprocess", "train", "quantize@int8", "quantize@int4", "evaluate", "gate", "register")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -38,8 +38,8 @@ class Workspace:
         return result.stdout
 
     def digests(self) -> dict[str, str]:
-        """Digest of every output folder but register's, whose run and version are its own."""
-        names = ("shards", "model", "quantized/int8", "evaluation")
+        """Digest of every output folder that depends on nothing but its inputs."""
+        names = ("shards", "model", "quantized/int8", "quantized/int4", "evaluation")
         return {name: digest_tree(self.folder / "outputs" / name) for name in names}
 
 
@@ -76,8 +76,8 @@ def workspace(tmp_path_factory, mlflow_server, corpus_text):
     return workspace
 
 
-def test_all_five_stages_leave_finished_outputs(workspace):
-    for name in ("shards", "model", "quantized/int8", "evaluation", "registration"):
+def test_all_stages_leave_finished_outputs(workspace):
+    for name in ("shards", "model", "quantized/int8", "quantized/int4", "evaluation", "gate", "registration"):
         assert (workspace.folder / "outputs" / name / "manifest.json").is_file()
     locked = yaml.safe_load((workspace.folder / "dvc.lock").read_text())["stages"]
     assert sorted(locked) == sorted(STAGES)
@@ -100,14 +100,21 @@ def test_another_learning_rate_reruns_training_and_what_follows_it(workspace):
     assert "Stage 'preprocess' didn't change" in lines
     for stage in STAGES[1:]:
         assert f"Running stage '{stage}'" in lines, lines
-    assert [name for name in before if before[name] != changed[name]] == ["model", "quantized/int8", "evaluation"]
+    assert [name for name in before if before[name] != changed[name]] == list(before)[1:]
     assert workspace.digests() == before
 
 
 def test_metrics_and_plots_are_shown(workspace):
     shown = json.loads(workspace.run("dvc", "metrics", "show", "--json"))
     text = json.dumps(shown)
-    for name in ("validation_bits_per_byte", "test_bits_per_byte", "train_tokens", "compression_ratio", "promoted"):
+    for name in (
+        "validation_bits_per_byte",
+        "test_bits_per_byte",
+        "train_tokens",
+        "compression_ratio",
+        "passed",
+        "promoted",
+    ):
         assert f'"{name}"' in text, name
     workspace.run("dvc", "plots", "show", "--out", "plots")
     page = (workspace.folder / "plots" / "index.html").read_text()
@@ -135,6 +142,7 @@ def test_host_runner_of_the_kfp_pipeline_ends_with_the_same_digests(workspace, t
         "shards": run / "preprocess" / "shards",
         "model": run / "train" / "model",
         "quantized/int8": run / "quantize-int8" / "quantized",
+        "quantized/int4": run / "quantize-int4" / "quantized",
         "evaluation": run / "evaluate" / "evaluation",
     }
     assert {name: digest_tree(folder) for name, folder in places.items()} == workspace.digests()

@@ -19,7 +19,7 @@ LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
 
 
 class Steps:
-    """The five steps on one corpus; `place` holds outputs and work of one attempt."""
+    """The steps on one corpus; `place` holds outputs and work of one attempt."""
 
     def __init__(self, params: Path, data: Path, tracking_uri: str, finished: Path) -> None:
         self.params, self.data, self.tracking_uri, self.finished = params, data, tracking_uri, finished
@@ -31,9 +31,10 @@ class Steps:
             "train": ["--shards", folder["shards"]],
             "quantize": ["--model", folder["model"], "--shards", folder["shards"], "--scheme", "int8"],
             "evaluate": ["--model", folder["model"], "--shards", folder["shards"], "--quantized", folder["quantized"]],
-            "register": ["--model", folder["model"], "--quantized", folder["quantized"]],
+            "gate": ["--model", folder["model"], "--quantized", folder["quantized"]],
         }
-        inputs["register"] += ["--evaluation", folder["evaluation"]]
+        inputs["gate"] += ["--evaluation", folder["evaluation"]]
+        inputs["register"] = inputs["gate"]
         output = place / STEPS[step].output
         ava = [sys.executable, "-m", "ava_core.cli.main", step, "--params", str(self.params), "--quiet"]
         return [*ava, *inputs[step], "--output", str(output), "--work", str(place / "work")]
@@ -66,7 +67,7 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, mlflow_server, corpus_text):
-    """All five steps, run once; and how long each took."""
+    """All steps, run once; and how long each took."""
     import yaml
 
     from tests.conftest import TINY_PARAMS, merged

@@ -17,11 +17,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ava_core.cli import config, evaluate, generate, preprocess, quantize, record_outcome, register, show, train
+from ava_core.cli import config, evaluate, gate, generate, preprocess, quantize, record_outcome, register, show, train
 from ava_core.cli.version import version_option
 from ava_core.errors import AvaError, ConfigError, one_line
 
-ENVIRONMENT = ("AVA_TRACKING_URI", "AVA_LOG_LEVEL", "AVA_LOG_FILE", "AVA_WORK", "AVA_GIT_COMMIT")
+ENVIRONMENT = (
+    "AVA_TRACKING_URI",
+    "AVA_LOG_LEVEL",
+    "AVA_LOG_FILE",
+    "AVA_WORK",
+    "AVA_GIT_COMMIT",
+    "AVA_PIPELINE_RUN",
+)
 """All `AVA_*` variables: nothing that changes a result, for that belongs into the configuration."""
 
 app = typer.Typer(
@@ -32,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for step in (preprocess, train, quantize, evaluate, register):
+for step in (preprocess, train, quantize, evaluate, gate, register):
     app.command(step.NAME)(step.command)
 app.command("generate")(generate.generate)
 app.command("show")(show.show)

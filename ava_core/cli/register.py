@@ -23,6 +23,7 @@ def _compute(run: StepRun) -> None:
         model=run.input("model"),
         quantized=run.inputs["quantized"],
         evaluation=run.input("evaluation"),
+        gate=next(iter(run.inputs["gate"]), None),
         output=run.output,
         digests=run.digests,
         tracking_uri=tracking_uri(),

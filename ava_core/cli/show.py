@@ -21,6 +21,7 @@ HEADLINES = {
     "train": ("steps", "validation_bits_per_byte", "parameters"),
     "quantize": ("compression_ratio", "parity_top1_agreement"),
     "evaluate": ("test_bits_per_byte", "test_perplexity", "test_accuracy"),
+    "gate": ("passed", "bounds_failed", "smallest_margin"),
     "register": ("model_version", "promoted"),
 }
 

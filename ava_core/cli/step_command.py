@@ -30,12 +30,14 @@ class Instead:
     Attributes:
         flag: its name, with underscores.
         help: one line for `--help`.
-        call: does it, with what the step was asked for.
+        call: does it, with what the step was asked for and the flag's value.
+        metavar: what the value is called; None for a switch.
     """
 
     flag: str
     help: str
-    call: Callable[[Request], None]
+    call: Callable[[Request, Any], None]
+    metavar: str | None = None
 
 
 COMMON: dict[str, tuple[Any, Any]] = {
@@ -56,6 +58,10 @@ COMMON: dict[str, tuple[Any, Any]] = {
     ),
     "force": (Annotated[bool, typer.Option("--force", help="Compute anew, and replace an output that exists.")], False),
     "executor_output": (Annotated[Path | None, typer.Option(help="Write KFP's ExecutorOutput here.")], None),
+    "executor_input": (
+        Annotated[str | None, typer.Option(help="KFP's ExecutorInput as JSON, which says where instead.")],
+        None,
+    ),
     "log_level": (
         Annotated[str, typer.Option(envvar="AVA_LOG_LEVEL", help="debug, info, warning or error.")],
         "info",
@@ -92,11 +98,13 @@ def step_command(
     def command(**flags: Any) -> None:
         request = _request(spec, digest_inputs, flags)
         if instead and flags[instead.flag]:
-            instead.call(request)
+            instead.call(request, flags[instead.flag])
             return
+        from ava_core.cli.recording import recorded
         from ava_core.runtime.step import run_step
 
-        (runner or run_step)(request, compute)
+        with recorded(request) as watched:
+            (runner or run_step)(request, watched(compute))
 
     command.__doc__ = spec.summary
     parameters = [_parameter(port.name, *_input_option(port)) for port in spec.inputs]
@@ -112,7 +120,9 @@ def step_command(
     ]
     if instead:
         flag = f"--{instead.flag.replace('_', '-')}"
-        parameters.append(_parameter(instead.flag, Annotated[bool, typer.Option(flag, help=instead.help)], False))
+        option = typer.Option(flag, help=instead.help, metavar=instead.metavar)
+        kind, default = (bool, False) if instead.metavar is None else (str | None, None)
+        parameters.append(_parameter(instead.flag, Annotated[kind, option], default))
     parameters += [_parameter(flag, annotation, default) for flag, (annotation, default) in COMMON.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -140,7 +150,7 @@ def _request(
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ava_core.config import resolve
     from ava_core.errors import ConfigError
-    from ava_core.runtime import logs
+    from ava_core.runtime import executor_output, logs
     from ava_core.runtime.progress import Progress
     from ava_core.runtime.step import Request
 
@@ -168,7 +178,7 @@ def _request(
         output=output,
         work=flags["work"].absolute(),
         force=flags["force"],
-        executor_output=flags["executor_output"],
+        executor_output=executor_output.wanted(flags["executor_output"], flags["executor_input"]),
         exports={export.name: flags[export.name].absolute() for export in spec.exports if flags[export.name]},
         progress=Progress(quiet=flags["quiet"]),
         digest_inputs=(lambda: digest_inputs(resolved.config, inputs)) if digest_inputs else None,

@@ -16,7 +16,7 @@ NAME = "train"
 EXPLORATION = Instead(
     flag="find_lr",
     help="Search for a learning rate instead of training: OUTPUT gets learning_rate.json and its plot.",
-    call=lambda request: _find_rate(request),
+    call=lambda request, _: _find_rate(request),
 )
 
 
@@ -71,6 +71,11 @@ def _optional(inputs: Any, name: str) -> Path | None:
 
 
 def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
+    if request.config.train.launcher == "trainjob":
+        from ava_core.training.launchers.step import run_step_on_cluster
+
+        run_step_on_cluster(request)
+        return
     from ava_core.training.processes import follow
 
     follow.run_step_as_rank(request, compute)

@@ -53,12 +53,20 @@ def world_size(config: TrainConfig) -> int:
                 f"train.processes = {config.processes}: {config.hostfile} gives {host} slots={slots}: must be at most"
                 " the slots of every machine"
             )
-    size = config.processes * len(hosts)
-    unit = config.micro_batch_size * size
+    require_divisible_batches(config, len(hosts))
+    return config.processes * len(hosts)
+
+
+def require_divisible_batches(config: TrainConfig, machines: int) -> None:
+    """Refuse batches that the processes of so many machines can't share evenly.
+
+    Raises:
+        ConfigError: one of the batch sizes isn't a multiple of a pass of all processes.
+    """
+    unit = config.micro_batch_size * config.processes * machines
     for batch in (*config.curriculum.batch_sizes, config.global_batch_size):
         if batch % unit:
             raise ConfigError(
                 f"train.global_batch_size = {batch}: must be a multiple of micro_batch_size x processes x machines"
-                f" = {config.micro_batch_size} x {config.processes} x {len(hosts)}"
+                f" = {config.micro_batch_size} x {config.processes} x {machines}"
             )
-    return size

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ava_core.config import presets
-from ava_core.config.schema import AvaConfig, SourceConfig
+from ava_core.config.schema import AvaConfig
 from ava_core.errors import ConfigError
 
 
@@ -173,6 +173,7 @@ def _named_preset(layers: Sequence[_Layer]) -> tuple[str | None, str]:
 
 def _unknown_keys(layer: _Layer) -> Iterator[str]:
     known = dict(_known_keys(AvaConfig))
+    free = set(_free_mappings(AvaConfig))
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
         for key, value in values.items():
@@ -184,7 +185,8 @@ def _unknown_keys(layer: _Layer) -> Iterator[str]:
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_siblings(known, prefix))}"
                 yield f"{layer.name}: {dotted}: unknown key: {hint}"
             elif isinstance(value, Mapping):
-                yield from walk(value, f"{dotted}.")
+                if dotted not in free:
+                    yield from walk(value, f"{dotted}.")
             elif known[dotted]:
                 keys = ", ".join(key.rsplit(".", 1)[-1] for key in _siblings(known, f"{dotted}."))
                 yield f"{layer.name}: {dotted} = {_show(value, quoted=True)}: must be a section with keys {keys}"
@@ -200,6 +202,16 @@ def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
         yield key, nested
         if nested:
             yield from _known_keys(field.annotation, f"{key}.")  # type: ignore[arg-type]
+
+
+def _free_mappings(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted keys whose own keys are the user's, such as labels."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        if get_origin(field.annotation) is dict:
+            yield key
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _free_mappings(field.annotation, f"{key}.")
 
 
 def _siblings(known: Mapping[str, bool], prefix: str) -> list[str]:
@@ -222,6 +234,7 @@ _PHRASES = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "list_type": "must be a list",
+    "dict_type": "must be a mapping of names to values",
     "too_short": "must have at least {min_length} entry",
     "string_too_short": "must not be empty",
     "model_type": "must be a section with keys of its own",
@@ -237,13 +250,28 @@ def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
         return _explain_relation(key, str(context["error"]), origins)
     origin = next((origins[name] for name in (key, *_parents(key)) if name in origins), "default")
     if error["type"] == "extra_forbidden":
-        fields = SourceConfig.model_fields
+        fields = _section_at(error["loc"]).model_fields
         close = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(fields)}"
         return f"{origin}: {key}: unknown key: {hint}"
+    if error["type"] == "missing":
+        return f"{origin}: {key}: is missing"
     allowed = _PHRASES.get(error["type"])
     detail = allowed.format(**context).replace("'", "") if allowed else error["msg"]
     return f"{origin}: {key} = {_show(error['input'], quoted=error['type'].endswith('_type'))}: {detail}"
+
+
+def _section_at(place: Sequence[str | int]) -> type[BaseModel]:
+    """The section that a key stands in, through the lists on the way."""
+    section: type[BaseModel] = AvaConfig
+    for part in place[:-1]:
+        fields = {field.alias or name: field for name, field in section.model_fields.items()}
+        if isinstance(part, str) and part in fields:
+            inside = fields[part].annotation
+            inner = inside if isinstance(inside, type) else next(iter(get_args(inside)), None)
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                section = inner
+    return section
 
 
 def _explain_relation(section: str, detail: str, origins: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.config.section import Fraction, NonNegative, Positive, Section, Text
 from ava_core.config.training import TrainConfig
 
@@ -322,6 +323,7 @@ class AvaConfig(Section):
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: Annotated[RegisterConfig, Field(alias="register")] = RegisterConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig()
 
     @model_validator(mode="after")
     def _context_fits(self) -> AvaConfig:

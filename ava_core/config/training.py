@@ -122,6 +122,9 @@ class TrainConfig(Section):
     """Sequences per optimiser step."""
     micro_batch_size: Positive = 32
     """Sequences per forward pass of one process; the passes that a step needs are accumulated."""
+    launcher: Literal["local", "trainjob"] = "local"
+    """Where the processes run. `local`: on this machine, or on those of `hostfile`; `trainjob`: on machines of a
+    Kubernetes cluster, which kubernetes.train_job describes."""
     processes: Positive = 1
     """Processes on each machine that train together."""
     hostfile: Text | None = None
@@ -210,6 +213,15 @@ class TrainConfig(Section):
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: must be < steps = {self.steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _machines_come_from_one_place(self) -> TrainConfig:
+        if self.launcher == "trainjob" and self.hostfile is not None:
+            raise ValueError(
+                f"hostfile = {self.hostfile}: launcher = trainjob has its machines from kubernetes.train_job: leave it"
+                " out, or use launcher = local"
+            )
         return self
 
     @model_validator(mode="after")

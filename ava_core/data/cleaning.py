@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -238,6 +238,23 @@ class Cleaner:
             "bytes_out": self.bytes_out,
             "filters": [count.report() for count in self._counts],
         }
+
+
+def merge_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The report over documents that several cleaners got, in the order in which one would have got them."""
+    merged = {name: sum(report[name] for report in reports) for name in reports[0] if name != "filters"}
+    filters = zip(*(report["filters"] for report in reports), strict=True)
+    return merged | {"filters": [_merge_counts(counts) for counts in filters]}
+
+
+def _merge_counts(counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    total = Count(counts[0]["name"])
+    for count in counts:
+        for name in ("documents_in", "documents_out", "documents_changed", "bytes_in", "bytes_out"):
+            setattr(total, name, getattr(total, name) + count[name])
+        total.reasons.update(count["reasons"])
+        total.samples = (total.samples + count["samples"])[:MAX_SAMPLES]
+    return total.report()
 
 
 def _has_surrogate(text: str) -> bool:

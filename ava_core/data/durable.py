@@ -22,7 +22,7 @@ class DurableFolders:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def get(self, name: str, build: Callable[[Path], None]) -> Path:
+    def get(self, name: str, build: Callable[[Path], object]) -> Path:
         """The folder `name`; if there is none yet, `build` fills it beside its place, and it is renamed when whole."""
         folder = self.root / name
         if folder.is_dir():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ava_core.config.schema import DataConfig, TokenizerConfig
 from ava_core.data.card import render_card
 from ava_core.data.cleaned import Column, write_documents
-from ava_core.data.cleaning import Cleaner
+from ava_core.data.cleaning import Cleaner, merge_reports
 from ava_core.data.deduplication import deduplicate
 from ava_core.data.durable import SECONDS, DurableFolders
 from ava_core.data.readers import Document
@@ -31,7 +31,7 @@ from ava_core.data.shards import (
     write_split,
     write_splits_info,
 )
-from ava_core.data.sources import Source, open_sources, read_documents
+from ava_core.data.sources import Source, open_sources, part_of, read_documents
 from ava_core.data.splitting import Piece, split_documents
 from ava_core.data.tokenizer import BOUNDARY_ID, encode, read_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.errors import AvaError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ava_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
+DOCUMENTS, REPORT = "documents.arrow", "report.json"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,32 @@ def preprocess(
     return Preprocessed(_metrics(info, report), stages.timings(int(report["bytes_in"])))
 
 
+def clean_part(
+    config: DataConfig, *, data: Path | None, state: Path, index: int, count: int, progress: Progress
+) -> dict[str, Any]:
+    """Clean one part of the corpus into the state folder; `preprocess` takes the parts up when all are there.
+
+    Args:
+        config: the section `data`.
+        data: the folder given with --data; may be None if no source needs it.
+        state: the state folder of the `preprocess` that follows.
+        index: which part, from 1.
+        count: how many there are.
+        progress: shows progress.
+
+    Returns:
+        What the cleaning filters counted.
+
+    Raises:
+        AvaError: a source is missing, empty or can't be read.
+    """
+    sources = part_of(open_sources(config, data), index, count)
+    folder = DurableFolders(state).get(
+        f"cleaned-{index}-of-{count}", lambda partial: _clean(config, sources, partial, progress)
+    )
+    return _read_json(folder / REPORT)
+
+
 @dataclass(frozen=True)
 class _Split:
     folder: Path
@@ -122,34 +149,36 @@ class _Stages:
         return self.durable.get("cleaned", self._clean)
 
     def _clean(self, folder: Path) -> None:
-        cleaner = Cleaner(self.config.cleaning)
-        total = max(1, sum(source.size for source in self.sources))
-        with self.progress.task("read and clean", total) as advance:
+        parts = self._parts
+        if parts:
+            log.info("cleaned documents: taken up from %d parts", len(parts))
+            report = _join(parts, folder)
+        else:
+            report = _clean(self.config, self.sources, folder, self.progress)
+        if not report["documents_out"]:
+            raise AvaError(_nothing_left(report))
 
-            def cleaned() -> Iterator[Document]:
-                for document in read_documents(self.sources):
-                    advance(min(cleaner.bytes_in, total - 1), documents=f"{cleaner.documents_in:,}")
-                    kept = cleaner.clean(document)
-                    if kept is not None:
-                        yield kept
-
-            write_documents(folder / "documents.arrow", cleaned())
-            advance(total, documents=f"{cleaner.documents_in:,}")
-        if not cleaner.documents_out:
-            raise AvaError(_nothing_left(cleaner.report()))
-        (folder / "report.json").write_text(json.dumps(cleaner.report(), ensure_ascii=False))
+    @cached_property
+    def _parts(self) -> list[Path]:
+        """The folders of `clean_part`, in order, if all parts of some number of them are there."""
+        for first in self.durable.root.glob("cleaned-1-of-*"):
+            count = int(first.name.rpartition("-")[-1]) if first.suffix != ".partial" else 0
+            parts = [self.durable.root / f"cleaned-{index}-of-{count}" for index in range(1, count + 1)]
+            if parts and all(part.is_dir() for part in parts):
+                return parts
+        return []
 
     @cached_property
     def cleaning_report(self) -> dict[str, Any]:
-        return _read_json(self._cleaned / "report.json")
+        return _read_json(self._cleaned / REPORT)
 
     @cached_property
     def _names(self) -> Column:
-        return Column.open(self._cleaned / "documents.arrow", "name")
+        return Column.open(self._cleaned / DOCUMENTS, "name")
 
     @cached_property
     def _texts(self) -> Column:
-        return Column.open(self._cleaned / "documents.arrow", "text")
+        return Column.open(self._cleaned / DOCUMENTS, "text")
 
     @cached_property
     def _deduplicated(self) -> dict[str, Any]:
@@ -249,13 +278,47 @@ class _Stages:
     def timings(self, bytes_in: int) -> dict[str, float]:
         """Seconds of each stage, and the rate over all of them."""
         seconds = {
-            "clean_seconds": self.durable.seconds("cleaned"),
+            "clean_seconds": sum(map(self.durable.seconds, ["cleaned", *(part.name for part in self._parts)])),
             "deduplicate_seconds": self.durable.seconds("deduplicated"),
             "tokenizer_seconds": self.durable.seconds("tokenizer"),
             "shards_seconds": sum(self.durable.seconds(f"split-{name}") for name in SPLITS),
         }
         rate = bytes_in / 1e6 / max(sum(seconds.values()), 1e-9)
         return {name: round(value, 3) for name, value in seconds.items()} | {"megabytes_per_second": round(rate, 3)}
+
+
+def _clean(config: DataConfig, sources: list[Source], folder: Path, progress: Progress) -> dict[str, Any]:
+    """Write the cleaned documents of `sources`, and what the filters counted."""
+    cleaner = Cleaner(config.cleaning)
+    total = max(1, sum(source.size for source in sources))
+    with progress.task("read and clean", total) as advance:
+
+        def cleaned() -> Iterator[Document]:
+            for document in read_documents(sources):
+                advance(min(cleaner.bytes_in, total - 1), documents=f"{cleaner.documents_in:,}")
+                kept = cleaner.clean(document)
+                if kept is not None:
+                    yield kept
+
+        write_documents(folder / DOCUMENTS, cleaned())
+        advance(total, documents=f"{cleaner.documents_in:,}")
+    report = cleaner.report()
+    (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False))
+    return report
+
+
+def _join(parts: list[Path], folder: Path) -> dict[str, Any]:
+    """Write what `_clean` would have written for the parts' sources together."""
+
+    def documents() -> Iterator[Document]:
+        for part in parts:
+            names, texts = (Column.open(part / DOCUMENTS, name) for name in ("name", "text"))
+            yield from map(Document, names, texts)
+
+    write_documents(folder / DOCUMENTS, documents())
+    report = merge_reports([_read_json(part / REPORT) for part in parts])
+    (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False))
+    return report
 
 
 def _metrics(info: SplitsInfo, report: dict[str, Any]) -> dict[str, float]:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +45,10 @@ class Source(Protocol):
         """All documents, in an order that is always the same."""
         ...
 
+    def files_apart(self) -> list[Source]:
+        """Sources that hold the same documents in the same order, as small as can be read by themselves."""
+        ...
+
     def digest(self) -> str:
         """SHA-256 over what the documents are read from."""
         ...
@@ -75,6 +79,9 @@ class FileSource:
     def documents(self) -> Iterator[Document]:
         for path in self.files:
             yield from read_file(path, path.relative_to(self.root).as_posix(), self.reading)
+
+    def files_apart(self) -> list[Source]:
+        return [replace(self, files=(path,)) for path in self.files]
 
     def digest(self) -> str:
         return self.corpus.digest if self.corpus else digest_files(self.root, list(self.files))
@@ -115,6 +122,9 @@ class HubSource:
                 raise missing_field(f"hub {config.hub}: row {number}", config.text_field, row)
             yield document_of_row(row[config.text_field], f"{config.split}:{number}", config.text_field)
 
+    def files_apart(self) -> list[Source]:
+        return [self]
+
     def digest(self) -> str:
         if self._local:
             files = sorted(path for path in self._local.rglob("*") if path.is_file())
@@ -153,6 +163,21 @@ def read_documents(sources: list[Source]) -> Iterator[Document]:
     """All documents of all sources, in order."""
     for source in sources:
         yield from source.documents()
+
+
+def part_of(sources: list[Source], index: int, count: int) -> list[Source]:
+    """One of `count` runs of files, of about equal bytes; one after the other they hold what `sources` hold.
+
+    Args:
+        sources: all sources.
+        index: which part, from 1.
+        count: how many there are. With more parts than files some are empty.
+    """
+    files = [file for source in sources for file in source.files_apart()]
+    sizes = [max(file.size, 1) for file in files]
+    # A file belongs to the part in which its middle lies.
+    middles = (end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True))
+    return [file for file, middle in zip(files, middles, strict=True) if int(middle * count / sum(sizes)) == index - 1]
 
 
 def digest_sources(config: DataConfig, data: Path | None) -> str:

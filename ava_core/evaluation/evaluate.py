@@ -20,6 +20,7 @@ from ava_core.config.schema import EvaluateConfig
 from ava_core.data.batches import bits_per_byte
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import IntegrityError
+from ava_core.evaluation import classification, summary
 from ava_core.evaluation.candidates import (
     Candidate,
     find_candidates,
@@ -86,7 +87,7 @@ def evaluate(
     threads: int,
     progress: Progress,
 ) -> Evaluation:
-    """Fill `output` with report.html and evaluation.json.
+    """Fill `output` with evaluation.json, report.html, summary.md and classification.json.
 
     Args:
         config: batch size, prompts and decoding.
@@ -133,6 +134,10 @@ def evaluate(
         seed=seed,
     )
     (output / "report.html").write_text(render(report))
+    (output / "summary.md").write_text(summary.to_markdown(report))
+    answers = measurements[0].score
+    metadata = classification.describe(answers.right, answers.wrong, answers.class_pairs)
+    (output / "classification.json").write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n")
     return Evaluation(
         metrics={
             f"{measurement.candidate.prefix}{name}": value
@@ -164,6 +169,7 @@ def _measure(
             split.tokens,
             sequence_length=sequence_length,
             boundary_token_id=split.boundary_token_id,
+            token_classes=classification.token_classes(tokenizer, model.config.vocab_size),
             batch_size=config.batch_size,
             kept=state / f"{name}.score.json",
             advance=advance,

@@ -94,7 +94,7 @@ def render(report: Report) -> str:
         seed=report.seed,
         cards=_cards(report),
         models=list(figures),
-        rows=_comparison(report),
+        rows=comparison(report),
         strategies=STRATEGIES,
         strategy_notes=_strategy_notes(report.settings),
         samples=_samples(contents["samples"], report.settings.prompts),
@@ -154,8 +154,9 @@ def _cards(report: Report) -> list[dict[str, str]]:
     return cards
 
 
-def _comparison(report: Report) -> list[dict[str, Any]]:
-    """Rows of the comparison: each model's value, and its difference to the float model's."""
+def comparison(report: Report) -> list[dict[str, Any]]:
+    """Rows of the comparison, a `label`, a `name` and a cell for each model: its `value`, and the `change` from the
+    float model's, both as text."""
     figures = report.contents["figures"]
     rows = []
     for row in ROWS:

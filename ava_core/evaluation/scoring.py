@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from ava_core.data.batches import ScoringBatch, document_ids, scoring_windows
 from ava_core.errors import AvaError
+from ava_core.evaluation.classification import BINS, CLASSES
 from ava_core.evaluation.experts import LayerCounts
 from ava_core.losses.token import IGNORE_INDEX, token_nll
 
@@ -38,6 +39,8 @@ class Score:
         nats: their negative log-likelihood.
         correct: tokens to which the model gave the highest logit of all; a tie counts against it.
         top5: tokens among the five highest, likewise.
+        right, wrong: most probable tokens by their probability, those in `correct` and the others, BINS numbers each.
+        class_pairs: tokens by class of the true and of the most probable token, CLASSES x CLASSES numbers.
         position_nats, position_tokens: nats and tokens by position in the window, S numbers each.
         layers: what each layer's router did.
     """
@@ -47,6 +50,9 @@ class Score:
     nats: float = 0.0
     correct: int = 0
     top5: int = 0
+    right: list[int] = field(default_factory=list)
+    wrong: list[int] = field(default_factory=list)
+    class_pairs: list[int] = field(default_factory=list)
     position_nats: list[float] = field(default_factory=list)
     position_tokens: list[int] = field(default_factory=list)
     layers: list[LayerCounts] = field(default_factory=list)
@@ -80,6 +86,7 @@ def score(
     *,
     sequence_length: int,
     boundary_token_id: int,
+    token_classes: np.ndarray,
     batch_size: int,
     kept: Path,
     advance: Callable[..., None] = lambda done, **figures: None,
@@ -91,6 +98,7 @@ def score(
         tokens: the stream, shape (num_tokens,).
         sequence_length: S, the training context.
         boundary_token_id: the token that ends a document.
+        token_classes: class of each token, int64 of shape (V,).
         batch_size: windows at once.
         kept: file for the sums so far; a killed run goes on from it, with the same sums in the end.
         advance: told how many tokens are done.
@@ -100,10 +108,11 @@ def score(
     """
     result = Score.load(kept)
     saved = time.monotonic()
+    classes_V = torch.from_numpy(token_classes).to(model.device)
     windows = scoring_windows(tokens, sequence_length, boundary_token_id, batch_size=batch_size)
     for batch in islice(windows, result.batches, None):
         with torch.inference_mode():
-            _add_batch(result, model, batch, boundary_token_id)
+            _add_batch(result, model, batch, boundary_token_id, classes_V)
         if not math.isfinite(result.nats):
             raise AvaError(
                 f"the loss is {result.nats} at test token {result.tokens}: the model is damaged, train it again"
@@ -116,7 +125,9 @@ def score(
     return result
 
 
-def _add_batch(result: Score, model: PreTrainedModel, batch: ScoringBatch, boundary_token_id: int) -> None:
+def _add_batch(
+    result: Score, model: PreTrainedModel, batch: ScoringBatch, boundary_token_id: int, classes_V: Tensor
+) -> None:
     device = model.device
     mask_BS = torch.from_numpy(batch.mask).to(device)
     labels_BS = torch.from_numpy(batch.targets).to(device).masked_fill_(~mask_BS, IGNORE_INDEX)
@@ -127,7 +138,8 @@ def _add_batch(result: Score, model: PreTrainedModel, batch: ScoringBatch, bound
         output_router_logits=True,
     )
     nll_BS = token_nll(outputs.logits, labels_BS).double()
-    rank_BS = _pessimistic_rank(outputs.logits, labels_BS.clamp_min(0))
+    label_logits_BS = outputs.logits.gather(-1, labels_BS.clamp_min(0)[..., None]).squeeze(-1)
+    rank_BS = _pessimistic_rank(outputs.logits, label_logits_BS)
     result.batches += 1
     result.tokens += int(mask_BS.sum())
     result.nats += float(nll_BS.sum())
@@ -135,13 +147,24 @@ def _add_batch(result: Score, model: PreTrainedModel, batch: ScoringBatch, bound
     result.top5 += int(((rank_BS < 5) & mask_BS).sum())
     result.position_nats = _add(result.position_nats, nll_BS.sum(dim=0).tolist())
     result.position_tokens = _add(result.position_tokens, mask_BS.sum(dim=0).tolist())
+    top_BS, predicted_BS = outputs.logits.max(dim=-1)
+    # Log of the most probable token's probability: the label's is -nll, and the logits differ by as much.
+    confidence_BS = (top_BS.double() - label_logits_BS - nll_BS).exp()
+    _add_answers(result, confidence_BS[mask_BS], rank_BS[mask_BS] < 1)
+    pairs_T = classes_V[labels_BS[mask_BS]] * len(CLASSES) + classes_V[predicted_BS[mask_BS]]
+    result.class_pairs = _add(result.class_pairs, torch.bincount(pairs_T, minlength=len(CLASSES) ** 2).tolist())
     _add_routing(result, outputs, mask_BS.reshape(-1))
 
 
-def _pessimistic_rank(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
+def _pessimistic_rank(logits_BSV: Tensor, label_logits_BS: Tensor) -> Tensor:
     """How many other tokens have a logit at least as high as the label's: ties count against the model."""
-    label_logits = logits_BSV.gather(-1, labels_BS[..., None])
-    return (logits_BSV >= label_logits).sum(dim=-1) - 1
+    return (logits_BSV >= label_logits_BS[..., None]).sum(dim=-1) - 1
+
+
+def _add_answers(result: Score, confidence_T: Tensor, right_T: Tensor) -> None:
+    bins_T = (confidence_T * BINS).ceil().long().clamp(1, BINS) - 1
+    result.right = _add(result.right, torch.bincount(bins_T[right_T], minlength=BINS).tolist())
+    result.wrong = _add(result.wrong, torch.bincount(bins_T[~right_T], minlength=BINS).tolist())
 
 
 def _add_routing(result: Score, outputs: Any, mask_T: Tensor) -> None:

@@ -1,87 +1,145 @@
-"""The gate before `champion`: bounds from the configuration, held against the figures of one evaluation.
-
-Plain comparisons. `mlflow.validate_evaluation_results` compares relative to a baseline as well, but wants MLflow's own
-evaluation objects and reports a failure as an exception with a text, while a refusal here is a result with numbers.
-"""
+"""`ava gate`: whether a model may become champion, from its evaluation and the present champion's. Changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from ava_core.config.schema import GateConfig
-from ava_core.errors import AvaError
+from ava_core.config.schema import RegisterConfig
+from ava_core.registry.candidate import Candidate, read_candidate
+from ava_core.registry.decision import NAME, Bound, Decision, decide, gate_digest
+from ava_core.registry.promotion import opponent, read_outcome
+from ava_core.registry.versions import describe, find_version
+from ava_core.runtime.progress import Progress
+from ava_core.tracking.address import redact, sqlite_file
+from ava_core.tracking.connection import connect
+from ava_core.tracking.faults import server_errors
 
-FIGURE = "test_bits_per_byte"
-# A value exactly at the tolerance passes, whatever the last bit of champion + tolerance is.
-ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bound:
-    """One bound and what it was held against.
-
-    Attributes:
-        bound: the bound's key under `register.gate`.
-        figure: the figure it bounds, in bits per byte.
-        value: the candidate's value.
-        limit: the largest value that passes.
-    """
-
-    bound: str
-    figure: str
-    value: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value keeps the bound; NaN doesn't."""
-        return self.value <= self.limit + ROUNDING
-
-    def __str__(self) -> str:
-        verdict = "passes" if self.passed else f"fails by {self.value - self.limit:.4f}"
-        return f"{self.figure} {self.value:.4f}, at most {self.limit:.4f} ({self.bound}): {verdict}"
-
-    def record(self) -> dict[str, str | float | bool]:
-        """For registration.json and the audit trail."""
-        return {
-            "bound": self.bound,
-            "figure": self.figure,
-            "value": self.value,
-            "limit": self.limit,
-            "passed": self.passed,
-        }
+log = logging.getLogger(__name__)
+PAGE = "gate.md"
 
 
-def decide(
-    gate: GateConfig, figures: Mapping[str, float], schemes: Iterable[str], champion: Mapping[str, float] | None
-) -> list[Bound]:
-    """Hold a candidate against the gate; it may become champion if all bounds passed.
+def gate(
+    *,
+    config: RegisterConfig,
+    model: Path,
+    quantized: Sequence[Path],
+    evaluation: Path,
+    output: Path,
+    digests: Mapping[str, str],
+    tracking_uri: str,
+    progress: Progress,
+) -> Decision:
+    """Decide, and write decision.json and gate.md. The same evaluation and bounds give the same bytes, also after it
+    was registered: what was decided then stands.
 
     Args:
-        gate: the bounds.
-        figures: the candidate's figures.
-        schemes: its quantised forms.
-        champion: figures of the present champion, or None while there is none.
+        config: the section `register`.
+        model: output folder of train.
+        quantized: output folders of quantize.
+        evaluation: output folder of evaluate.
+        output: an empty folder.
+        digests: digests of the inputs as `run_step` verified them.
+        tracking_uri: address of the MLflow server, or of a SQLite file.
+        progress: shows progress.
 
     Raises:
-        AvaError: the evaluation lacks a figure that is bounded, or the champion has none on record.
+        AvaError: the inputs don't belong together, the evaluation or the champion lacks a bounded figure, or the
+            server doesn't answer, refuses, or fails meanwhile.
     """
-    value = _figure(figures, FIGURE, "the evaluation")
-    if champion is None:
-        bounds = [Bound(bound="max_bits_per_byte", figure=FIGURE, value=value, limit=gate.max_bits_per_byte)]
-    else:
-        limit = _figure(champion, FIGURE, "the present champion") + gate.tolerance_bits_per_byte
-        bounds = [Bound(bound="tolerance_bits_per_byte", figure=FIGURE, value=value, limit=limit)]
-    for scheme in schemes:
-        name = f"{scheme}_{FIGURE}"
-        limit = value + gate.max_quantized_increase
-        quantized = _figure(figures, name, "the evaluation")
-        bounds.append(Bound(bound="max_quantized_increase", figure=name, value=quantized, limit=limit))
-    return bounds
+    candidate = read_candidate(model, quantized, evaluation)
+    if digests.get("evaluation", candidate.digest) != candidate.digest:
+        raise ValueError("the evaluation was changed after it was verified")
+    with progress.task("gate", total=1) as advance:
+        decision = _ask(config, candidate, tracking_uri)
+        advance(1)
+    _report(decision)
+    (output / NAME).write_text(json.dumps(decision.record(), indent=2, sort_keys=True) + "\n")
+    (output / PAGE).write_text(to_markdown(decision))
+    return decision
 
 
-def _figure(figures: Mapping[str, float], name: str, owner: str) -> float:
-    if name not in figures:
-        raise AvaError(f"{owner} has no {name}, which the gate bounds: evaluate it again, or move the alias by hand")
-    return figures[name]
+def figures(decision: Decision) -> dict[str, float]:
+    """The step's figures; `smallest_margin` is in bits per byte, and negative if the gate refuses."""
+    return {
+        "passed": int(decision.passed),
+        "bounds_checked": len(decision.bounds),
+        "bounds_failed": len(decision.failed),
+        "smallest_margin": min(bound.margin for bound in decision.bounds),
+    }
+
+
+def to_markdown(decision: Decision) -> str:
+    """The decision as a page: what it was compared with, each bound, and what follows."""
+    name = decision.model_name
+    against = (
+        f"version {decision.champion}, the champion of `{name}`"
+        if decision.champion
+        else f"the absolute bound, for `{name}` has no champion"
+    )
+    rows = "\n".join(map(_row, decision.bounds))
+    failed, checked = len(decision.failed), len(decision.bounds)
+    consequence = (
+        "`ava register` makes it champion, unless another version has become champion by then and is too far ahead."
+        if decision.passed
+        else f"{failed} of {checked} bounds failed: `ava register` keeps it as challenger."
+    )
+    return f"""# Gate: {"passed" if decision.passed else "refused"}
+
+Compared with {against}.
+Figures are bits per byte of the test text; the bounds are keys of `register.gate`.
+
+| figure | value | at most | by | bound | |
+|---|---:|---:|---:|---|---|
+{rows}
+
+{consequence}
+
+Evaluation: `{decision.evaluation}`
+"""
+
+
+def _row(bound: Bound) -> str:
+    side = "below" if bound.passed else "above"
+    cells = (
+        f"`{bound.figure}`",
+        f"{bound.value:.4f}",
+        f"{bound.limit:.4f}",
+        f"{abs(bound.margin):.4f} {side}",
+        f"`{bound.bound}`",
+        "passed" if bound.passed else "**failed**",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _ask(config: RegisterConfig, candidate: Candidate, tracking_uri: str) -> Decision:
+    """What was decided when this evaluation was registered, else a decision against the present champion."""
+    file = sqlite_file(tracking_uri)
+    if file is not None and not file.is_file():  # connecting would make it, and there is nobody in it to ask for
+        log.info("gate: %s: there is no registry yet, so there is no champion", redact(tracking_uri))
+        return decide(config, candidate, None)
+    client, name, bounds = connect(tracking_uri), config.model_name, gate_digest(config.gate)
+    with server_errors(tracking_uri, "asking for the champion"):
+        found = find_version(client, name, candidate.digest)
+        registered = describe(found, {}) if found else None
+        outcome = read_outcome(registered, bounds) if registered else None
+        if registered is None or outcome is None:
+            return decide(config, candidate, opponent(client, name, registered.version if registered else None))
+        log.info("gate: version %d is this very evaluation: what was decided then stands", registered.version)
+        return Decision(
+            model_name=name,
+            evaluation=candidate.digest,
+            gate=bounds,
+            champion=outcome.previous,
+            bounds=outcome.bounds,
+        )
+
+
+def _report(decision: Decision) -> None:
+    for bound in decision.bounds:
+        (log.info if bound.passed else log.warning)("gate: %s", bound)
+    against = f"compared with version {decision.champion}" if decision.champion else "no champion so far"
+    verdict = "passed" if decision.passed else "refused"
+    (log.info if decision.passed else log.warning)("gate: %s (%s)", verdict, against)

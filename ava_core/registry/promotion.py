@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ava_core.errors import AvaError
-from ava_core.registry.gate import Bound
+from ava_core.registry.decision import Bound, Decision, bounds_from
 from ava_core.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -37,12 +37,12 @@ class Outcome:
 
     Attributes:
         promoted: whether it was made champion.
-        decision: the bounds it was held against.
+        bounds: the bounds it was held against.
         previous: the champion it was compared with, or None.
     """
 
     promoted: bool
-    decision: list[Bound]
+    bounds: list[Bound]
     previous: int | None
 
 
@@ -51,16 +51,38 @@ def read_outcome(version: Version, gate_digest: str) -> Outcome | None:
     record = _record(version)
     if record.get("gate") != gate_digest or PROMOTED not in version.tags:
         return None
-    bounds = [{key: value for key, value in bound.items() if key != "passed"} for bound in record["bounds"]]
     return Outcome(
         promoted=version.tags[PROMOTED] == "true",
-        decision=[Bound(**bound) for bound in bounds],
+        bounds=bounds_from(record["bounds"]),
         previous=record["previous_champion"],
     )
 
 
+def opponent(client: MlflowClient, name: str, version: int | None) -> Version | None:
+    """The champion that a candidate is to be compared with; None while there is none.
+
+    Args:
+        client: client of the registry.
+        name: the registered model.
+        version: the candidate's version, if it has one.
+    """
+    aliases = read_aliases(client, name)
+    if CHAMPION not in aliases:
+        return None
+    champion = _read(client, name, aliases[CHAMPION], aliases)
+    if champion.version != version:
+        return champion
+    # A killed call had already moved the alias; what it was compared with stands in the tags.
+    previous = _record(champion).get("previous_champion")
+    return _read(client, name, previous, {}) if previous else None
+
+
 def challenge(
-    client: MlflowClient, name: str, version: int, gate_digest: str, decide: Callable[[Version | None], list[Bound]]
+    client: MlflowClient,
+    name: str,
+    version: int,
+    decide: Callable[[Version | None], Decision],
+    given: Decision | None = None,
 ) -> Outcome:
     """Make a version `challenger`, hold it against the champion, and make it `champion` if it passes.
 
@@ -68,26 +90,26 @@ def challenge(
         client: client of the registry.
         name: the registered model.
         version: the candidate.
-        gate_digest: digest of the gate's configuration.
-        decide: gives the bounds for the present champion, or for None while there is none.
+        decide: decides against the present champion, or against None while there is none.
+        given: what `ava gate` decided. Its refusal stands; what it let through is decided again, for the champion may
+            have changed since.
 
     Raises:
         AvaError: others kept changing the champion meanwhile.
     """
     client.set_registered_model_alias(name, CHALLENGER, str(version))
     for _ in range(ATTEMPTS):
-        before = _champion(client, name)
-        if before is not None and before.version == version:
-            # A killed call had already moved the alias; what it was compared with stands in the tags.
-            before = _replaced(client, name, before)
-        bounds = decide(before)
-        passed = all(bound.passed for bound in bounds)
-        previous = before.version if before else None
-        record = {"bounds": [bound.record() for bound in bounds], "gate": gate_digest, "previous_champion": previous}
+        before = opponent(client, name, version)
+        decision = given if given and not given.passed else decide(before)
+        record = {
+            "bounds": [bound.record() for bound in decision.bounds],
+            "gate": decision.gate,
+            "previous_champion": decision.champion,
+        }
         client.set_model_version_tag(name, str(version), GATE, json.dumps(record, sort_keys=True))
-        if not passed or _move_champion(client, name, version, previous):
-            client.set_model_version_tag(name, str(version), PROMOTED, "true" if passed else "false")
-            return Outcome(promoted=passed, decision=bounds, previous=previous)
+        if not decision.passed or _move_champion(client, name, version, decision.champion):
+            client.set_model_version_tag(name, str(version), PROMOTED, "true" if decision.passed else "false")
+            return Outcome(promoted=decision.passed, bounds=decision.bounds, previous=decision.champion)
         log.warning("%s: somebody else moved the alias %s meanwhile: deciding again", name, CHAMPION)
     raise AvaError(f"{name}: the alias {CHAMPION} was moved by others {ATTEMPTS} times: run `ava register` again")
 
@@ -99,16 +121,6 @@ def _move_champion(client: MlflowClient, name: str, version: int, previous: int 
         return False
     client.set_registered_model_alias(name, CHAMPION, str(version))
     return read_aliases(client, name).get(CHAMPION) == version
-
-
-def _champion(client: MlflowClient, name: str) -> Version | None:
-    aliases = read_aliases(client, name)
-    return _read(client, name, aliases[CHAMPION], aliases) if CHAMPION in aliases else None
-
-
-def _replaced(client: MlflowClient, name: str, champion: Version) -> Version | None:
-    previous = _record(champion).get("previous_champion")
-    return _read(client, name, previous, {}) if previous else None
 
 
 def _read(client: MlflowClient, name: str, version: int, aliases: dict[str, int]) -> Version:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ava_core import __version__
 from ava_core.config.schema import GenerationConfig, RegisterConfig
 from ava_core.registry.candidate import Candidate, read_candidate
+from ava_core.registry.decision import FIGURE, TEST_BYTES, Decision, decide, gate_digest, read_decision
 from ava_core.registry.files import write_run_files
-from ava_core.registry.gate import FIGURE, Bound, decide
 from ava_core.registry.logged_model import find_logged_model, log_model
 from ava_core.registry.promotion import Outcome, challenge, read_outcome
 from ava_core.registry.registration import Registration
@@ -29,7 +29,6 @@ from ava_core.registry.versions import (
     MODEL,
     PROMOTED,
     SOURCE,
-    Version,
     describe,
     find_version,
     read_aliases,
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 NAME = "ava.model_name"
 MODEL_VERSION = "ava.model_version"
-TEST_BYTES = "test_bytes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,7 @@ class _Context:
     config: RegisterConfig
     resolved: Mapping[str, Any]
     candidate: Candidate
+    decision: Decision | None
     tracking_uri: str
     commit: str | None
     output: Path
@@ -86,13 +85,14 @@ def register(
     model: Path,
     quantized: Sequence[Path],
     evaluation: Path,
+    gate: Path | None,
     output: Path,
     digests: Mapping[str, str],
     tracking_uri: str,
     git_commit: str | None,
     progress: Progress,
 ) -> Registration:
-    """Log the run, register the model, let the gate decide, and write registration.json.
+    """Log the run, register the model, promote it or not, and write registration.json.
 
     Args:
         config: the section `register`.
@@ -100,6 +100,7 @@ def register(
         model: output folder of train.
         quantized: output folders of quantize.
         evaluation: output folder of evaluate.
+        gate: output folder of gate: what it refused is not promoted. None: decide as it would.
         output: an empty folder.
         digests: digests of the inputs as `run_step` verified them.
         tracking_uri: address of the MLflow server, or of a SQLite file.
@@ -112,12 +113,14 @@ def register(
     candidate = read_candidate(model, quantized, evaluation)
     if digests.get("evaluation", candidate.digest) != candidate.digest:
         raise ValueError("the evaluation was changed after it was verified")
+    decision = read_decision(gate, config, candidate) if gate else None
     with progress.task("register", total=4) as advance:
         context = _Context(
             client=connect(tracking_uri),
             config=config,
             resolved=resolved_config,
             candidate=candidate,
+            decision=decision,
             tracking_uri=tracking_uri,
             commit=git_commit or read_commit(Path.cwd()),
             output=output,
@@ -237,33 +240,28 @@ def _create_version(context: _Context, run: TrackedRun, model_id: str) -> ModelV
 
 def _decide_once(context: _Context, version: ModelVersion) -> tuple[Outcome, tuple[str, ...]]:
     """The outcome on record for this gate, else a new decision; with the aliases that the version ends with."""
-    client, name = context.client, context.config.model_name
-    number = int(version.version)
-    gate = context.config.gate
-    gate_digest = digest_value(gate.model_dump(mode="json"))
-    candidate = context.candidate
-
-    def bounds(champion: Version | None) -> list[Bound]:
-        _warn_of_another_text(candidate, champion)
-        return decide(gate, candidate.figures, candidate.quantized, champion.figures if champion else None)
-
-    outcome = read_outcome(describe(version, {}), gate_digest)
+    client, name, given = context.client, context.config.model_name, context.decision
+    outcome = read_outcome(describe(version, {}), gate_digest(context.config.gate))
     if outcome is None:
-        outcome = challenge(client, name, number, gate_digest, bounds)
+        outcome = challenge(
+            client,
+            name,
+            int(version.version),
+            lambda champion: decide(context.config, context.candidate, champion),
+            given,
+        )
+    if given and given.passed != outcome.promoted:
+        log.warning(
+            "gate: %s against %s; what counts is the decision at the promotion, against %s",
+            "had let it through" if given.passed else "had refused it",
+            _opponent(given.champion),
+            _opponent(outcome.previous),
+        )
     return outcome, describe(version, read_aliases(client, name)).aliases
 
 
-def _warn_of_another_text(candidate: Candidate, champion: Version | None) -> None:
-    ours = candidate.corpus.get(TEST_BYTES)
-    theirs = champion.figures.get(TEST_BYTES, ours) if champion else ours
-    if champion is not None and ours != theirs:
-        log.warning(
-            "gate: the champion, version %d, was measured on another test text (%.0f bytes, here %.0f):"
-            " comparing the two means little",
-            champion.version,
-            theirs or 0,
-            ours or 0,
-        )
+def _opponent(version: int | None) -> str:
+    return f"version {version}" if version else "no champion"
 
 
 def _describe(context: _Context, version: ModelVersion, outcome: Outcome, aliases: tuple[str, ...]) -> Registration:
@@ -273,6 +271,7 @@ def _describe(context: _Context, version: ModelVersion, outcome: Outcome, aliase
         version=int(version.version),
         aliases=aliases,
         outcome=outcome,
+        given=context.decision,
         run_id=version.run_id or "",
         experiment_id=context.client.get_logged_model(logged_model_id).experiment_id,
         logged_model_id=logged_model_id,

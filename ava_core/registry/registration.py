@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from ava_core.registry.decision import Decision
 from ava_core.registry.promotion import Outcome
+from ava_core.registry.versions import CHAMPION
 from ava_core.tracking import model_url, redact, run_url
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,8 @@ class Registration:
         name: the registered model.
         version: its version.
         aliases: the aliases that the version holds.
-        outcome: the gate's decision.
+        outcome: the decision at the promotion.
+        given: what `ava gate` had decided before; None if it wasn't asked.
         run_id: the MLflow run.
         experiment_id: the run's experiment.
         logged_model_id: MLflow's id of the model.
@@ -31,6 +34,7 @@ class Registration:
     version: int
     aliases: tuple[str, ...]
     outcome: Outcome
+    given: Decision | None
     run_id: str
     experiment_id: str
     logged_model_id: str
@@ -48,8 +52,9 @@ class Registration:
             "version": self.version,
             "aliases": list(self.aliases),
             "promoted": self.outcome.promoted,
-            "decision": [bound.record() for bound in self.outcome.decision],
+            "decision": [bound.record() for bound in self.outcome.bounds],
             "previous_champion": self.outcome.previous,
+            "gate": {"passed": self.given.passed, "champion": self.given.champion} if self.given else None,
             "model_uri": f"models:/{self.name}/{self.version}",
             "run_id": self.run_id,
             "experiment_id": self.experiment_id,
@@ -63,7 +68,7 @@ class Registration:
         """Log what the gate said: each bound, and the outcome."""
         outcome = self.outcome
         against = f"compared with version {outcome.previous}" if outcome.previous else "no champion so far"
-        for bound in outcome.decision:
+        for bound in outcome.bounds:
             (log.info if bound.passed else log.warning)("gate: %s", bound)
         if outcome.promoted:
             log.info(
@@ -75,3 +80,10 @@ class Registration:
             )
         else:
             log.warning("%s: version %d is registered and not promoted (%s)", self.name, self.version, against)
+        if CHAMPION in self.aliases and not outcome.promoted:
+            log.warning(
+                "%s: version %d is champion by an earlier decision at other bounds, and stays it:"
+                " move the alias by hand if it shall not be",
+                self.name,
+                self.version,
+            )

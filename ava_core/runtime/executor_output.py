@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ava_core.errors import ConfigError
+
 MOUNTS = {"/gcs/": "gs://", "/minio/": "minio://", "/s3/": "s3://"}
 """Where a cluster's launcher shows object stores to the step, and the addresses they stand for, as in kfp.dsl."""
 
@@ -32,6 +34,27 @@ def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, An
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps({"artifacts": listed}, sort_keys=True))
     partial.rename(path)
+
+
+def wanted(path: Path | None, executor_input: str | None) -> Path | None:
+    """Where KFP reads the ExecutorOutput.
+
+    Args:
+        path: the place itself; a cluster's launcher leaves the placeholder for it as it is, so it is the weaker word.
+        executor_input: KFP's ExecutorInput as JSON, which says the place.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    if executor_input is None:
+        return path
+    try:
+        return Path(json.loads(executor_input)["outputs"]["outputFile"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"--executor-input {executor_input[:80]}: is no ExecutorInput of KFP ({type(error).__name__}): must be JSON"
+            " with outputs.outputFile"
+        ) from error
 
 
 def address(place: Path) -> str:

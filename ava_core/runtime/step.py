@@ -146,10 +146,55 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
         store.prune(kept_hours=KEPT_HOURS)
 
 
+def find_entry(request: Request) -> tuple[Entry, bool]:
+    """The request's place in the work folder, and whether nothing is left to compute, for work done elsewhere.
+
+    Raises:
+        ConfigError: the output exists and was made from something else.
+        AvaError: an input is damaged.
+    """
+    _limit_threads(request.threads)
+    identity = _identify(request, _verify_inputs(request))
+    entry = WorkStore(request.work).entry(request.spec.name, identity.key)
+    present = _present(request, identity)
+    return entry, request.spec.cacheable and not request.force and (present or entry.finished() is not None)
+
+
 def prepare_inputs(request: Request) -> None:
     """Limit the threads and verify the inputs, for work that isn't kept as a step's output."""
     _limit_threads(request.threads)
     _verify_inputs(request)
+
+
+def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, Any]]) -> None:
+    """Do a part of a step's work ahead, in the state that the step then goes on from. OUTPUT gets report.json.
+
+    Args:
+        request: what the step was asked for; its key names the state.
+        name: of the part. Different parts may be at work at the same time, and the step waits for them.
+        compute: does it in the step's state folder, and returns its report. Not called if the step is finished.
+
+    Raises:
+        AvaError: an input or the work failed.
+    """
+    _limit_threads(request.threads)
+    identity = _identify(request, _verify_inputs(request))
+    entry = WorkStore(request.work).entry(request.spec.name, identity.key)
+    report: dict[str, Any] = {}
+    with full_disk_explained(request.work, request.output.parent), entry.locked_part(name):
+        finished = entry.output.is_dir() and not request.force
+        if finished:
+            log.info("%s %s: not needed: the whole step is finished", request.spec.name, name)
+        else:
+            entry.state.mkdir(parents=True, exist_ok=True)
+            report = compute(entry.state)
+        request.output.mkdir(parents=True, exist_ok=True)
+        place = request.output / "report.json"
+        partial = place.with_name(f".{place.name}.partial")
+        partial.write_text(json.dumps({"part": name, "report": report}, indent=2, ensure_ascii=False) + "\n")
+        partial.rename(place)
+    if request.executor_output is not None:
+        executor_output.write(request.executor_output, {"report": (request.output, {"part": name, "reused": finished})})
 
 
 def _limit_threads(threads: int) -> None:
@@ -282,7 +327,7 @@ def _report(request: Request, reused: bool) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             if export.file is not None:
                 shutil.copyfile(request.output / export.file, place)
-                artifacts[export.name] = (place, {})
+                artifacts[export.name] = (place, json.loads(place.read_text()) if export.metadata else {})
             else:
                 value = int(metrics[export.metric])
                 place.write_text(json.dumps(bool(value) if export.boolean else value))

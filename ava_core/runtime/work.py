@@ -69,11 +69,17 @@ class Entry:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the entry for this process; another process with the same key waits."""
-        with self._locked_file():
+        with self._locked_file("lock", fcntl.LOCK_EX):
             yield
 
-    def _locked_file(self) -> IO[str]:
-        path = self.folder / "lock"
+    @contextmanager
+    def locked_part(self, name: str) -> Iterator[None]:
+        """Hold a part of the entry's state: other parts may be held at the same time, the whole entry waits."""
+        with self._locked_file("lock", fcntl.LOCK_SH), self._locked_file(f"{name}.lock", fcntl.LOCK_EX):
+            yield
+
+    def _locked_file(self, name: str, kind: int) -> IO[str]:
+        path = self.folder / name
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -81,10 +87,10 @@ class Entry:
             except FileNotFoundError:  # pruned since the line above
                 continue
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 log.info("another process is at the same work (%s): waiting for it", self.folder)
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, kind)
             # Whoever held the lock may have removed the entry, and the lock with it.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

@@ -16,17 +16,33 @@ LOCAL_SERVER = Path(".ava/mlflow/server.json")
 """Where `python -m pipelines.mlflow_server` notes the address of the server that it started on that database."""
 CONNECT_SECONDS = 0.5
 WEB_SCHEMES = ("http", "https")
+VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
+RUN_ID = "MLFLOW_RUN_ID"
+"""Names the run to go on with, which KFP's MLflow plugin or our own recording of a step has opened."""
 
 
 def tracking_uri(environment: Mapping[str, str] | None = None) -> str:
-    """AVA_TRACKING_URI, else MLFLOW_TRACKING_URI, else the local server of the current folder, else its SQLite file.
+    """The address that the environment names, else the local server of the current folder, else its SQLite file.
 
     Raises:
         ConfigError: the address is one of MLflow's file store, which MLflow refuses since 3.13.
     """
-    environment = os.environ if environment is None else environment
-    name = next((name for name in ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI") if environment.get(name)), None)
-    uri = environment[name].strip() if name else local_server() or DEFAULT_URI
+    return given_uri(os.environ if environment is None else environment) or local_server() or DEFAULT_URI
+
+
+def given_uri(environment: Mapping[str, str]) -> str | None:
+    """AVA_TRACKING_URI, else MLFLOW_TRACKING_URI; None without either.
+
+    Whoever names a run in MLFLOW_RUN_ID means one on MLFLOW_TRACKING_URI, so then it is the other way round.
+
+    Raises:
+        ConfigError: the address is one of MLflow's file store, which MLflow refuses since 3.13.
+    """
+    names = reversed(VARIABLES) if environment.get(RUN_ID) else iter(VARIABLES)
+    name = next((name for name in names if environment.get(name, "").strip()), None)
+    if name is None:
+        return None
+    uri = environment[name].strip()
     if urlsplit(uri).scheme in ("", "file"):
         raise ConfigError(
             f"{name} = {redact(uri)}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"

@@ -22,6 +22,9 @@ PROBE_SECONDS = 8
 # MLflow's own defaults are 7 retries with exponential waits and 120 s each: a server that dies in the middle of a
 # step would hold it for many minutes. What the user has set stays.
 BOUNDS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+# Artifacts go through the server. From S3 on, MLflow's client would fetch them from the object store itself, at an
+# address which is often one of the server's network alone, and try for minutes before it gives up.
+PROXIED = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false"}
 # No bars and addresses between our own lines, no usage statistics sent, no look for a uv project in the current folder,
 # no warning when there is no git.
 QUIET = {
@@ -40,7 +43,7 @@ def connect(uri: str) -> MlflowClient:
         AvaError: nothing answers within `PROBE_SECONDS`, or what answers refuses.
         ConfigError: the address can't be one of a tracking server.
     """
-    for name, value in {**BOUNDS, **QUIET}.items():
+    for name, value in {**BOUNDS, **PROXIED, **QUIET}.items():
         os.environ.setdefault(name, value)
     import mlflow
 

@@ -25,13 +25,13 @@ from typing import Any
 
 import ava_core
 from ava_core.errors import ConfigError
-from ava_core.tracking.address import redact, tracking_uri
+from ava_core.tracking.address import given_uri, redact
 from ava_core.tracking.feed import Feed
+from ava_core.tracking.pipeline_runs import identity, pipeline_run_id
 from ava_core.tracking.records import flatten
 from ava_core.tracking.sender import HISTORY, Assignment
 
 log = logging.getLogger(__name__)
-ADDRESS_VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
 NAME = "train"
 IDENTITY = "ava.training"
 NOTE = "live.json"
@@ -52,19 +52,21 @@ def live_run(
         environment: os.environ by default.
     """
     environment = os.environ if environment is None else environment
-    if not any(environment.get(name, "").strip() for name in ADDRESS_VARIABLES):
-        return nullcontext()
     try:
-        uri = tracking_uri(environment)
+        uri = given_uri(environment)
     except ConfigError as error:
         log.warning("mlflow: the training isn't shown: %s", error)
         return nullcontext()
+    if uri is None:
+        return nullcontext()
+    pipeline_run = pipeline_run_id(environment)
     return LiveRun(
         Assignment(
             uri=uri,
             experiment=experiment,
             name=NAME,
-            identity={IDENTITY: _identity(state)},
+            # In a pipeline it is the step's own run, whoever opens it first.
+            identity=identity(pipeline_run, NAME) if pipeline_run else {IDENTITY: _identity(state)},
             tags={"ava.step": NAME, "mlflow.source.name": f"ava {NAME}"},
             parameters=flatten(parameters),
             state=str(state.absolute()),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ava_core.errors import AvaError
+from ava_core.tracking.address import RUN_ID
 from ava_core.tracking.records import (
     DATASET_DIGEST_CHARACTERS,
     METRICS_PER_BATCH,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-RUN_ID = "MLFLOW_RUN_ID"
 # Tag of the runs that we opened and must end; a run that was given to us lacks it.
 OWNED = "ava.owned"
 

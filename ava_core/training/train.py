@@ -29,7 +29,7 @@ from ava_core.training.history import History
 from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
 from ava_core.training.process import peak_memory_bytes, prepare
-from ava_core.training.processes import launch
+from ava_core.training.processes import launch, peers
 from ava_core.training.processes.ranks import Ranks
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.schedules import RateSchedule
@@ -113,7 +113,8 @@ def train(
         return _Training(train_config=config, ranks=ranks, progress=progress, **request).run()
 
     if ranks.size > 1:  # whoever started the ranks halves the micro-batch and starts them again
-        return attempt(train_config)
+        with peers.loss_explained(ranks.rank, state / "checkpoints"):
+            return attempt(train_config)
     return until_it_fits(MicroBatch(train_config, state), attempt)
 
 
@@ -187,6 +188,7 @@ class _Training:
         if self.ranks.is_first:
             self._write(exact, trainer.history, result)
         self.ranks.barrier()
+        self.ranks.disconnect()
         return result
 
     def _check_resume(self, folder: Path) -> None:

@@ -12,9 +12,13 @@ def evaluate(
     shards: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    classification: dsl.Output[dsl.ClassificationMetrics],
     metrics: dsl.Output[dsl.Metrics],
     quantized_int8: dsl.Input[dsl.Model] = None,
     quantized_int4: dsl.Input[dsl.Model] = None,
+    tracking_uri: str = "",
+    git_commit: str = "",
 ):
     """Score the test split, sample, and write the report.
 
@@ -24,9 +28,13 @@ def evaluate(
         shards: Output of preprocess.
         evaluation: Figures, samples and report.html.
         report: The same report.html, where Kubeflow shows it.
+        summary: Figures and samples in short, as Markdown.
+        classification: ROC curve and confusion matrix of the float model's most probable tokens.
         metrics: Bits per byte, perplexity, accuracy and expert utilisation.
         quantized_int8: Output of quantize with int8.
         quantized_int4: Output of quantize with int4.
+        tracking_uri: Address of MLflow; empty, as the container's environment says.
+        git_commit: Commit of the code and parameters.
     """
     quantized = {"quantized_int8": quantized_int8, "quantized_int4": quantized_int4}
     return step_container(
@@ -38,5 +46,7 @@ def evaluate(
             "quantized": optional_folders("quantized", quantized),
         },
         output=evaluation,
-        exports={"report": report.path},
+        tracking_uri=tracking_uri,
+        git_commit=git_commit,
+        exports={"report": report.path, "summary": summary.path, "classification": classification.path},
     )

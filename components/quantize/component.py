@@ -17,6 +17,8 @@ def _component(scheme: str):
         shards: dsl.Input[dsl.Dataset],
         quantized: dsl.Output[dsl.Model],
         metrics: dsl.Output[dsl.Metrics],
+        tracking_uri: str = "",
+        git_commit: str = "",
     ):
         """Export to ONNX, quantise the weights, and measure the parity with the float model.
 
@@ -26,12 +28,16 @@ def _component(scheme: str):
             shards: Output of preprocess.
             quantized: The quantised model as ONNX.
             metrics: Size, compression and parity.
+            tracking_uri: Address of MLflow; empty, as the container's environment says.
+            git_commit: Commit of the code and parameters.
         """
         return step_container(
             "quantize",
             params_yaml,
             inputs={"model": folder("model", model), "shards": folder("shards", shards)},
             output=quantized,
+            tracking_uri=tracking_uri,
+            git_commit=git_commit,
             choices={"scheme": scheme},
         )
 

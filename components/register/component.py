@@ -1,4 +1,4 @@
-"""Model, quantised models and evaluation in; a version in the model registry out."""
+"""Model, quantised models, evaluation and the gate's decision in; a version in the model registry out."""
 
 from kfp import dsl
 
@@ -10,6 +10,7 @@ def register(
     params_yaml: str,
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
+    gate: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     promoted: dsl.OutputPath(bool),  # type: ignore[valid-type]
@@ -19,12 +20,13 @@ def register(
     tracking_uri: str = "",
     git_commit: str = "",
 ):
-    """Register the model in MLflow, and promote it to champion when the gate passes.
+    """Register the model in MLflow, and promote it to champion if the gate let it through.
 
     Args:
         params_yaml: The whole configuration as YAML.
         model: Output of train.
         evaluation: Output of evaluate.
+        gate: Output of gate; compared again with whoever is champion when the alias moves.
         registration: Version, aliases, decision of the gate and addresses.
         metrics: promoted and model_version.
         promoted: Whether the version became champion.
@@ -42,8 +44,10 @@ def register(
             "model": folder("model", model),
             "quantized": optional_folders("quantized", quantized),
             "evaluation": folder("evaluation", evaluation),
+            "gate": folder("gate", gate),
         },
         output=registration,
         exports={"promoted": promoted, "model_version": model_version},
-        environment={"AVA_TRACKING_URI": tracking_uri, "AVA_GIT_COMMIT": git_commit},
+        tracking_uri=tracking_uri,
+        git_commit=git_commit,
     )

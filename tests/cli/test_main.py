@@ -88,7 +88,7 @@ def test_an_unknown_variable_of_ours_is_refused_by_name(ava):
     assert ava("--help", AVA_LOG_LEVEL="debug").code == 0
 
 
-@pytest.mark.parametrize("step", ["train", "quantize", "evaluate", "register"])
+@pytest.mark.parametrize("step", ["train", "quantize", "evaluate", "gate", "register"])
 def test_a_missing_input_folder_exits_1_and_names_it(ava, step, tmp_path):
     flags = [item for port in STEPS[step].inputs if port.required for item in (f"--{port.name}", tmp_path / "gone")]
     flags += [item for choice in STEPS[step].choices for item in (f"--{choice.name}", choice.values[0])]

@@ -10,6 +10,7 @@ from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError
 from ava_core.evaluation.scoring import Score, score
 from ava_core.generation import load_model
+from tests.conftest import VOCAB_SIZE
 
 LENGTH = 64
 
@@ -33,6 +34,7 @@ def run(model, tokens, tmp_path, name="kept.json", batch_size=2, **options):
         tokens,
         sequence_length=LENGTH,
         boundary_token_id=0,
+        token_classes=np.zeros(VOCAB_SIZE, np.int64),
         batch_size=batch_size,
         kept=tmp_path / name,
         **options,

@@ -1,6 +1,7 @@
 """Stands in for the `ava` command: does what the step table promises with a file or two, or breaks it as told.
 
-FAKE_FAULT is `STEP=FAULT`; FAKE_JOURNAL a file that gets a line for each call.
+FAKE_FAULT is `STEP=FAULT`, or `STEP-SCHEME=FAULT`; FAKE_JOURNAL a file that gets a line for each call. It runs with the
+python3 of a bare Debian too.
 """
 
 import json
@@ -21,7 +22,12 @@ FIGURES = {
     },
     "evaluate": {"test_bits_per_byte": 2.0, "test_perplexity": 31.5}
     | {f"{scheme}_test_bits_per_byte": 2.0012 for scheme in ("int8", "int4")},
+    "gate": {"passed": 1, "bounds_checked": 3, "bounds_failed": 0, "smallest_margin": 0.3},
 }
+CURVE = {"confidenceMetrics": [{"confidenceThreshold": 0.5, "falsePositiveRate": 0.1, "recall": 0.9}]}
+BOOLEANS = ("passed", "promoted")
+NUMBERS = ("model-version",)
+PAGES = ("report", "summary")
 SAMPLES = [
     {"model": model, "strategy": strategy, "prompt": prompt, "text": f"{prompt} {strategy} {model}.\nO, wherefore"}
     for model in ("int8", "float")
@@ -48,35 +54,45 @@ def registration(value: str) -> dict:
 
 def main() -> None:
     step, *words = sys.argv[1:]
+    forced = "--force" in words
+    words = [word for word in words if word != "--force"]
     flags = {words[i][2:]: words[i + 1] for i in range(0, len(words), 2)}
+    suffix = flags.get("scheme") or ("part" if "part" in flags else "")
+    component = f"{step}-{suffix}" if suffix else step
     with Path(os.environ["FAKE_JOURNAL"]).open("a") as journal:
-        record = {"step": step, "flags": flags, "pid": os.getpid(), "group": os.getpgid(0)}
-        record["environment"] = {name: os.environ.get(name) for name in ("AVA_TRACKING_URI", "AVA_GIT_COMMIT", "MARK")}
+        record = {"component": component, "flags": flags, "pid": os.getpid(), "group": os.getpgid(0), "forced": forced}
+        record |= {"environment": dict(os.environ), "user": os.getuid()}
         journal.write(json.dumps(record) + "\n")
-    print(f"{step} at work", flush=True)
+    print(f"{component} at work", file=sys.stderr)
     failing, _, fault = os.environ.get("FAKE_FAULT", "").partition("=")
-    fault = fault if failing == step else ""
+    fault = fault if failing in (step, component) else ""
     break_before(fault)
     output = Path(flags["output"])
     output.mkdir(parents=True)
     metrics = FIGURES.get(step, {"a_figure": 1.5, "another": 2})
     (output / "metrics.json").write_text(json.dumps(metrics))
+    output.with_name(f"{output.name}.timings.json").write_text(json.dumps({"wall_seconds": 0.5}))
     if step == "evaluate":
         (output / "evaluation.json").write_text(json.dumps({"samples": SAMPLES}))
         (output / "report.html").write_text("<p>")
     if step == "register":
         (output / "registration.json").write_text(json.dumps(registration(os.environ.get("FAKE_VALUE", "2.0"))))
-    artifacts = {output.name: entry(str(output), {"reused": fault == "reuse"})}
-    if step != "record-outcome":
+    artifacts = {output.name: entry(str(output), {"reused": fault == "reuse"}), **write_exports(flags)}
+    if component not in ("record-outcome", "preprocess-part"):
         artifacts["metrics"] = entry("", metrics)
-    if "report" in flags:
-        Path(flags["report"]).write_text("<p>")
-        artifacts["report"] = entry(flags["report"], {})
-    if "promoted" in flags:
-        Path(flags["promoted"]).write_text("true")
-        Path(flags["model-version"]).write_text("7")
     Path(flags["executor-output"]).write_text(json.dumps({"artifacts": artifacts}))
     break_after(fault, flags, output, artifacts)
+
+
+def write_exports(flags: dict[str, str]) -> dict:
+    """Parameters into their files; pages and the curve as artifacts."""
+    for name in {*BOOLEANS, *NUMBERS} & flags.keys():
+        Path(flags[name]).write_text("true" if name in BOOLEANS else "7")
+    artifacts = {}
+    for name in {*PAGES, "classification"} & flags.keys():
+        Path(flags[name]).write_text("<p>")
+        artifacts[name] = entry(flags[name], CURVE if name == "classification" else {})
+    return artifacts
 
 
 def entry(uri: str, metadata: dict) -> dict:
@@ -92,10 +108,18 @@ def break_before(fault: str) -> None:
     if fault == "silent success":
         sys.exit(0)
     if fault == "hang":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        Path(os.environ["FAKE_JOURNAL"]).with_name("child.pid").write_text(str(child.pid))
-        print("hanging", flush=True)
+        start_child()
+        print("hanging", file=sys.stderr)
         time.sleep(600)
+    if fault == "hang deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("hanging", file=sys.stderr)
+        time.sleep(600)
+
+
+def start_child() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(os.environ["FAKE_JOURNAL"]).with_name("child.pid").write_text(str(child.pid))
 
 
 def break_after(fault: str, flags: dict[str, str], output: Path, artifacts: dict) -> None:
@@ -136,9 +160,11 @@ def break_after(fault: str, flags: dict[str, str], output: Path, artifacts: dict
         Path(flags["promoted"]).write_text("perhaps")
     elif fault == "parameter of another type":
         Path(flags["model-version"]).write_text('"seven"')
+    elif fault == "curve is NaN":
+        artifacts["classification"]["artifacts"][0]["metadata"]["confidenceMetrics"][0]["recall"] = float("nan")
+        executor_output.write_text(json.dumps({"artifacts": artifacts}))
     elif fault == "orphan":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        Path(os.environ["FAKE_JOURNAL"]).with_name("child.pid").write_text(str(child.pid))
+        start_child()
     elif fault not in ("", "reuse"):
         sys.exit(f"fake ava: unknown fault {fault}")
 

@@ -7,9 +7,12 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import yaml
 
+from ava_core.config import resolve
 from ava_core.errors import AvaError, ConfigError
 from pipelines import local, mlflow_server
+from pipelines.host_place import HostPlace
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,13 +22,13 @@ def run_local(host, monkeypatch, capfd, tmp_path):
     """Run main() with the fake `ava` and without a server; gives the exit code and what was printed."""
     params = tmp_path / "params.yaml"
     params.write_text("")
-    real = local.task_environment
+    real = local.task_variables
     monkeypatch.setattr(mlflow_server, "ensure", lambda: "http://127.0.0.1:5000")
     monkeypatch.delenv("MAKELEVEL", raising=False)
-    monkeypatch.setattr(local, "task_environment", lambda *given: {**real(*given), **host.environment})
+    monkeypatch.setattr(local, "task_variables", lambda *given: {**real(*given), **host.variables})
 
     def call(*flags: str, **environment: str) -> tuple[int, str]:
-        host.environment.update(environment)
+        host.variables.update(environment)
         code = local.main(["--params", str(params), "--runs", str(tmp_path / "runs"), *flags])
         output = capfd.readouterr()
         assert output.err == ""
@@ -35,7 +38,9 @@ def run_local(host, monkeypatch, capfd, tmp_path):
 
 
 def lines_about(output: str, label: str) -> list[str]:
-    return [line.removeprefix(label).strip() for line in output.splitlines() if line.startswith(f"{label}  ")]
+    """What the closing lines, after the table, say under a label."""
+    closing = output.rpartition("\ntotal ")[2].splitlines()
+    return [line.removeprefix(label).strip() for line in closing if line.startswith(f"{label}  ")]
 
 
 def test_summary_names_figures_version_samples_and_addresses(run_local, tmp_path):
@@ -56,13 +61,25 @@ def test_summary_names_figures_version_samples_and_addresses(run_local, tmp_path
     assert report.startswith(f"file://{tmp_path}/runs/ava-") and Path(report.removeprefix("file://")).is_file()
 
 
-def test_summary_has_a_line_for_each_step_with_status_and_seconds(run_local):
+def test_summary_has_a_line_for_each_step(run_local):
     _, output = run_local(FAKE_FAULT="train=reuse")
-    table = output[output.index("\nstep ") :].splitlines()
-    rows = {line.split()[0]: line.split()[1:] for line in table[2:10] if line}
-    assert rows["train"][0] == "reused" and rows["evaluate"][0] == "computed"
-    assert all(float(row[-1]) >= 0 for row in rows.values())
-    assert set(rows) >= {"preprocess", "train", "quantize-int8", "evaluate", "register", "record-outcome", "total"}
+    table = output[output.index("\nstep ") :].split("\n\n")[0].splitlines()[1:]
+    assert table[0].split() == ["step", "status", "seconds", "cached", "figures"]
+    rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
+    assert set(rows) == {
+        "preprocess",
+        "train",
+        "quantize-int8",
+        "evaluate",
+        "gate",
+        "register",
+        "record-outcome",
+        "total",
+    }
+    assert rows.pop("total")[0].replace(".", "").isdigit()
+    assert {row[0] for row in rows.values()} == {"succeeded"} and all(float(row[1]) >= 0 for row in rows.values())
+    assert [name for name, row in rows.items() if row[2] == "yes"] == ["train"]
+    assert rows["evaluate"][3:] == ["test_bits_per_byte", "2,", "test_perplexity", "31.5"]
 
 
 def test_refused_promotion_ends_green_and_says_which_bound_failed_by_how_much(run_local):
@@ -84,43 +101,54 @@ def test_failed_step_ends_red_with_its_name_log_and_the_way_on(run_local, tmp_pa
         f"{sys.executable} -m pipelines.local --params {tmp_path}/params.yaml --runs {tmp_path}/runs --set seed=7"
         in output
     )
-    assert "evaluate        not run" in output
+    assert "evaluate        not run" in output and "gate            not run" in output
     assert "registered" not in output
 
 
 def test_configuration_reaches_the_steps_resolved(run_local, host):
-    import yaml
-
     run_local("--set", "train.steps=123")
     sent = yaml.safe_load(host.journal[0]["flags"]["params-yaml"])
     assert sent["train"]["steps"] == 123 and sent["tokenizer"]["vocab_size"] > 0
     assert host.journal[0]["flags"]["data"] == str(Path("data/raw").absolute())
 
 
-def test_server_is_waited_for_by_register_alone(monkeypatch):
-    never: Future[str] = Future()
-    for task in ("preprocess", "train", "quantize-int8", "evaluate", "record-outcome"):
-        assert "MLFLOW_TRACKING_URI" not in local.task_environment(task, {}, never)
+def test_every_step_gets_the_server_and_only_some_can_not_do_without_it():
     started: Future[str] = Future()
     started.set_result("http://127.0.0.1:1")
-    assert local.task_environment("register", {}, started)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:1"
+    broken: Future[str] = Future()
+    broken.set_exception(AvaError("mlflow: no space left"))
+    for task in ("preprocess", "train", "quantize-int8", "evaluate", "record-outcome"):
+        assert local.task_variables(task, {}, started)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:1"
+        assert "MLFLOW_TRACKING_URI" not in local.task_variables(task, {}, broken)
+    for task in ("gate", "register"):
+        with pytest.raises(AvaError, match="mlflow: no space left"):
+            local.task_variables(task, {}, broken)
 
 
-def test_server_that_does_not_start_fails_register_and_keeps_the_rest(run_local, monkeypatch):
+def test_step_that_is_only_recorded_does_not_wait_for_the_server_s_start(monkeypatch):
+    never: Future[str] = Future()
+    monkeypatch.setattr(mlflow_server, "read", lambda: None)
+    assert "MLFLOW_TRACKING_URI" not in local.task_variables("preprocess", {}, never)
+    us = mlflow_server.Server("http://127.0.0.1:2", os.getpid(), mlflow_server._start_time(os.getpid()))
+    monkeypatch.setattr(mlflow_server, "read", lambda: us)
+    assert local.task_variables("preprocess", {}, never)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:2"
+
+
+def test_server_that_does_not_start_fails_the_gate_and_keeps_the_rest(run_local, monkeypatch):
     def ensure():
         raise AvaError("mlflow: the server ended with code 1: no space left")
 
     monkeypatch.setattr(mlflow_server, "ensure", ensure)
     code, output = run_local()
     assert code == 1
-    assert "register failed:" in output and "mlflow: the server ended with code 1: no space left" in output
-    assert "evaluate        computed" in output
+    assert "gate failed:" in output and "mlflow: the server ended with code 1: no space left" in output
+    assert "evaluate        succeeded" in output
 
 
 def test_server_of_the_environment_that_does_not_answer_is_refused_before_any_work(host, monkeypatch, tmp_path):
     monkeypatch.setenv("AVA_TRACKING_URI", "http://127.0.0.1:9")
     (tmp_path / "params.yaml").write_text("")
-    monkeypatch.setattr(local, "task_environment", lambda *_: host.environment)
+    monkeypatch.setattr(local, "task_variables", lambda *_: host.variables)
     with pytest.raises(AvaError, match=r"AVA_TRACKING_URI = http://127\.0\.0\.1:9: doesn't answer"):
         local.main(["--params", str(tmp_path / "params.yaml"), "--runs", str(tmp_path / "runs")])
     assert host.journal == []
@@ -138,11 +166,53 @@ def test_only_the_last_runs_are_kept_and_nothing_else_is_removed(tmp_path):
 
 def test_steps_find_this_environment_s_ava_first_and_share_one_work_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    environment = local.task_environment("train", {"PATH": "/usr/bin", "HOME": "/root"}, Future())
+    environment = HostPlace({"PATH": "/usr/bin", "HOME": "/root"}).environment
     assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
-    assert environment["AVA_WORK"] == str(tmp_path / ".ava" / "work") and environment["HOME"] == "/root"
-    elsewhere = local.task_environment("train", {"AVA_WORK": "/scratch/work"}, Future())
-    assert elsewhere["AVA_WORK"] == "/scratch/work"
+    assert environment["HOME"] == "/root"
+    server: Future[str] = Future()
+    server.set_result("http://127.0.0.1:1")
+    assert local.task_variables("train", {}, server)["AVA_WORK"] == str(tmp_path / ".ava" / "work")
+    assert local.task_variables("train", {"AVA_WORK": "/scratch/work"}, server)["AVA_WORK"] == "/scratch/work"
+
+
+def test_from_a_step_forces_it_and_what_depends_on_it_and_going_on_does_not(run_local, host):
+    code, output = run_local("--from", "evaluate", FAKE_FAULT="gate=exit code")
+    assert code == 1
+    assert [entry["component"] for entry in host.journal if entry["forced"]] == ["evaluate", "gate"]
+    (again,) = [line for line in output.splitlines() if line.startswith("go on, once")]
+    assert "pipelines.local" in again and "--from" not in again and "evaluate" not in again
+    run_local("--from=train")
+    assert [entry["component"] for entry in host.journal if entry["forced"]][2] == "train"
+
+
+@pytest.mark.parametrize("flag", ["--from", "--timeout"])
+def test_step_that_there_is_not_is_refused_before_any_work(run_local, host, flag):
+    with pytest.raises(ConfigError, match=rf"{flag} trian: no such step: must be one of preprocess, train"):
+        run_local(flag, "trian" if flag == "--from" else "trian=5")
+    assert host.journal == []
+
+
+def test_step_past_its_time_limit_is_reported_as_failed(run_local):
+    code, output = run_local("--timeout", "train=1.5", FAKE_FAULT="train=hang")
+    assert code == 1 and "train failed: timed out after 1.5 s: hanging" in output
+
+
+def test_sources_outside_of_the_corpus_are_found_for_the_containers():
+    sources = [
+        {"path": "verse.txt"},
+        {"path": "/a/b/*.txt"},
+        {"path": "/c/d.txt"},
+        {"hub": "name"},
+        {"corpus": "shakespeare"},
+    ]
+    config = resolve(params_text=yaml.safe_dump({"data": {"sources": sources}})).config
+    assert local.absolute_sources(config) == [Path("/a/b"), Path("/c/d.txt")]
+
+
+def test_store_that_no_container_sees_is_refused(run_local, monkeypatch):
+    monkeypatch.setenv("AVA_TRACKING_URI", "sqlite:////somewhere/mlflow.db")
+    with pytest.raises(ConfigError, match=r"AVA_TRACKING_URI = sqlite:\.\.\.: no container sees that store"):
+        run_local("--runner", "docker")
 
 
 def test_wrong_configuration_is_refused_before_any_work(run_local, host, tmp_path):

@@ -3,34 +3,55 @@
 import pytest
 
 from pipelines import summary
-from pipelines.host_runner import PipelineResult, TaskResult
+from pipelines.results import PipelineResult, TaskResult
 
 
-def result_of(tmp_path, *tasks: tuple[str, str], fault: str = "") -> PipelineResult:
-    order = ["preprocess", "train", "record-outcome"]
-    made = [TaskResult(name=name, status=status, seconds=1.25, folder=tmp_path / name) for name, status in tasks]
-    return PipelineResult(order=order, tasks=made, fault=fault)
+def result_of(tmp_path, *tasks: TaskResult, fault: str = "") -> PipelineResult:
+    return PipelineResult(order=["preprocess", "train", "record-outcome"], tasks=list(tasks), fault=fault)
+
+
+def task(tmp_path, name: str, status: str = "succeeded", component: str = "", **given) -> TaskResult:
+    known = {"cached": False, "seconds": 1.25, **given}
+    return TaskResult(name=name, component=component or name, status=status, folder=tmp_path / name, **known)
 
 
 def test_table_is_in_the_order_of_the_pipeline_with_what_did_not_run(tmp_path):
-    result = result_of(tmp_path, ("preprocess", "failed"), ("record-outcome", "computed"), fault="x")
+    figures = {"train_tokens": 1234567, "vocab_size": 4096.0, "documents_kept": 3, "other": 1}
+    result = result_of(
+        tmp_path,
+        task(tmp_path, "preprocess", cached=True, figures=figures),
+        task(tmp_path, "record-outcome", "failed", seconds=10.0),
+        fault="x",
+    )
     assert list(summary.task_table(result)) == [
-        "step            status     seconds",
-        "preprocess      failed         1.2",
+        "step            status     seconds  cached  figures",
+        "preprocess      succeeded      1.2  yes     documents_kept 3, train_tokens 1,234,567, vocab_size 4,096",
         "train           not run",
-        "record-outcome  computed       1.2",
-        "total                          2.5",
+        "record-outcome  failed        10.0  no",
+        "total                         11.2",
     ]
 
 
+def test_each_task_of_a_component_has_its_line(tmp_path):
+    tasks = [task(tmp_path, name, component="train", figures={"train_loss": 1}) for name in ("train", "train.2")]
+    names = [line.split()[0] for line in summary.task_table(result_of(tmp_path, *tasks))]
+    assert names == ["step", "preprocess", "train", "train.2", "record-outcome", "total"]
+
+
+def test_figures_are_those_of_the_component_s_step(tmp_path):
+    figures = {"compression_ratio": 3.91, "parity_top1_agreement": 0.99123, "model_bytes": 7}
+    result = PipelineResult(order=["quantize-int8"], tasks=[task(tmp_path, "quantize-int8", figures=figures)])
+    assert list(summary.task_table(result))[1].endswith("compression_ratio 3.91, parity_top1_agreement 0.9912")
+
+
 def test_failure_of_kfp_itself_is_said_where_no_task_failed(tmp_path):
-    result = result_of(tmp_path, ("preprocess", "computed"), fault="IndexError: list index out of range")
+    result = result_of(tmp_path, task(tmp_path, "preprocess"), fault="IndexError: list index out of range")
     assert not result.succeeded and result.failed is None
     assert next(summary.failure(result, "again")) == "failed: IndexError: list index out of range"
 
 
 def test_failed_task_without_a_log_has_no_empty_tail(tmp_path):
-    result = result_of(tmp_path, ("preprocess", "failed"), fault="x")
+    result = result_of(tmp_path, task(tmp_path, "preprocess", "failed"), fault="x")
     assert not any("the end of" in line for line in summary.failure(result, "again"))
 
 

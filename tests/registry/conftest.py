@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from ava_core.config.schema import AvaConfig
+from ava_core.registry.decision import Decision
+from ava_core.registry.gate import gate as decide
 from ava_core.registry.register import register
 from ava_core.registry.registration import Registration
 from ava_core.runtime import manifest
@@ -78,16 +80,24 @@ def write_inputs(folder: Path, model: Path, bits_per_byte: float, int8: float | 
     return Inputs(model, write_evaluation(folder / "evaluation", model, quantized, figures), quantized)
 
 
-def call_register(inputs: Inputs, output: Path, uri: str, name: str, gate: dict[str, float]) -> Registration:
+def configure(name: str, bounds: dict[str, float]) -> AvaConfig:
+    """The configuration of a registered model with these bounds at the gate."""
+    return AvaConfig.model_validate({"register": {"model_name": name, "experiment": name, "gate": bounds}})
+
+
+def call_register(
+    inputs: Inputs, output: Path, uri: str, name: str, bounds: dict[str, float], gate: Path | None = None
+) -> Registration:
     """Call `register` as `ava register` does."""
     output.mkdir()
-    config = AvaConfig.model_validate({"register": {"model_name": name, "experiment": name, "gate": gate}})
+    config = configure(name, bounds)
     return register(
         config=config.registry,
         resolved_config=config.model_dump(mode="json", by_alias=True),
         model=inputs.model,
         quantized=inputs.quantized,
         evaluation=inputs.evaluation,
+        gate=gate,
         output=output,
         digests={"evaluation": manifest.read(inputs.evaluation).digest},
         tracking_uri=uri,
@@ -137,9 +147,33 @@ def make_inputs(tmp_path, tiny_model, model_name) -> Callable[..., Inputs]:
 def run_register(tmp_path, mlflow_server, model_name) -> Callable[..., Registration]:
     """Register inputs under this test's name; the n-th call writes to `tmp_path/registration<n>`."""
 
-    def call(inputs: Inputs, uri: str | None = None, gate: dict[str, float] | None = None) -> Registration:
-        number = len(list(tmp_path.glob("registration*"))) + 1
-        return call_register(inputs, tmp_path / f"registration{number}", uri or mlflow_server, model_name, gate or {})
+    def call(
+        inputs: Inputs, uri: str | None = None, bounds: dict[str, float] | None = None, gate: Path | None = None
+    ) -> Registration:
+        output = tmp_path / f"registration{len(list(tmp_path.glob('registration*'))) + 1}"
+        return call_register(inputs, output, uri or mlflow_server, model_name, bounds or {}, gate)
+
+    return call
+
+
+@pytest.fixture
+def run_gate(tmp_path, mlflow_server, model_name) -> Callable[..., tuple[Decision, Path]]:
+    """Ask the gate about inputs under this test's name: the decision, and the folder with it."""
+
+    def call(inputs: Inputs, uri: str | None = None, bounds: dict[str, float] | None = None) -> tuple[Decision, Path]:
+        output = tmp_path / f"gate{len(list(tmp_path.glob('gate*'))) + 1}"
+        output.mkdir()
+        decision = decide(
+            config=configure(model_name, bounds or {}).registry,
+            model=inputs.model,
+            quantized=inputs.quantized,
+            evaluation=inputs.evaluation,
+            output=output,
+            digests={"evaluation": manifest.read(inputs.evaluation).digest},
+            tracking_uri=uri or mlflow_server,
+            progress=Progress(quiet=True),
+        )
+        return decision, output
 
     return call
 

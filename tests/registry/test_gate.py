@@ -1,65 +1,186 @@
-"""The gate's comparisons, without a server."""
+"""`ava gate` against a real MLflow server, and what register makes of its decision."""
 
-import math
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from ava_core.config.schema import GateConfig
-from ava_core.errors import AvaError
-from ava_core.registry.gate import decide
+from ava_core.errors import AvaError, IntegrityError
+from ava_core.registry.gate import figures
+from ava_core.runtime.digests import digest_tree
 
-# A busy machine is no fault of the code.
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-bits = st.floats(min_value=0.1, max_value=8, allow_nan=False)
-slack = st.floats(min_value=0, max_value=1, allow_nan=False)
+ROOT = Path(__file__).parents[2]
+NOWHERE = "http://127.0.0.1:9"
 
 
-@relaxed
-@given(value=bits, champion=bits, tolerance=slack)
-def test_with_a_champion_the_tolerance_decides(value, champion, tolerance):
-    gate = GateConfig(tolerance_bits_per_byte=tolerance, max_bits_per_byte=0.001)
-    (bound,) = decide(gate, {"test_bits_per_byte": value}, (), {"test_bits_per_byte": champion})
-    excess = value - champion - tolerance
-    if abs(excess) > 1e-6:
-        assert bound.passed == (excess < 0)
+def aliases(client, name):
+    return client.get_registered_model(name).aliases
 
 
-@relaxed
-@given(value=bits, limit=bits)
-def test_without_a_champion_the_absolute_bound_decides(value, limit):
-    (bound,) = decide(GateConfig(max_bits_per_byte=limit), {"test_bits_per_byte": value}, (), None)
-    if abs(value - limit) > 1e-6:
-        assert bound.passed == (value < limit)
+def test_without_a_champion_the_absolute_bound_decides(make_inputs, run_gate):
+    decision, output = run_gate(make_inputs(2.0, int8=2.001))
+    assert sorted(path.name for path in output.iterdir()) == ["decision.json", "gate.md"]
+    record = json.loads((output / "decision.json").read_text())
+    assert (record["passed"], record["champion"]) == (True, None)
+    assert [(bound["bound"], bound["limit"]) for bound in record["bounds"]] == [
+        ("max_bits_per_byte", 2.3),
+        ("max_quantized_increase", 2.02),
+    ]
+    assert figures(decision) == pytest.approx(
+        {"passed": 1, "bounds_checked": 2, "bounds_failed": 0, "smallest_margin": 0.019}
+    )
 
 
-@relaxed
-@given(value=bits, loss=slack, allowed=slack)
-def test_every_quantised_model_has_its_own_bound_against_the_float_model(value, loss, allowed):
-    figures = {"test_bits_per_byte": value, "int8_test_bits_per_byte": value, "int4_test_bits_per_byte": value + loss}
-    _, int8, int4 = decide(GateConfig(max_quantized_increase=allowed), figures, ("int8", "int4"), None)
-    assert int8.passed
-    if abs(loss - allowed) > 1e-6:
-        assert int4.passed == (loss < allowed)
+def test_with_a_champion_the_gate_compares_with_it_and_says_by_how_much(make_inputs, run_gate, run_register):
+    run_register(make_inputs(2.0))
+    decision, output = run_gate(make_inputs(2.05, int8=2.06))
+    assert (decision.passed, decision.champion) == (False, 1)
+    assert figures(decision) == pytest.approx(
+        {"passed": 0, "bounds_checked": 2, "bounds_failed": 1, "smallest_margin": -0.04}
+    )
+    page = (output / "gate.md").read_text()
+    assert page.startswith("# Gate: refused\n\nCompared with version 1, the champion of ")
+    for row in (
+        "| `test_bits_per_byte` | 2.0500 | 2.0100 | 0.0400 above | `tolerance_bits_per_byte` | **failed** |",
+        "| `int8_test_bits_per_byte` | 2.0600 | 2.0700 | 0.0100 below | `max_quantized_increase` | passed |",
+        "1 of 2 bounds failed: `ava register` keeps it as challenger.",
+    ):
+        assert row in page.splitlines()
 
 
-def test_value_exactly_at_the_tolerance_passes():
-    gate = GateConfig(tolerance_bits_per_byte=0.01)
-    (bound,) = decide(gate, {"test_bits_per_byte": 2.01}, (), {"test_bits_per_byte": 2.0})
-    assert bound.passed
+def test_gate_writes_nothing_into_the_registry(make_inputs, run_gate, client, model_name):
+    run_gate(make_inputs(2.0))
+    assert not client.search_registered_models(f"name = '{model_name}'")
+    assert client.get_experiment_by_name(model_name) is None
 
 
-def test_figure_that_is_no_number_does_not_pass():
-    (bound,) = decide(GateConfig(), {"test_bits_per_byte": math.nan}, (), None)
-    assert not bound.passed
+def test_registry_that_nobody_has_made_has_no_champion_and_is_not_made(make_inputs, run_gate, tmp_path):
+    decision, _ = run_gate(make_inputs(2.0), uri=f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}")
+    assert decision.passed and decision.champion is None
+    assert not (tmp_path / "store").exists()
 
 
-def test_refusal_says_which_bound_failed_and_by_how_much():
-    (bound,) = decide(GateConfig(max_bits_per_byte=2.3), {"test_bits_per_byte": 2.4567}, (), None)
-    assert str(bound) == "test_bits_per_byte 2.4567, at most 2.3000 (max_bits_per_byte): fails by 0.1567"
+def test_server_that_does_not_answer_is_one_line(make_inputs, run_gate):
+    with pytest.raises(AvaError, match=r"^http://127.0.0.1:9: no MLflow server answers: start one") as caught:
+        run_gate(make_inputs(2.0), uri=NOWHERE)
+    assert "\n" not in str(caught.value)
 
 
-def test_evaluation_without_a_bounded_figure_is_an_error():
-    with pytest.raises(AvaError, match="the evaluation has no int8_test_bits_per_byte"):
-        decide(GateConfig(), {"test_bits_per_byte": 2.0}, ("int8",), None)
+def test_registered_evaluation_gets_the_same_decision_byte_by_byte(make_inputs, run_gate, run_register):
+    run_register(make_inputs(2.0))
+    inputs = make_inputs(1.9)
+    _, before = run_gate(inputs)
+    run_register(inputs, gate=before)
+    _, after = run_gate(inputs)
+    run_register(make_inputs(1.5))  # a champion that it would no longer match
+    _, later = run_gate(inputs)
+    assert digest_tree(before) == digest_tree(after) == digest_tree(later)
+
+
+def test_registration_that_was_killed_at_the_alias_is_compared_with_the_champion_before(
+    make_inputs, run_gate, run_register, client, model_name
+):
+    run_register(make_inputs(2.0))
+    inputs = make_inputs(1.9)
+    run_register(inputs)
+    client.delete_model_version_tag(model_name, "2", "ava.promoted")
+    assert run_gate(inputs)[0].champion == 1
+
+
+def test_register_promotes_what_the_gate_let_through(make_inputs, run_gate, run_register, client, model_name):
+    inputs = make_inputs(2.0, int8=2.001)
+    decision, folder = run_gate(inputs)
+    result = run_register(inputs, gate=folder)
+    assert result.metrics["promoted"] == 1.0
+    assert result.record()["gate"] == {"passed": True, "champion": None}
+    assert result.outcome.bounds == decision.bounds
+    assert aliases(client, model_name) == {"challenger": "1", "champion": "1"}
+
+
+def test_refusal_stands_even_if_the_champion_is_gone_meanwhile(make_inputs, run_gate, run_register, client, model_name):
+    run_register(make_inputs(2.0))
+    inputs = make_inputs(2.05)
+    decision, folder = run_gate(inputs)
+    client.delete_registered_model_alias(model_name, "champion")
+    result = run_register(inputs, gate=folder)
+    assert result.metrics == {"promoted": 0.0, "model_version": 2.0}
+    assert (result.outcome.bounds, result.outcome.previous) == (decision.bounds, 1)
+    assert aliases(client, model_name) == {"challenger": "2"}
+
+
+def test_champion_that_changed_since_the_gate_is_compared_with_again(
+    make_inputs, run_gate, run_register, client, model_name, caplog, monkeypatch
+):
+    run_register(make_inputs(2.0))
+    inputs = make_inputs(2.005)
+    decision, folder = run_gate(inputs)
+    assert decision.passed
+    run_register(make_inputs(1.9))
+    monkeypatch.setattr(logging.getLogger("ava_core"), "propagate", True)
+    result = run_register(inputs, gate=folder)
+    assert result.metrics == {"promoted": 0.0, "model_version": 3.0}
+    assert aliases(client, model_name)["champion"] == "2"
+    record = result.record()
+    assert (record["gate"], record["previous_champion"]) == ({"passed": True, "champion": 1}, 2)
+    assert "had let it through against version 1; what counts is the decision at the promotion, against version 2" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"evaluation": "0" * 64}, "another evaluation"),
+        ({"model_name": "elsewhere"}, "the registered model elsewhere"),
+        ({"gate": "0" * 64}, "other bounds"),
+    ],
+)
+def test_decision_about_something_else_is_refused_before_the_server_is_asked(
+    make_inputs, run_gate, run_register, changes, fault
+):
+    inputs = make_inputs(2.0)
+    _, folder = run_gate(inputs)
+    path = folder / "decision.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(AvaError, match=f"decision.json: is about {fault}: run `ava gate`"):
+        run_register(inputs, uri=NOWHERE, gate=folder)
+
+
+def test_decision_at_other_bounds_than_those_of_the_parameters_is_refused(make_inputs, run_gate, run_register):
+    inputs = make_inputs(2.4)
+    _, folder = run_gate(inputs, bounds={"max_bits_per_byte": 9.0})
+    with pytest.raises(AvaError, match="is about other bounds"):
+        run_register(inputs, uri=NOWHERE, gate=folder)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"bounds": 3}', "[]"])
+def test_broken_decision_is_refused_by_name(make_inputs, run_gate, run_register, text):
+    inputs = make_inputs(2.0)
+    _, folder = run_gate(inputs)
+    (folder / "decision.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"decision.json: can't be read .*: run `ava gate` again"):
+        run_register(inputs, uri=NOWHERE, gate=folder)
+
+
+@pytest.mark.parametrize(("bits_per_byte", "passed"), [(2.0, "true"), (2.4, "false")])
+def test_command_ends_green_either_way_and_tells_kubeflow(make_inputs, tmp_path, bits_per_byte, passed):
+    from kfp.local import executor_output_utils
+
+    inputs = make_inputs(bits_per_byte)
+    places = {name: tmp_path / "kfp" / name for name in ("passed", "summary", "executor-output")}
+    flags = {"model": inputs.model, "evaluation": inputs.evaluation, "output": tmp_path / "out", **places}
+    command = [sys.executable, "-m", "ava_core.cli.main", "gate", "--work", str(tmp_path / "work")]
+    command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_"))}
+    environment["AVA_TRACKING_URI"] = f"sqlite:///{tmp_path / 'none.db'}"
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert places["passed"].read_text() == passed
+    assert places["summary"].read_bytes() == (tmp_path / "out" / "gate.md").read_bytes()
+    listed = executor_output_utils.load_executor_output(str(places["executor-output"])).artifacts
+    assert set(listed) == {"gate", "summary", "metrics"}
+    assert dict(listed["metrics"].artifacts[0].metadata.items())["passed"] == (passed == "true")

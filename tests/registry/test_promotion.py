@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from ava_core.errors import AvaError
-from ava_core.registry.gate import Bound
+from ava_core.registry.decision import Bound, Decision
 from ava_core.registry.promotion import challenge
 
 
@@ -43,14 +43,16 @@ def three_versions(client, model_name) -> str:
 def better_than(score):
     def decide(champion):
         limit = champion.figures["test_bits_per_byte"] if champion else 9.0
-        return [Bound(bound="tolerance_bits_per_byte", figure="test_bits_per_byte", value=score, limit=limit)]
+        bound = Bound(bound="tolerance_bits_per_byte", figure="test_bits_per_byte", value=score, limit=limit)
+        version = champion.version if champion else None
+        return Decision(model_name="m", evaluation="e", gate="gate", champion=version, bounds=[bound])
 
     return decide
 
 
 def test_lost_update_is_noticed_and_decided_again_against_the_other_writers_champion(three_versions, mlflow_server):
     client = Rival(mlflow_server, other="3", times=1)
-    outcome = challenge(client, three_versions, 2, "gate", better_than(1.9))
+    outcome = challenge(client, three_versions, 2, better_than(1.9))
     assert (outcome.promoted, outcome.previous) == (False, 3)
     assert client.get_model_version_by_alias(three_versions, "champion").version == "3"
     assert client.get_model_version(three_versions, "2").tags["ava.promoted"] == "false"
@@ -58,7 +60,7 @@ def test_lost_update_is_noticed_and_decided_again_against_the_other_writers_cham
 
 def test_better_version_wins_after_a_lost_update(three_versions, mlflow_server):
     client = Rival(mlflow_server, other="2", times=1)
-    outcome = challenge(client, three_versions, 3, "gate", better_than(1.8))
+    outcome = challenge(client, three_versions, 3, better_than(1.8))
     assert (outcome.promoted, outcome.previous) == (True, 2)
     assert client.get_model_version_by_alias(three_versions, "champion").version == "3"
 
@@ -66,7 +68,7 @@ def test_better_version_wins_after_a_lost_update(three_versions, mlflow_server):
 def test_endless_rivalry_ends_in_an_error(three_versions, mlflow_server):
     client = Rival(mlflow_server, other="2", times=99)
     with pytest.raises(AvaError, match="champion was moved by others 3 times"):
-        challenge(client, three_versions, 3, "gate", better_than(1.8))
+        challenge(client, three_versions, 3, better_than(1.8))
 
 
 def test_champion_without_figures_is_an_error_and_stays(client, model_name, make_inputs, run_register):

@@ -117,7 +117,7 @@ def test_version_within_the_tolerance_replaces_the_champion_and_leaves_a_trail(
 def test_quantised_model_that_loses_too_much_keeps_its_version_from_promotion(make_inputs, run_register, client):
     result = run_register(make_inputs(2.0, int8=2.03))
     assert result.metrics["promoted"] == 0.0
-    assert [(bound.bound, bound.passed) for bound in result.outcome.decision] == [
+    assert [(bound.bound, bound.passed) for bound in result.outcome.bounds] == [
         ("max_bits_per_byte", True),
         ("max_quantized_increase", False),
     ]
@@ -154,8 +154,19 @@ def test_same_evaluation_again_does_not_undo_a_later_promotion(make_inputs, run_
 def test_wider_gate_lets_a_refused_version_through_without_a_new_one(make_inputs, run_register, client, model_name):
     inputs = make_inputs(2.4)
     assert run_register(inputs).metrics["promoted"] == 0.0
-    assert run_register(inputs, gate={"max_bits_per_byte": 2.5}).metrics == {"promoted": 1.0, "model_version": 1.0}
+    assert run_register(inputs, bounds={"max_bits_per_byte": 2.5}).metrics == {"promoted": 1.0, "model_version": 1.0}
     assert (versions(client, model_name), champion(client, model_name)) == ([1], 1)
+
+
+def test_narrower_gate_does_not_take_the_alias_from_the_champion_and_says_so(
+    make_inputs, run_register, client, model_name, caplog, monkeypatch
+):
+    inputs = make_inputs(2.0)
+    run_register(inputs)
+    monkeypatch.setattr(logging.getLogger("ava_core"), "propagate", True)
+    assert run_register(inputs, bounds={"max_bits_per_byte": 1.9}).metrics["promoted"] == 0.0
+    assert champion(client, model_name) == 1
+    assert "version 1 is champion by an earlier decision at other bounds, and stays it" in caplog.text
 
 
 def test_given_run_is_filled_and_left_open(make_inputs, run_register, client, model_name, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ava_core.config import AvaConfig
+from ava_core.errors import ConfigError
 from ava_core.runtime import executor_output
 from ava_core.runtime.progress import Progress
 from ava_core.runtime.step import Request, run_step
@@ -65,8 +66,15 @@ def request_for(tmp_path):
     return make
 
 
+CLASSIFICATION = {
+    "confidenceMetrics": [{"confidenceThreshold": 0.5, "recall": 1.0, "falsePositiveRate": 0.25}],
+    "confusionMatrix": {"annotationSpecs": [{"displayName": "a"}], "rows": [{"row": [3]}]},
+}
+
+
 def compute(run):
     (run.output / "report.html").write_text("<p>report")
+    (run.output / "classification.json").write_text(json.dumps(CLASSIFICATION))
     run.metrics.update({"promoted": 1, "model_version": 7, **dict.fromkeys(STEPS["evaluate"].metrics, 0.5)})
 
 
@@ -91,6 +99,20 @@ def test_files_are_exported_and_listed_as_artifacts(request_for, tmp_path):
     assert set(listed) == {"evaluation", "metrics", "report"}
     assert listed["report"][0] == str(report) and listed["evaluation"][0] == str(request.output)
     assert listed["metrics"][1]["test_bits_per_byte"] == 0.5
+
+
+def test_file_that_is_metadata_reaches_kubeflow_as_both(request_for, tmp_path):
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    place = tmp_path / "classification"
+    request = request_for(spec=STEPS["evaluate"], exports={"classification": place})
+    run_step(request, compute)
+    assert json.loads(place.read_text()) == CLASSIFICATION
+    message = json_format.Parse(request.executor_output.read_text(), pipeline_spec_pb2.ExecutorOutput())
+    (artifact,) = message.artifacts["classification"].artifacts
+    assert artifact.uri == str(place)
+    assert json_format.MessageToDict(artifact.metadata) == CLASSIFICATION
 
 
 def test_work_taken_again_is_exported_too_and_says_so(request_for, tmp_path):
@@ -129,3 +151,17 @@ def test_executor_output_is_json_without_clock_or_order(tmp_path):
         executor_output.write(tmp_path / name, {key: (None, {"x": 1, "a": 2}) for key in artifacts})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert json.loads((tmp_path / "one").read_text())["artifacts"]["a"]["artifacts"][0]["name"] == "a"
+
+
+def test_place_in_the_executor_input_wins_over_a_placeholder_that_nobody_filled_in():
+    """A cluster's launcher knows no `{{$.outputs.output_file}}`."""
+    message = json.dumps({"outputs": {"outputFile": "/tmp/kfp_outputs/output_metadata.json"}})
+    path = executor_output.wanted(Path("{{$.outputs.output_file}}"), message)
+    assert path == Path("/tmp/kfp_outputs/output_metadata.json")
+    assert executor_output.wanted(Path("there"), None) == Path("there")
+
+
+@pytest.mark.parametrize("text", ["{{$}}", "[]", "{}", '{"outputs": {}}', '{"outputs": {"outputFile": 1}}'])
+def test_text_that_is_no_executor_input_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match=r"--executor-input .*: is no ExecutorInput of KFP"):
+        executor_output.wanted(None, text)

@@ -24,6 +24,12 @@ def test_our_variable_comes_before_mlflows_and_both_before_the_default(tmp_path,
     assert tracking_uri({}) == DEFAULT_URI
 
 
+def test_given_run_is_on_mlflows_address_whatever_ours_says():
+    both = {"AVA_TRACKING_URI": "http://ours:1", "MLFLOW_TRACKING_URI": "http://theirs:2", "MLFLOW_RUN_ID": "r"}
+    assert tracking_uri(both) == "http://theirs:2"
+    assert tracking_uri({**both, "MLFLOW_TRACKING_URI": " "}) == "http://ours:1"
+
+
 def test_local_server_is_the_default_while_it_listens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     LOCAL_SERVER.parent.mkdir(parents=True)

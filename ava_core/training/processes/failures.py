@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError, one_line
-from ava_core.training.processes.ranks import LostPeer
-
-_LOST_CONNECTION = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+from ava_core.training.processes.peers import is_lost_connection
 
 
 def describe(error: BaseException, rank: int) -> dict[str, Any]:
@@ -37,9 +35,7 @@ def _kind(error: BaseException) -> str:
     )  # the error's class has been imported if it is one
     if module is not None and isinstance(error, module.OutOfMemory):
         return "out_of_memory"
-    if isinstance(error, LostPeer) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST_CONNECTION)
-    ):
+    if is_lost_connection(error):
         return "lost_peer"
     return "error" if isinstance(error, AvaError) else "defect"
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ava_core.config.hardware import usable_cores
-from ava_core.errors import AvaError, ConfigError
+from ava_core.errors import ConfigError
+from ava_core.training.processes import peers
+from ava_core.training.processes.heartbeat import Heartbeat
+from ava_core.training.processes.peers import LostPeer, Place
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -24,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for another one, at the start and in each exchange. A process that died is noticed at once,
-by the closed connection; this bound is for a machine that vanished, and longer than what rank 0 does alone."""
+"""How long a process waits for another one, at the start and in each exchange: longer than what rank 0 does alone. A
+process that died is noticed at once, by the closed connection, and a machine that vanished by `heartbeat`."""
 
 FAMILIES = {
     "torchrun or deepspeed": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -38,6 +43,7 @@ LISTEN_DESCRIPTOR = "TRAINING_LISTEN_DESCRIPTOR"
 LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 
 _store: Store | None = None
+_heartbeat: Heartbeat | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Ranks:
         if cuda.is_available():
             cuda.set_device(self.local_rank)
         if not distributed.is_initialized():
-            store = self.store(timeout)
+            store = self._meet(timeout)
             with _one_line(f"rank {self.rank} can't join the {self.size} processes"):
                 distributed.init_process_group(
                     "nccl" if cuda.is_available() else "gloo",
@@ -129,6 +135,33 @@ class Ranks:
             deepspeed.init_distributed(dist_init_required=False, verbose=False, timeout=timeout)
         if shared_memory:
             shared_memory_op.use_for_sums(deepspeed.comm.comm.cdb)
+
+    def disconnect(self) -> None:
+        """From now on the others may end; to be called when all have done what they do together."""
+        if _heartbeat is not None:
+            _heartbeat.stop()
+
+    def _meet(self, timeout: timedelta) -> Store:
+        """The store, when all processes have said where they run; those on other machines are then watched."""
+        global _heartbeat
+        store = self.store(timeout)
+        if self.size == 1:
+            return store
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        peers.use_interface_towards(address, port)
+        own = Place(self.rank, self.local_rank, socket.gethostname(), peers.own_address(address, port))
+        with _one_line(f"rank {self.rank} doesn't hear where the {self.size} processes run"):
+            places = peers.meet(store, own, self.size)
+        machines = {place.rank: place.host for place in places if place.local_rank == 0}
+        if len(machines) > 1 and self.rank in machines:
+            from torch import distributed
+
+            def connect() -> Store:
+                return distributed.TCPStore(address, port, is_master=False, timeout=timeout, wait_for_workers=False)
+
+            _heartbeat = Heartbeat(self.rank, machines, connect)
+            _heartbeat.start()
+        return store
 
     def store(self, timeout: timedelta = TIMEOUT) -> Store:
         """The key-value store that the processes meet at; in memory for one process.
@@ -212,7 +245,7 @@ class Ranks:
         return all(other == values[0] for other in values)
 
     def _exchange(self):
-        return _one_line(f"rank {self.rank} lost the connection to another process of the training")
+        return peers.connection_explained(self.rank)
 
     def _device(self):
         import torch
@@ -227,6 +260,8 @@ def import_deepspeed():
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Of names that torch gives new ones and DeepSpeed still uses; ZeRO 3 would print them in every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -249,10 +284,6 @@ def require_devices(processes: int) -> None:
             f"train.processes = {processes}: this machine has {count} {kind}: use at most {count} processes on it, or"
             " more machines with train.hostfile"
         )
-
-
-class LostPeer(AvaError):
-    """Another process has gone: what this one reports is the consequence, not the cause."""
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from ava_core.errors import AvaError
 from ava_core.runtime import logs
-from ava_core.training.processes import failures
+from ava_core.training.processes import failures, heartbeat
 from ava_core.training.processes.lifetime import die_with_parent
 from ava_core.training.processes.ranks import Ranks
 from ava_core.training.processes.request import decode
@@ -40,6 +40,7 @@ def main(train: Callable[..., Any] | None = None) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     ranks = Ranks.from_environment()
+    heartbeat.when_lost = lambda error: _fail(path.parent, error, ranks.rank)
     try:
         request = _read(path)
         _speak_as(ranks, path.parent, request)

@@ -1,6 +1,7 @@
 """The place of a process from its launcher's variables, and what processes say to each other."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -114,8 +115,6 @@ except LostPeer as error:
 
 @pytest.mark.slow
 def test_two_processes_agree_and_a_dead_one_is_an_error(tmp_path):
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     processes = [
@@ -136,7 +135,9 @@ def test_two_processes_agree_and_a_dead_one_is_an_error(tmp_path):
         "object": {"from": 0},
         "equal": [True, False],
     }
-    assert json.loads(second[1]).startswith("rank 1 lost the connection to another process of the training: ")
+    lost = json.loads(second[1])
+    assert lost.startswith(f"rank 1 lost the connection to rank 0 on {socket.gethostname()}: ")
+    assert "127.0.0.1" in lost and "pair.cc" not in lost
 
 
 def _environment(rank, port):

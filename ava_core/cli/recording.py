@@ -1,0 +1,224 @@
+"""Steps of a pipeline as runs of MLflow: opened when a step begins, filled and ended when it ends.
+
+A step is recorded where the environment has the address of a tracking server and either AVA_PIPELINE_RUN (a run nested
+under the one parent of that pipeline run) or MLFLOW_RUN_ID (the run that KFP's MLflow plugin has opened). By hand and
+under DVC it is not: `ava train` and `ava register` then make runs of their own.
+
+What is recorded changes nothing of the output, so this module enters no step's key. It never fails a step: a server
+that is away costs a warning and a bounded time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ava_core.errors import AvaError, ConfigError, one_line
+from ava_core.runtime import manifest
+from ava_core.runtime.logs import redact
+from ava_core.runtime.outcome import Outcome
+from ava_core.runtime.step import Request, StepRun
+from ava_core.runtime.work import timings_path
+from ava_core.tracking.address import RUN_ID, WEB_SCHEMES, given_uri
+from ava_core.tracking.commit import read_commit
+from ava_core.tracking.faults import unreachable
+from ava_core.tracking.pipeline_runs import RUNNING, SOURCE, Task, end_pipeline, open_task, pipeline_run_id
+from ava_core.tracking.records import Point, flatten
+from ava_core.tracking.rest import Run, Server
+from ava_core.tracking.run import OWNED
+from ava_core.training.processes.ranks import Ranks
+
+Compute = Callable[[StepRun], None]
+
+log = logging.getLogger(__name__)
+PATIENCE = 6.0
+"""Seconds that a server may take at the beginning of a step, and again at its end."""
+KEY, OUTPUT, INPUTS, REUSED = "ava.key", "ava.output", "ava.inputs", "ava.reused"
+FAULT, OUTCOME = "ava.fault", "ava.outcome"
+STATUS = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
+"""MLflow's status of a run, by Kubeflow's of a pipeline."""
+
+
+@contextmanager
+def recorded(request: Request) -> Iterator[Callable[[Compute], Compute]]:
+    """Record the step that runs inside the block; gives what the step's computation is to be wrapped in.
+
+    The step finds its run in MLFLOW_RUN_ID, whoever opened it.
+    """
+    recording = _recording(request, dict(os.environ))
+    if recording is None:
+        yield lambda compute: compute
+        return
+    variables = recording.begin()
+    try:
+        with _environment(variables):
+            yield recording.watched
+    except BaseException as error:
+        recording.end(error)
+        raise
+    recording.end(None)
+
+
+def record_end_of_pipeline(outcome: Outcome, environment: Mapping[str, str] | None = None) -> None:
+    """End the parent run of the pipeline run; KFP's plugin ends its own."""
+    environment = os.environ if environment is None else environment
+    uri, pipeline_run = _server_uri(environment), pipeline_run_id(environment)
+    if uri is None or pipeline_run is None or environment.get(RUN_ID):
+        return
+    tags = {OUTCOME: outcome.state}
+    if outcome.failed_task:
+        tags[FAULT] = _line(f"{outcome.failed_task}: {outcome.message}")
+    with _never_failing(uri, "the end of the pipeline isn't recorded"):
+        server = Server(uri, environment, PATIENCE)
+        end_pipeline(server, pipeline_run, STATUS.get(outcome.state, "FAILED"), tags)
+
+
+class _Recording:
+    """The run of one step.
+
+    Args:
+        request: what the step was asked for.
+        uri: address of the tracking server.
+        environment: with MLFLOW_RUN_ID or AVA_PIPELINE_RUN.
+    """
+
+    def __init__(self, request: Request, uri: str, environment: Mapping[str, str]) -> None:
+        self.request, self.uri, self.environment = request, uri, environment
+        self.opened = self.computed = False
+
+    def begin(self) -> dict[str, str]:
+        """Show the step as running; variables that give the step its run."""
+        with _never_failing(self.uri, "the step isn't shown as running"):
+            server = Server(self.uri, self.environment, PATIENCE)
+            parent, run = self._open(server)
+            if OWNED in run.tags and run.status != RUNNING:  # an earlier attempt has failed
+                server.set_status(run.run_id, RUNNING)
+            server.log(run, tags=self._tags(), parameters=self._parameters(self.request.spec.sections))
+            if parent is not None and not parent.parameters:
+                server.log(parent, parameters=self._parameters())
+            self.opened = True
+            return {RUN_ID: run.run_id, "MLFLOW_TRACKING_URI": self.uri}
+        return {}
+
+    def watched(self, compute: Compute) -> Compute:
+        """The same computation; a step that doesn't get to it takes finished work again."""
+
+        def watched(run: StepRun) -> None:
+            self.computed = True
+            compute(run)
+
+        return watched
+
+    def end(self, error: BaseException | None) -> None:
+        """Record what came out, and end the run unless someone else opened it."""
+        if not self.opened and not self.environment.get(RUN_ID) and self.request.spec.name == "register":
+            return  # without a run, it has made one of its own
+        with _never_failing(self.uri, "the step isn't recorded"):
+            server = Server(self.uri, self.environment, PATIENCE)
+            parent, run = self._open(server)
+            status = "FINISHED"
+            if error is None:
+                self._log_output(server, parent, run)
+            elif isinstance(error, Exception):
+                status = "FAILED"
+                server.log(run, tags={FAULT: _line(str(error) or type(error).__name__)})
+            else:  # a signal
+                status = "KILLED"
+            if OWNED in run.tags:
+                server.set_status(run.run_id, status)
+
+    def _open(self, server: Server) -> tuple[Run | None, Run]:
+        """The run that MLFLOW_RUN_ID names, else the step's own in its pipeline run, and that one's parent."""
+        pipeline_run = pipeline_run_id(self.environment)
+        if pipeline_run is None or self.environment.get(RUN_ID):
+            return None, server.active_run(self.environment[RUN_ID])
+        # `train`, or `quantize int8`: what tells a step from the others of its pipeline run.
+        name = " ".join([self.request.spec.name, *self.request.choices.values()])
+        experiment = self.request.config.registry.experiment
+        return open_task(server, Task(pipeline_run=pipeline_run, name=name, experiment=experiment, tags=self._tags()))
+
+    def _tags(self) -> dict[str, str]:
+        tags = {"ava.step": self.request.spec.name, SOURCE: f"ava {self.request.spec.name}"}
+        commit = self.environment.get("AVA_GIT_COMMIT") or read_commit(Path.cwd())
+        return {**tags, "mlflow.source.git.commit": commit} if commit else tags
+
+    def _parameters(self, sections: Sequence[str] | None = None) -> dict[str, str]:
+        """The sections of the configuration that the step reads and its flags; the whole configuration without any."""
+        resolved = self.request.config.model_dump(mode="json", by_alias=True)
+        if sections is None:
+            return flatten(resolved)
+        return flatten({name: resolved[name] for name in sections} | dict(self.request.choices))
+
+    def _log_output(self, server: Server, parent: Run | None, run: Run) -> None:
+        """The output's figures, and what it was made from: once, also if the step is tried again.
+
+        The parent gets the figures that are the same on every run, so that pipeline runs can be compared.
+        """
+        output = self.request.output
+        made = manifest.read(output)
+        if run.tags.get(KEY) == made.key:
+            return
+        figures = json.loads((output / "metrics.json").read_text())
+        timings = json.loads(timings_path(output).read_text())
+        step = int(figures.get("steps", 0))
+        if parent is not None:
+            # int8_model_bytes: the figures of two schemes have the same names
+            prefix = "".join(f"{value}_" for value in self.request.choices.values())
+            server.log(parent, [Point(prefix + name, float(value), step) for name, value in figures.items()])
+        tags = {KEY: made.key, OUTPUT: made.digest, INPUTS: json.dumps(made.inputs, sort_keys=True)}
+        tags[REUSED] = str(not self.computed).lower()
+        server.log(run, [Point(name, float(value), step) for name, value in {**timings, **figures}.items()], tags)
+
+
+def _recording(request: Request, environment: Mapping[str, str]) -> _Recording | None:
+    """None where there is nothing to record: no server, no pipeline, or a process that only helps the first one."""
+    uri = _server_uri(environment)
+    if uri is None or not (environment.get(RUN_ID) or pipeline_run_id(environment)):
+        return None
+    try:
+        first = Ranks.from_environment(environment).is_first
+    except ConfigError:  # the step says so itself
+        first = False
+    return _Recording(request, uri, environment) if first else None
+
+
+def _server_uri(environment: Mapping[str, str]) -> str | None:
+    """The address of a server; None for a database, which answers no requests."""
+    try:
+        uri = given_uri(environment)
+    except ConfigError as error:
+        log.warning("mlflow: nothing is recorded: %s", error)
+        return None
+    return uri if uri and urlsplit(uri).scheme in WEB_SCHEMES else None
+
+
+@contextmanager
+def _never_failing(uri: str, consequence: str) -> Iterator[None]:
+    """Turn whatever goes wrong in the block into a warning: servers, proxies and plugins raise what they like."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("mlflow: %s: %s", consequence, error if isinstance(error, AvaError) else unreachable(uri, error))
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _line(text: str) -> str:
+    return redact(one_line(text))[:1000]

@@ -1,0 +1,49 @@
+"""summary.md: the figures and some samples in short, for pages that show Markdown (Kubeflow's do, without raw HTML)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ava_core.evaluation.report import FLOAT, Report, comparison
+
+STRATEGY = "nucleus"
+
+
+def to_markdown(report: Report) -> str:
+    """The page, a function of its argument alone."""
+    contents = report.contents
+    figures, protocol = contents["figures"], contents["protocol"]
+    models = list(figures)
+    rows = [["figure", *models], ["---", *["---:"] * len(models)]]
+    rows += [[f"{row['label']} `{row['name']}`", *map(_cell, row["cells"])] for row in comparison(report)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    samples = "\n\n".join(_fenced(item["text"]) for item in _chosen(contents["samples"]))
+    return f"""# {figures[FLOAT]["test_bits_per_byte"]:.4f} bits per byte
+
+On {protocol["bytes"]:,} bytes in {protocol["documents"]:,} held-out documents, {protocol["tokens"]:,} tokens, scored in
+windows of {protocol["sequence_length"]}. bz2 needs {contents["references"]["bz2_bits_per_byte"]:.4f} on the same text.
+
+{table}
+
+## The model wrote
+
+By {STRATEGY} sampling, seed {report.seed}; the prompt is the beginning of each text.
+
+{samples}
+"""
+
+
+def _cell(cell: dict[str, str]) -> str:
+    return f"{cell['value']} ({cell['change']})" if cell["change"] else cell["value"]
+
+
+def _chosen(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for item in samples if item["model"] == FLOAT and item["strategy"] == STRATEGY]
+
+
+def _fenced(text: str) -> str:
+    """A code block that the text, whatever it is, can't end."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"

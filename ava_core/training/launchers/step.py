@@ -1,0 +1,134 @@
+"""`ava train` with `launcher: trainjob`: the step here, its processes on a cluster.
+
+Inside the TrainJob runs the step itself, under its whole contract, in the same work folder, which lies on a volume that
+all machines share. Its key is that of the same training on one machine with as many ranks. What remains to do here is
+to start it, to follow it, and to put the output that it left in the work folder into its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from ava_core.config.hosts import require_divisible_batches
+from ava_core.config.schema import AvaConfig
+from ava_core.errors import AvaError, ConfigError
+from ava_core.runtime.digests import digest_code
+from ava_core.runtime.placing import place, remove
+from ava_core.runtime.step import Request, StepRun, find_entry, run_step
+from ava_core.runtime.work import Entry
+from ava_core.training.launchers.trainjob import ENVIRONMENT, SECRETS, TrainJob, job_command, job_environment, job_name
+
+log = logging.getLogger(__name__)
+
+
+def run_step_on_cluster(request: Request) -> None:
+    """`run_step` for a training whose ranks run in a TrainJob; what is finished already starts none.
+
+    Raises:
+        ConfigError: the machines don't fit the training, or there is no cluster, volume or runtime.
+        AvaError: the job failed, took too long or was deleted.
+    """
+    inner = inside(request)
+    entry, finished = find_entry(inner)
+    if not finished:
+        folder = entry.folder / "trainjob"
+        job = plan(request, inner, entry, folder)
+        from ava_core.training.launchers.cluster import Cluster
+
+        Cluster(request.config.kubernetes.train_job).run(job, request.progress)
+        shutil.rmtree(folder, ignore_errors=True)
+        if request.force:  # that has been done, by the job
+            remove(request.output)
+            inner = replace(inner, force=False)
+    run_step(inner, _left_nothing)
+
+
+def inside(request: Request) -> Request:
+    """The request as it is inside the job, which alone decides on the key.
+
+    Raises:
+        ConfigError: batches or GPUs can't be divided among the ranks, or the work folder isn't on the shared volume.
+    """
+    config, kubernetes = request.config, request.config.kubernetes
+    settings, processes = kubernetes.train_job, request.config.train.processes
+    require_divisible_batches(config.train, settings.nodes)
+    if settings.gpus_per_node not in (0, processes):
+        raise ConfigError(
+            f"kubernetes.train_job.gpus_per_node = {settings.gpus_per_node}: must be train.processes = {processes}, one"
+            " GPU for each process of a machine, or 0 to train on CPUs"
+        )
+    if kubernetes.work.claim is None:
+        raise ConfigError(
+            "kubernetes.work.claim = null: name the PersistentVolumeClaim (ReadWriteMany) that the machines of"
+            " train.launcher = trainjob share"
+        )
+    if not request.work.is_relative_to(kubernetes.work.mount_path):
+        raise ConfigError(
+            f"--work {request.work}: must be inside kubernetes.work.mount_path = {kubernetes.work.mount_path}, the"
+            " volume that the machines of the TrainJob share"
+        )
+    train = config.train.model_copy(update={"launcher": "local", "processes": settings.nodes * processes})
+    threads = config.threads or settings.cpu
+    return replace(request, config=config.model_copy(update={"train": train, "threads": threads}))
+
+
+def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJob:
+    """The job for a request.
+
+    Args:
+        request: as it was asked for.
+        inner: as it is inside the job.
+        entry: its place in the work folder.
+        folder: for copies of what isn't on the shared volume, and for the job's own output and logs.
+    """
+    kubernetes = request.config.kubernetes
+    key = entry.folder.name
+    arguments = [request.spec.name, "--params-yaml", params_yaml(inner.config)]
+    for port in request.spec.inputs:
+        for path in request.inputs.get(port.name, []):
+            arguments += [f"--{port.name}", str(_shared(path, Path(kubernetes.work.mount_path), folder / port.name))]
+    arguments += ["--output", str(folder / request.spec.output), "--work", str(request.work)]
+    command = job_command(
+        [*arguments, *(["--force"] if request.force else [])],
+        nodes=kubernetes.train_job.nodes,
+        processes=request.config.train.processes,
+        code=digest_code(request.spec.code),
+        secrets=SECRETS if kubernetes.secrets else None,
+    )
+    environment = job_environment(os.environ)
+    for name in ENVIRONMENT:
+        if os.environ.get(name) and name not in environment:
+            log.warning(
+                "%s isn't given to the TrainJob: it holds a password, and whoever may list TrainJobs could read it: use"
+                " kubernetes.secrets",
+                name,
+            )
+    return TrainJob(name=job_name(key), key=key, command=command, environment=environment, kubernetes=kubernetes)
+
+
+def params_yaml(config: AvaConfig) -> str:
+    """What differs from the defaults, as text. The preset is among it by its values, and must not come on top again."""
+    values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"preset", "kubernetes"})
+    return yaml.safe_dump(values, allow_unicode=True)
+
+
+def _shared(path: Path, mount: Path, copy: Path) -> Path:
+    """The path itself where it is on the volume, else that of a copy there; an earlier attempt's has the same bytes."""
+    if path.is_relative_to(mount):
+        return path
+    if not copy.exists():
+        place(path, copy, beside={})
+    return copy
+
+
+def _left_nothing(run: StepRun) -> None:
+    raise AvaError(
+        f"the TrainJob ended well, but left no finished output in {run.state.parent}: its machines must see the work"
+        " folder under the same path"
+    )

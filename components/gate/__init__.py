@@ -1,0 +1,1 @@
+"""The component of `ava gate`."""

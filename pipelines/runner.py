@@ -1,0 +1,272 @@
+"""Run the compiled pipeline on this machine: kfp.local orders the tasks, a place runs each of them.
+
+`kfp.local.SubprocessRunner` refuses container components, and its DockerRunner reports failed ones as done. The handler
+of a task is looked up by the runner's type when the task starts, so ours takes its place for the time of a run, and
+runs the component's command as it stands in the IR. A test pins what this relies on.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+import json
+import logging
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ava_core.errors import AvaError
+from pipelines.graph import Component, Graph
+from pipelines.place import GRACE_SECONDS, Place, RunningTask, follow
+from pipelines.results import CONSOLE_LOG, PipelineResult, TaskResult, last_lines
+from pipelines.task_outputs import EXECUTOR_OUTPUT, find_faults, read_figures, was_cached
+
+FORCE = "--force"
+CLEAR_SECONDS = 5.0
+"""Time for kfp.local to end after its last task."""
+
+
+class LocalRunner:
+    """Runs one compiled pipeline.
+
+    Args:
+        graph: the compiled pipeline.
+        root: where each run gets a folder, with one for each task.
+        place: where the tasks run.
+        variables: environment variables of a task, by its component's name; called when the task starts. They win over
+            those in the IR, which are a cluster's. An AvaError from it fails the task.
+        show: is given each line to show; it must not print to `sys.stdout`, which is kfp.local's during a run.
+        timeouts: seconds that tasks may take, by component; over those in the IR.
+        forced: components whose steps compute anew whatever finished work there is.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        root: Path,
+        place: Place,
+        *,
+        variables: Callable[[str], Mapping[str, str]],
+        show: Callable[[str], None],
+        timeouts: Mapping[str, float] | None = None,
+        forced: Collection[str] = (),
+    ) -> None:
+        self.graph = graph
+        self.root = root.absolute()
+        self.place = place
+        self.variables = variables
+        self.show = show
+        self.timeouts = dict(timeouts or {})
+        self.forced = set(forced)
+        self.result = PipelineResult()
+        self._stopping = False
+        self._running: dict[Path, RunningTask | None] = {}  # by folder; None while it starts
+        self._components: dict[Path, str] = {}
+
+    def run(self, arguments: Mapping[str, Any]) -> PipelineResult:
+        """Run the pipeline with these arguments; a failed task is in the result, not raised.
+
+        Whatever interrupts the wait (Ctrl-C, SIGTERM) ends the tasks that run, starts no other, and is raised.
+        """
+        self.result = PipelineResult(order=self.graph.order)
+        self.root.mkdir(parents=True, exist_ok=True)
+        # In a thread, so that an interrupt meets us and not kfp.local, which would wait for its parallel tasks.
+        # And waited for by an event: a join that an interrupt ends takes the thread for ended (Python 3.11).
+        ended = threading.Event()
+        try:
+            threading.Thread(target=self._run, args=(arguments, ended), name="kfp.local", daemon=True).start()
+            ended.wait()
+        except BaseException:
+            self._stop(ended)
+            raise
+        return self.result
+
+    def _run(self, arguments: Mapping[str, Any], ended: threading.Event) -> None:
+        from kfp import components, local
+
+        try:
+            pipeline = components.load_component_from_text(_without_retries(self.graph.spec))
+            workspace = tempfile.TemporaryDirectory(prefix=".workspace-", dir=self.root, ignore_cleanup_errors=True)
+            with workspace, self._installed(), _quiet(self.root / "kfp.log"):
+                local.init(
+                    local.SubprocessRunner(use_venv=False),
+                    pipeline_root=str(self.root),
+                    workspace_root=workspace.name,
+                    raise_on_error=True,
+                )
+                pipeline(**arguments)
+        except Exception as error:
+            # Anything that kfp.local raises is a failure of the run, its own defects included.
+            self.result.fault = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        finally:
+            ended.set()
+
+    def _stop(self, ended: threading.Event) -> None:
+        """End what runs: politely, then by force; a second interrupt is force at once."""
+        self._stopping = True
+        for method in ("terminate", "kill"):
+            deadline = time.monotonic() + GRACE_SECONDS
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                for task in list(self._running.values()):
+                    if task is not None:
+                        getattr(task, method)()
+                while self._running and time.monotonic() < deadline:
+                    ended.wait(0.05)
+        ended.wait(CLEAR_SECONDS)
+
+    @contextlib.contextmanager
+    def _installed(self) -> Iterator[None]:
+        """Take the place of kfp.local's handler, and give every task a folder; put everything back afterwards."""
+        from kfp.local import config, executor_input_utils, subprocess_task_handler
+
+        handler = subprocess_task_handler.SubprocessTaskHandler
+        task_root = executor_input_utils.construct_local_task_root
+        uses: Counter[str] = Counter()
+        lock = threading.Lock()
+
+        def own_root(*, pipeline_root: str, pipeline_resource_name: str, task_resource_name: str) -> str:
+            """kfp.local names a task's folder after its component: two tasks of one would write into the same."""
+            with lock:
+                uses[task_resource_name] += 1
+                number = uses[task_resource_name]
+            root = task_root(pipeline_root, pipeline_resource_name, task_resource_name)
+            root += f".{number}" if number > 1 else ""
+            self._components[Path(root)] = task_resource_name
+            return root
+
+        subprocess_task_handler.SubprocessTaskHandler = lambda **given: _Task(self, **given)
+        executor_input_utils.construct_local_task_root = own_root
+        try:
+            yield
+        finally:
+            subprocess_task_handler.SubprocessTaskHandler = handler
+            executor_input_utils.construct_local_task_root = task_root
+            config.LocalExecutionConfig.instance = None
+
+    def run_task(self, image: str, command: list[str], variables: Mapping[str, str]) -> bool:
+        """Run one task and note how it ended; True if it succeeded."""
+        output = next((Path(word) for word in command if Path(word).name == EXECUTOR_OUTPUT), None)
+        if output is None:
+            raise ValueError(f"{command[:2]}: the component passes no place for its {EXECUTOR_OUTPUT}")
+        if self._stopping:
+            return False
+        folder = output.parent
+        component = self.graph.component(self._components[folder])
+        if component.step and component.name in self.forced:
+            command = [*command, FORCE]
+        position = list(dict.fromkeys(self.result.order)).index(component.name) + 1
+        self.show(f"{folder.name}: started ({position} of {len(set(self.result.order))})")
+        started = time.monotonic()
+        fault = self._failure(component, folder, image, command, variables)
+        seconds = time.monotonic() - started
+        cached = not fault and was_cached(folder)
+        self.result.tasks.append(
+            TaskResult(
+                name=folder.name,
+                component=component.name,
+                status="failed" if fault else "succeeded",
+                cached=cached,
+                seconds=seconds,
+                folder=folder,
+                figures={} if fault else read_figures(folder, component.definition),
+                fault=fault,
+            )
+        )
+        ending = f"failed: {fault}" if fault else "unchanged, taken from finished work" if cached else "succeeded"
+        self.show(f"{folder.name}: {ending} ({seconds:.1f} s)")
+        return not fault
+
+    def _failure(
+        self, component: Component, folder: Path, image: str, command: Sequence[str], variables: Mapping[str, str]
+    ) -> str:
+        """Run the command; why the task failed, or an empty string."""
+        log = folder / CONSOLE_LOG
+        try:
+            given = {**variables, **self.variables(component.name), "AVA_PIPELINE_RUN": folder.parent.name}
+            with self._started(folder, command, image=image, variables=given) as task:
+                ending = follow(
+                    task,
+                    log=log,
+                    show=lambda line: self.show(f"  {folder.name} | {line}"),
+                    timeout=self.timeouts.get(component.name, component.timeout),
+                )
+        except AvaError as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename or command[0]}: {error.strerror or error}"
+        if self._stopping:
+            return "interrupted"
+        if not ending.succeeded:
+            return ": ".join([str(ending), *last_lines(log, 1)])
+        return "; ".join(find_faults(folder, component.definition))
+
+    @contextlib.contextmanager
+    def _started(self, folder: Path, command: Sequence[str], **given: Any) -> Iterator[RunningTask]:
+        """Start a task, and let an interrupt find it from before it starts until it has ended."""
+        self._running[folder] = None
+        try:
+            if self._stopping:
+                raise AvaError("interrupted")
+            task = self.place.start(command, name=f"{folder.parent.name}-{folder.name}", **given)
+            self._running[folder] = task
+            if self._stopping:  # the interrupt came meanwhile
+                task.kill()
+            yield task
+        finally:
+            del self._running[folder]
+
+
+class _Task:
+    """kfp.local's ITaskHandler for one task."""
+
+    def __init__(
+        self,
+        ours: LocalRunner,
+        *,
+        image: str,
+        full_command: list[str],
+        env_vars: dict[str, str] | None = None,
+        **_: Any,
+    ) -> None:
+        self.ours = ours
+        self.image = image
+        self.command = full_command
+        self.variables = env_vars or {}
+
+    def run(self) -> Any:
+        from kfp.local.status import Status
+
+        return Status.SUCCESS if self.ours.run_task(self.image, self.command, self.variables) else Status.FAILURE
+
+
+def _without_retries(spec: Mapping[str, Any]) -> str:
+    """The pipeline with each task tried once: what fails on one node of a cluster may pass on another, not here."""
+    tried_once = copy.deepcopy(dict(spec))
+    for definition in [tried_once["root"], *tried_once["components"].values()]:
+        for task in definition.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+    return json.dumps(tried_once, ensure_ascii=False)  # JSON is YAML
+
+
+@contextlib.contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Send kfp.local's own chatter, coloured and three lines a task, to a file.
+
+    It swaps `print` and the root logger's handlers for each task, and leaves them swapped where tasks ran in parallel.
+    """
+    root, own_print = logging.getLogger(), builtins.print
+    level, handlers = root.level, root.handlers[:]
+    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            builtins.print = own_print
+            root.handlers[:] = handlers
+            root.setLevel(level)

@@ -1,0 +1,150 @@
+"""One command in a place: a process of this machine, or a container. What holds for one holds for the other."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.docker_place import DockerPlace
+from pipelines.host_place import HostPlace
+from pipelines.place import Ending, follow, split_lines
+from tests.pipelines.conftest import PLACES
+
+MUCH = 300_000  # more than a pipe holds
+
+
+def python(*code: str) -> list[str]:
+    return ["python3", "-c", "\n".join(code)]
+
+
+@pytest.fixture
+def run(request, tmp_path):
+    """Run a command in the place that the test names; gives its Ending."""
+    if request.param == "docker":
+        image = request.getfixturevalue("base_image")
+        place = DockerPlace({}, writable=[tmp_path], readable=[])
+    else:
+        image, place = "", HostPlace({"PATH": os.environ["PATH"]})
+
+    def call(command, log=None, show=lambda line: None, timeout=None, **variables) -> Ending:
+        name = f"test-{time.monotonic_ns()}"
+        task = place.start(command, image=image, name=name, variables=variables)
+        return follow(task, log=log or tmp_path / "log", show=show, timeout=timeout)
+
+    return call
+
+
+in_both_places = pytest.mark.parametrize("run", PLACES, indirect=True)
+
+
+@in_both_places
+def test_both_streams_are_logged_and_shown_line_by_line(run, tmp_path):
+    shown: list[str] = []
+    program = python("import sys", "print('out', flush=True)", "print('err', file=sys.stderr)", "print('é', end='')")
+    assert run(program, show=shown.append, PYTHONIOENCODING="utf-8").succeeded
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(shown) == ["err", "out", "é"]
+    assert shown.index("out") < shown.index("é")
+
+
+@in_both_places
+def test_lines_come_while_the_command_runs(run):
+    times: list[float] = []
+    run(
+        python("import time", "print(1, flush=True)", "time.sleep(1.5)", "print(2)"),
+        show=lambda _: times.append(time.monotonic()),
+    )
+    assert times[1] - times[0] > 1
+
+
+@in_both_places
+def test_bytes_that_are_no_text_don_t_stop_it(run, tmp_path):
+    shown: list[str] = []
+    assert run(python("import sys; sys.stdout.buffer.write(b'a\\xff\\n')"), show=shown.append).succeeded
+    assert (tmp_path / "log").read_text(errors="replace") == "a\N{REPLACEMENT CHARACTER}\n"
+    assert shown == ["a\N{REPLACEMENT CHARACTER}"]
+
+
+@in_both_places
+def test_environment_is_the_given_one_alone(run, monkeypatch):
+    monkeypatch.setenv("OURS", "1")
+    program = python("import os, sys; sys.exit('OURS' in os.environ or os.environ['THEIRS'] != 'a b')")
+    assert run(program, THEIRS="a b").code == 0
+
+
+@in_both_places
+def test_arguments_never_meet_a_shell(run, tmp_path):
+    assert run([*python("import sys", "print(sys.argv[1])"), "$HOME; `id` 'x' \"y\""]).succeeded
+    assert (tmp_path / "log").read_text() == "$HOME; `id` 'x' \"y\"\n"
+
+
+@in_both_places
+def test_standard_input_is_empty(run):
+    assert run(python("import sys; sys.exit(len(sys.stdin.read()))")).code == 0
+
+
+@in_both_places
+def test_full_disk_under_the_log_does_not_hang_the_command(run):
+    assert run(python(f"for _ in range({MUCH // 50}): print('x' * 50)"), log=Path("/dev/full")).succeeded
+
+
+@in_both_places
+def test_terminal_that_went_away_does_not_hang_the_command(run, tmp_path):
+    def show(line):
+        raise BrokenPipeError
+
+    assert run(python(f"for _ in range({MUCH // 50}): print('x' * 50)"), show=show).succeeded
+    assert (tmp_path / "log").stat().st_size >= MUCH
+
+
+@in_both_places
+@pytest.mark.parametrize(
+    ("number", "words"), [(9, "SIGKILL (out of memory?)"), (15, "SIGTERM"), (11, "SIGSEGV"), (6, "SIGABRT")]
+)
+def test_death_by_signal_is_told_from_an_exit_code(run, number, words):
+    ending = run(python(f"import os; os.kill(os.getpid(), {number})"))
+    assert not ending.succeeded and str(ending) == words
+
+
+@in_both_places
+@pytest.mark.parametrize("code", [1, 2, 77])
+def test_exit_code_is_read(run, code):
+    ending = run(python(f"raise SystemExit({code})"))
+    assert not ending.succeeded and str(ending) == f"exit code {code}"
+
+
+@in_both_places
+def test_command_that_takes_too_long_is_asked_to_end(run, tmp_path):
+    started = time.monotonic()
+    ending = run(
+        python(
+            "import signal, sys, time",
+            "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('ending')))",
+            "time.sleep(600)",
+        ),
+        timeout=1.5,
+    )
+    assert not ending.succeeded and str(ending) == "timed out after 1.5 s"
+    assert time.monotonic() - started < 12
+    assert (tmp_path / "log").read_text() == "ending\n"
+
+
+@in_both_places
+def test_command_that_will_not_end_is_killed(run, monkeypatch):
+    monkeypatch.setattr("pipelines.place.end.__defaults__", (1.0,))
+    ending = run(python("import signal, time", "signal.signal(15, signal.SIG_IGN)", "time.sleep(600)"), timeout=1.5)
+    assert str(ending) == "timed out after 1.5 s" and ending.code in (-9, 137)
+
+
+def test_how_an_ending_is_said():
+    assert str(Ending(code=3)) == "exit code 3" and str(Ending(code=-99)) == "signal 99"
+    assert str(Ending(code=137, out_of_memory=True)) == "SIGKILL (out of memory)"
+    assert str(Ending(code=143)) == "SIGTERM" and str(Ending(code=255)) == "exit code 255"
+    assert not Ending(code=0, timeout=1).succeeded and Ending(code=0).succeeded
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_lines_are_put_together_from_pieces_cut_anywhere(size):
+    text = "a\n\nbé\nend".encode()
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    assert list(split_lines(pieces)) == [b"a\n", b"\n", "bé\n".encode(), b"end"]
