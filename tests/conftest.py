@@ -46,6 +46,13 @@ TINY_PARAMS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_tracking_server(monkeypatch):
+    """Only what a test names itself: MLflow's `set_tracking_uri` leaves the address in this process's environment."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "AVA_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def merged(base: dict, changes: dict) -> dict:
     """`base` with `changes` over it, section by section."""
     result = dict(base)
