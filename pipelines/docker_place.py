@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ PASSED_ON_PREFIXES = ("MLFLOW_", "AWS_")
 LABEL = "ava.run"
 SHARED_MEMORY = "2g"
 """Ranks on one machine exchange gradients in /dev/shm, for which Docker gives 64 MB; it takes memory as it is used."""
+PIECE_BYTES = 16 * 1024
+"""The engine keeps longer lines in pieces of this size (moby, daemon/logger/copier.go)."""
 ENGINE_SECONDS = 60
 """Time for an answer of the engine."""
 
@@ -118,7 +121,16 @@ class DockerTask:
     def lines(self) -> Iterator[bytes]:
         """See `RunningTask`."""
         with contextlib.suppress(*_errors()):  # the wait tells what happened
-            yield from split_lines(self._container.logs(stream=True, follow=True))
+            yield from whole_lines(self._frames())
+
+    def _frames(self) -> Iterator[bytes]:
+        """The log as it comes; then what the engine has dropped at its end: following races with the last lines."""
+        count = 0
+        for frame in self._container.logs(stream=True, follow=True):
+            count += 1
+            yield frame
+        self._container.wait()
+        yield from islice(self._container.logs(stream=True, follow=False), count, None)
 
     def wait(self, seconds: float | None = None) -> Ending | None:
         """See `RunningTask`. A container that somebody else removed has failed."""
@@ -156,6 +168,22 @@ class DockerTask:
     def _kill(self, number: str) -> None:
         with contextlib.suppress(*_errors()):  # it has just ended
             self._container.kill(number)
+
+
+def whole_lines(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines, with their ends, from the frames of a log: one for each line of either stream, or for a piece of one.
+
+    A shorter frame without an end is the last of its stream, and the next one may be of the other.
+    """
+    line = b""
+    for frame in frames:
+        line += frame
+        if len(frame) == PIECE_BYTES and not frame.endswith(b"\n"):
+            continue
+        yield from split_lines([line if line.endswith(b"\n") else line + b"\n"])
+        line = b""
+    if line:
+        yield line
 
 
 def _connect() -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.docker_place import DockerPlace
+from pipelines.docker_place import PIECE_BYTES, DockerPlace, whole_lines
 from pipelines.host_place import HostPlace
 from pipelines.place import Ending, follow, split_lines
 from tests.pipelines.conftest import PLACES
@@ -148,3 +148,9 @@ def test_lines_are_put_together_from_pieces_cut_anywhere(size):
     text = "a\n\nbé\nend".encode()
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     assert list(split_lines(pieces)) == [b"a\n", b"\n", "bé\n".encode(), b"end"]
+
+
+def test_last_line_of_one_stream_is_not_glued_to_the_next_of_the_other():
+    long = b"x" * PIECE_BYTES
+    frames = [b"out\n", b"no end", b"err\n", long, b"y\n", long]
+    assert list(whole_lines(frames)) == [b"out\n", b"no end\n", b"err\n", long + b"y\n", long]
