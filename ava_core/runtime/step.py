@@ -29,7 +29,7 @@ from ava_core.runtime.digests import digest_code, digest_tree, digest_value
 from ava_core.runtime.full_disk import full_disk_explained
 from ava_core.runtime.progress import Progress
 from ava_core.runtime.work import KEPT_HOURS, Entry, WorkStore, timings_path
-from ava_core.steps import StepSpec
+from ava_core.steps import Input, StepSpec
 
 log = logging.getLogger(__name__)
 
@@ -213,15 +213,20 @@ def _verify_inputs(request: Request) -> dict[str, str]:
         folders = request.inputs.get(port.name, [])
         if port.name in digests:
             continue
-        for index, folder in enumerate(folders):
-            name = f"{port.name}.{index}" if port.repeated else port.name
-            if port.verified:
-                digests[name] = manifest.verify(folder, producers[port.kind or port.name]).digest
-            elif folder.is_dir():
-                digests[name] = digest_tree(folder)
-            else:
-                raise AvaError(f"--{port.name} {folder}: no such folder")
+        found = [_digest_input(port, folder, producers) for folder in folders]
+        if port.repeated:  # a set: in which order they are given makes no difference
+            digests |= {f"{port.name}.{index}": digest for index, digest in enumerate(sorted(found))}
+        else:
+            digests |= {port.name: digest for digest in found}
     return digests
+
+
+def _digest_input(port: Input, folder: Path, producers: Mapping[str, str]) -> str:
+    if port.verified:
+        return manifest.verify(folder, producers[port.kind or port.name]).digest
+    if folder.is_dir():
+        return digest_tree(folder)
+    raise AvaError(f"--{port.name} {folder}: no such folder")
 
 
 def _identify(request: Request, inputs: dict[str, str]) -> manifest.Manifest:
