@@ -216,8 +216,8 @@ def _verify_inputs(request: Request) -> dict[str, str]:
         found = [_digest_input(port, folder, producers) for folder in folders]
         if port.repeated:  # a set: in which order they are given makes no difference
             digests |= {f"{port.name}.{index}": digest for index, digest in enumerate(sorted(found))}
-        else:
-            digests |= {port.name: digest for digest in found}
+        elif found:
+            digests[port.name] = found[0]
     return digests
 
 
