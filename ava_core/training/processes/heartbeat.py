@@ -27,6 +27,8 @@ LOST_SECONDS = 90.0
 """Silence of a machine after which this process ends. Longer than mpirun's own patience (60 s, `launchers/mpi.py`):
 an mpirun that hears first of a failed rank waits for the silent machine's daemon, for as long as TCP does."""
 TICK_SECONDS = 1.0
+STOP_SECONDS = 10.0
+"""Time for the threads to end."""
 
 
 def end_process(error: LostPeer) -> None:
@@ -56,15 +58,22 @@ class Heartbeat:
         # Counted in ticks of this process, so that one that was itself stopped for a while accuses nobody.
         self._silence = dict.fromkeys(self._others, 0.0)
         self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
 
     def start(self) -> None:
         """Begin, in two threads: one may wait for the store, the other one notices it."""
-        for work in (self._beat, self._watch):
-            threading.Thread(target=work, name=f"heartbeat{work.__name__}", daemon=True).start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End: from now on others may go."""
+        """End: from now on others may go.
+
+        Waits for the threads: an interpreter that ends while one is inside the store aborts the process.
+        """
         self._stopped.set()
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(STOP_SECONDS)
 
     def _beat(self) -> None:
         try:

@@ -61,6 +61,9 @@ def kubelet(cluster, tmp_path):
     return Kubelet(cluster, tmp_path)
 
 
+FOREIGN = ("AVA_", "MLFLOW_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "CROSS_")
+
+
 class Kubelet:
     """One machine, which is the launcher."""
 
@@ -78,7 +81,8 @@ class Kubelet:
         mounts = ["--hostfile", str(self.folder / "hostfile"), "--ssh", str(self.folder / "ssh")]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_"))},
+            # A pod's own: DeepSpeed leaves RANK and others in a process that has trained.
+            **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
             **{variable["name"]: variable["value"] for variable in trainer.get("env", [])},
             **{"PATH": path, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
             "GLOO_SOCKET_IFNAME": "lo",
