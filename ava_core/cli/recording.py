@@ -26,6 +26,7 @@ from ava_core.runtime.step import Request, StepRun
 from ava_core.runtime.work import timings_path
 from ava_core.tracking.address import RUN_ID, WEB_SCHEMES, given_uri
 from ava_core.tracking.commit import read_commit
+from ava_core.tracking.connection import variables_set
 from ava_core.tracking.faults import unreachable
 from ava_core.tracking.pipeline_runs import RUNNING, SOURCE, Task, end_pipeline, open_task, pipeline_run_id
 from ava_core.tracking.records import Point, flatten
@@ -56,7 +57,7 @@ def recorded(request: Request) -> Iterator[Callable[[Compute], Compute]]:
         return
     variables = recording.begin()
     try:
-        with _environment(variables):
+        with variables_set(variables):
             yield recording.watched
     except BaseException as error:
         recording.end(error)
@@ -204,20 +205,6 @@ def _never_failing(uri: str, consequence: str) -> Iterator[None]:
         yield
     except Exception as error:
         log.warning("mlflow: %s: %s", consequence, error if isinstance(error, AvaError) else unreachable(uri, error))
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _line(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ava_core.config.section import NonNegative, Positive, Section, Text
+from ava_core.config.section import NonNegative, ObjectName, Positive, Section, Text
 from ava_core.config.train_job import TrainJobConfig
 
 
@@ -24,8 +24,6 @@ Cpu = Annotated[str, BeforeValidator(_number_as_text), Field(pattern=r"^([0-9]*\
 """CPUs, or thousandths of one with the unit m."""
 Bytes = Annotated[str, BeforeValidator(_number_as_text), Field(pattern=r"^[0-9]+([KMGTPE]i?)?$")]
 """Bytes, with a decimal (G) or binary (Gi) unit."""
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-"""Name of an object in the run's namespace."""
 Folder = Annotated[str, Field(pattern=r"^/[^:]+$")]
 """Absolute path inside the container."""
 
@@ -143,7 +141,7 @@ class RetryConfig(Section):
 class WorkConfig(Section):
     """The volume behind AVA_WORK: shards, checkpoints and finished outputs outlive a pod, and a run."""
 
-    claim: Name | None = None
+    claim: ObjectName | None = None
     """PersistentVolumeClaim that exists; ReadWriteMany where steps shall run on several nodes. Null: no volume, and a
     killed step begins anew."""
     mount_path: Folder = "/ava/work"
@@ -155,7 +153,7 @@ class WorkConfig(Section):
 class SecretConfig(Section):
     """A Secret whose entries become environment variables of every step. Their values never pass through Ava."""
 
-    name: Name
+    name: ObjectName
     variables: Annotated[dict[str, Text], Field(min_length=1)]
     """Variable -> key of the Secret: MLFLOW_TRACKING_USERNAME, AWS_SECRET_ACCESS_KEY, ..."""
 
@@ -180,7 +178,7 @@ class KubernetesConfig(Section):
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When nodes fetch the image; null: Always for the tag latest, else IfNotPresent."""
-    image_pull_secrets: list[Name] = []
+    image_pull_secrets: list[ObjectName] = []
     """Secrets with credentials of the image's registry."""
     run_as_user: NonNegative | None = None
     """User id of the steps; null: the image's."""

@@ -6,9 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ava_core.config.section import NonNegative, Positive, Section
+from ava_core.config.section import NonNegative, ObjectName, Positive, Section
 
-ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]i?$")]
 
 

@@ -57,7 +57,7 @@ def connect(uri: str) -> MlflowClient:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-        with _environment(probing if urlsplit(uri).scheme in WEB_SCHEMES else {}):
+        with variables_set(probing if urlsplit(uri).scheme in WEB_SCHEMES else {}):
             client.search_experiments(max_results=1)
     except Exception as error:  # a store's driver raises what it likes: mlflow, sqlalchemy, psycopg2, urllib3
         raise unreachable(uri, error) from error
@@ -65,7 +65,8 @@ def connect(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def variables_set(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables inside the block; afterwards all are as they were."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -73,7 +74,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
