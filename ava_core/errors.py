@@ -29,5 +29,9 @@ class ConfigError(AvaError):
         super().__init__("\n".join(self.faults))
 
 
+class ParityError(AvaError):
+    """An exported model that is further from the one it was made from than it may be. One line per fault."""
+
+
 class IntegrityError(AvaError):
     """An input whose bytes are not the ones that its manifest promises."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMES = ("int8", "int4")
+SCHEMES = ("fp32", "int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,7 +41,11 @@ TINY_PARAMS = {
         "evaluate_sequences": 4,
         "checkpoint_every": 2,
     },
-    "quantize": {"parity_sequences": 2},
+    "quantize": {
+        "parity_sequences": 2,
+        "int8": {"min_expert_agreement": 0.9},
+        "int4": {"min_expert_agreement": 0.6, "min_top1_agreement": 0.6, "max_increase_percent": 9.0},
+    },
     "evaluate": {"prompts": ["To be, or"], "generation": {"max_new_tokens": 8, "num_beams": 2}},
 }
 

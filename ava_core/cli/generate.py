@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,44 +17,105 @@ CACHE = Path(".ava/models")
 
 
 def generate(
-    prompt: Annotated[list[str], typer.Option(help="Text to continue; may be given several times.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; may be given several times.")] = None,
+    prompts_file: Annotated[
+        str | None,
+        typer.Option(help='File with a prompt per line, as text or as JSON {"prompt": ...}; - is standard input.'),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
             help="Output folder of `ava train` or `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION."
         ),
     ] = f"{REGISTRY_SCHEME}ava-moe@champion",
-    strategy: Annotated[str, typer.Option(help="greedy, beam or nucleus.")] = "nucleus",
+    strategy: Annotated[str, typer.Option(help="greedy, beam, nucleus, top-k or min-p.")] = "nucleus",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add, at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of nucleus sampling; > 0.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling; > 0.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Probability mass of nucleus sampling; in (0, 1].")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Most probable tokens to sample from; 0: all.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Least probability relative to the most probable token; in [0, 1].")
+    ] = None,
     num_beams: Annotated[int | None, typer.Option(min=2, help="Width of beam search.")] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Divides the logits of tokens that occurred; 1: off.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampling.")] = 1337,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends a continuation; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampling, for each prompt.")] = 1337,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes; for one prompt.")] = False,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help='Print a line {"prompt": ..., "text": ...} per prompt.')
+    ] = False,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = 0,
 ) -> None:
-    """Let a model continue each --prompt; the texts go to standard output, a line of dashes between them."""
+    """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
+    from ava_core.errors import ConfigError
     from ava_core.generation.strategies import require_strategy
 
     given = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
         "num_beams": num_beams,
         "repetition_penalty": repetition_penalty,
+        "stop": stop or None,
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
     require_strategy(strategy)
+    prompts = [*(prompt or []), *(_read_prompts(prompts_file) if prompts_file else [])]
+    if not prompts:
+        raise ConfigError("no prompt: give --prompt or --prompts-file")
+    if stream and jsonl:
+        raise ConfigError("--stream: prints plain text: leave out --jsonl")
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
     from ava_core.generation import generate as decode
     from ava_core.generation import load_model
 
     loaded, tokenizer = load_model(_folder(model), threads)
-    texts = decode(loaded, tokenizer, prompt, strategy=strategy, settings=settings, seed=seed)
-    print("\n---\n".join(texts))
+    show = _show if stream else None
+    if stream and len(prompts) == 1:
+        _show(prompts[0])
+    texts = decode(loaded, tokenizer, prompts, strategy=strategy, settings=settings, seed=seed, show=show)
+    if stream:
+        print()
+    elif jsonl:
+        for given_prompt, text in zip(prompts, texts, strict=True):
+            print(json.dumps({"prompt": given_prompt, "text": text[len(given_prompt) :]}, ensure_ascii=False))
+    else:
+        print("\n---\n".join(texts))
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _read_prompts(source: str) -> list[str]:
+    """Prompts of a file, one per line; empty lines are skipped."""
+    from ava_core.errors import ConfigError
+
+    name = "standard input" if source == "-" else source
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        lines = data.decode().splitlines()
+    except OSError as error:
+        raise ConfigError(f"--prompts-file {source}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--prompts-file {name}: isn't valid UTF-8 at byte {error.start}") from error
+    return [_prompt_of(line, f"{name}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _prompt_of(line: str, place: str) -> str:
+    from ava_core.errors import ConfigError
+
+    if not line.lstrip().startswith("{"):
+        return line
+    try:
+        return str(json.loads(line)["prompt"])
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f'{place}: starts like JSON: must be {{"prompt": "..."}}') from error
 
 
 def _settings(given: dict[str, Any]) -> GenerationConfig:
@@ -79,4 +142,4 @@ def _folder(model: str) -> Path:
     from ava_core.registry import download_model
     from ava_core.tracking import tracking_uri
 
-    return download_model(model, tracking_uri(), CACHE)
+    return download_model(model, tracking_uri(), CACHE).folder

@@ -17,7 +17,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ava_core.cli import config, evaluate, gate, generate, preprocess, quantize, record_outcome, register, show, train
+from ava_core.cli import (
+    config,
+    evaluate,
+    gate,
+    generate,
+    preprocess,
+    quantize,
+    record_outcome,
+    register,
+    serve,
+    show,
+    train,
+)
 from ava_core.cli.version import version_option
 from ava_core.errors import AvaError, ConfigError, one_line
 
@@ -42,6 +54,7 @@ app = typer.Typer(
 for step in (preprocess, train, quantize, evaluate, gate, register):
     app.command(step.NAME)(step.command)
 app.command("generate")(generate.generate)
+app.command("serve")(serve.serve)
 app.command("show")(show.show)
 app.command("record-outcome", hidden=True)(record_outcome.record_outcome)
 app.add_typer(config.app, name="config")

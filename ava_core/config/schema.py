@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ava_core.config.kubernetes import KubernetesConfig
+from ava_core.config.quantization import QuantizeConfig
 from ava_core.config.section import Fraction, NonNegative, Positive, Section, Text
 from ava_core.config.training import TrainConfig
 
@@ -245,23 +246,6 @@ class ModelConfig(Section):
         return self.num_ffn_experts + self.num_zero_experts + self.num_copy_experts + self.num_constant_experts
 
 
-class QuantizeConfig(Section):
-    """ONNX export and weight quantisation."""
-
-    schemes: Annotated[list[Literal["int8", "int4"]], Field(min_length=1)] = ["int8"]
-    """Schemes that the pipeline and dvc.yaml build, each once; `ava quantize` builds the one given with --scheme."""
-    block_size: Literal[16, 32, 64, 128, 256] = 32
-    """Weights that share one scale."""
-    parity_sequences: Positive = 16
-    """Validation sequences on which the quantised model is compared with the float one."""
-
-    @model_validator(mode="after")
-    def _schemes_differ(self) -> QuantizeConfig:
-        if len(set(self.schemes)) < len(self.schemes):
-            raise ValueError(f"schemes = {', '.join(self.schemes)}: must name each scheme once")
-        return self
-
-
 class GenerationConfig(Section):
     """How the samples of the report, and `ava generate` by default, are decoded."""
 
@@ -269,9 +253,16 @@ class GenerationConfig(Section):
     num_beams: Annotated[int, Field(ge=2)] = 4
     """Width of beam search."""
     temperature: Annotated[float, Field(gt=0)] = 0.8
-    """Of nucleus sampling."""
+    """Of sampling: divides the logits."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     """Probability mass of nucleus sampling."""
+    top_k: NonNegative = 0
+    """Most probable tokens to sample from, for top-k, and for nucleus beside top_p; 0: all (top-k: 50)."""
+    min_p: Fraction = 0.0
+    """Least probability of a token to sample, relative to the most probable one, for min-p, and for nucleus beside
+    top_p; 0: any (min-p: 0.05)."""
+    stop: list[Text] = []
+    """Strings that end a text, which leaves them out."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     """Divides the logits of tokens that occurred; 1: off."""
 

@@ -1,16 +1,25 @@
-"""Continuing prompts by greedy, beam or nucleus decoding, over Transformers' `generate`."""
+"""Continuing prompts, over Transformers' `generate`, with PyTorch and ONNX models alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig as DecodingConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
 from ava_core.config.schema import GenerationConfig
-from ava_core.errors import AvaError
-from ava_core.generation.strategies import require_strategy
+from ava_core.errors import AvaError, ConfigError
+from ava_core.generation.prompts import encode
+from ava_core.generation.sampling import SeededDraw, logits_processors
+from ava_core.generation.strategies import SAMPLED, require_strategy
+from ava_core.generation.text_stream import TextStream
+
+MAX_BATCH_TOKENS = 2**14
+"""Prompt and new tokens that are decoded at once; bounds the memory for a long list of prompts."""
 
 
 def generate(
@@ -21,81 +30,135 @@ def generate(
     strategy: str,
     settings: GenerationConfig,
     seed: int,
+    show: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Continue each prompt until the end of a document or `settings.max_new_tokens`.
+    """Continue each prompt until the end of a document, a stop string, or `settings.max_new_tokens`.
 
-    The prompts are one batch, padded on the left. Greedy and beam don't depend on the seed. Nucleus draws for the
-    whole batch from one generator: the same prompts in the same order with the same seed give the same texts, and the
-    process's own random state stays as it was. An empty prompt begins a document.
+    Prompts are decoded in batches, padded on the left, but each has a generator of its own with the same seed: a
+    prompt's text doesn't depend on the others, and the process's own random state stays as it was. Greedy and beam
+    don't depend on the seed. An empty prompt begins a document.
 
     Args:
         model: as `load_model` gives it.
         tokenizer: of the same folder.
         prompts: texts to continue.
-        strategy: "greedy", "beam" or "nucleus".
-        settings: length, width of the beam, temperature, top_p and repetition penalty.
+        strategy: one of `STRATEGIES`.
+        settings: lengths, filters and stop strings.
         seed: of the sampling.
+        show: told the continuation of the only prompt piece by piece.
 
     Returns:
-        Each prompt, unchanged, with its continuation; special tokens are left out.
+        Each prompt, unchanged, with its continuation; special tokens and stop strings are left out.
 
     Raises:
-        ConfigError: an unknown strategy.
-        AvaError: a prompt is too long for the model's context.
+        ConfigError: an unknown strategy, or several prompts or a beam with `show`.
+        AvaError: a prompt is too long for the model's context, or no text.
     """
     require_strategy(strategy)
-    if not prompts:
-        return []
-    token_ids = [_encode(tokenizer, prompt) for prompt in prompts]
-    _require_room(model, prompts, token_ids, settings.max_new_tokens)
-    batch = tokenizer.pad({"input_ids": token_ids}, padding_side="left", return_tensors="pt").to(model.device)
-    config = _decoding_config(tokenizer, strategy, settings)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        sequences = cast(Any, model).generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=config
-        )
-    new_tokens = sequences[:, batch["input_ids"].shape[1] :]
-    continuations = tokenizer.batch_decode(new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if show is not None and (len(prompts) != 1 or strategy == "beam"):
+        raise ConfigError("--stream: needs one prompt and a strategy other than beam, which goes back on its words")
+    token_ids = [encode(tokenizer, prompt) for prompt in prompts]
+    for prompt, ids in zip(prompts, token_ids, strict=True):
+        _require_room(model, prompt, len(ids), settings.max_new_tokens)
+    continuations: list[str] = []
+    for batch in _batches(token_ids, settings.max_new_tokens):
+        streamer = _Show(tokenizer, settings, show) if show is not None else None
+        continuations += _decode(model, tokenizer, batch, strategy, settings, seed, streamer)
+        if streamer is not None:
+            continuations[-1] = streamer.text
     return [prompt + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The prompt's tokens; the boundary token for an empty one, since a model has to start from something."""
-    return tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
-
-
-def _require_room(model: PreTrainedModel, prompts: list[str], token_ids: list[list[int]], new_tokens: int) -> None:
+def _require_room(model: PreTrainedModel, prompt: str, length: int, new_tokens: int) -> None:
     context = model.config.max_position_embeddings
-    for prompt, ids in zip(prompts, token_ids, strict=True):
-        if len(ids) + new_tokens > context:
-            shown = prompt if len(prompt) <= 32 else f"{prompt[:32]}..."
-            raise AvaError(
-                f"prompt {shown!r}: {len(ids)} tokens and max_new_tokens = {new_tokens} are more than the model's"
-                f" context of {context}: shorten the prompt or ask for {max(context - len(ids), 0)} new tokens at most"
-            )
+    if length + new_tokens > context:
+        shown = prompt if len(prompt) <= 32 else f"{prompt[:32]}..."
+        raise AvaError(
+            f"prompt {shown!r}: {length} tokens and max_new_tokens = {new_tokens} are more than the model's"
+            f" context of {context}: shorten the prompt or ask for {max(context - length, 0)} new tokens at most"
+        )
+
+
+def _batches(token_ids: list[list[int]], new_tokens: int) -> list[list[list[int]]]:
+    """Neighbouring prompts together, as many as MAX_BATCH_TOKENS allows with padding."""
+    batches: list[list[list[int]]] = []
+    longest = 0
+    for ids in token_ids:
+        longest = max(longest, len(ids))
+        if batches and (len(batches[-1]) + 1) * (longest + new_tokens) <= MAX_BATCH_TOKENS:
+            batches[-1].append(ids)
+        else:
+            batches.append([ids])
+            longest = len(ids)
+    return batches
+
+
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    token_ids: list[list[int]],
+    strategy: str,
+    settings: GenerationConfig,
+    seed: int,
+    streamer: BaseStreamer | None,
+) -> list[str]:
+    """Continuations of one batch."""
+    batch = tokenizer.pad({"input_ids": token_ids}, padding_side="left", return_tensors="pt").to(model.device)
+    processors = logits_processors(strategy, settings)
+    if strategy in SAMPLED:
+        processors.append(SeededDraw([seed] * len(token_ids)))
+    with torch.inference_mode():
+        sequences = cast(Any, model).generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            generation_config=_decoding_config(tokenizer, strategy, settings),
+            logits_processor=processors,
+            streamer=streamer,
+            tokenizer=tokenizer if settings.stop else None,
+        )
+    texts = []
+    for row in sequences[:, batch["input_ids"].shape[1] :].tolist():
+        stream = TextStream(tokenizer, settings.stop)
+        texts.append("".join([*map(stream.push, row), stream.flush()]))
+    return texts
 
 
 def _decoding_config(tokenizer: PreTrainedTokenizerBase, strategy: str, settings: GenerationConfig) -> DecodingConfig:
-    """Everything is said here, so that nothing comes from the folder's generation_config.json."""
-    options: dict[str, dict[str, Any]] = {
-        "greedy": {"do_sample": False, "num_beams": 1},
-        "beam": {"do_sample": False, "num_beams": settings.num_beams, "early_stopping": False, "length_penalty": 1.0},
-        "nucleus": {
-            "do_sample": True,
-            "num_beams": 1,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": 0,  # off; Transformers' own default is 50
-        },
-    }
+    """Everything is said here or in the processors, so that nothing comes from the folder's generation_config.json."""
+    beam: dict[str, Any] = {"num_beams": settings.num_beams, "early_stopping": False, "length_penalty": 1.0}
     return DecodingConfig(
         max_new_tokens=settings.max_new_tokens,
-        repetition_penalty=settings.repetition_penalty,
+        do_sample=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        stop_strings=list(settings.stop) or None,
         use_cache=True,
-        **options[strategy],
+        **(beam if strategy == "beam" else {"num_beams": 1}),
     )
+
+
+class _Show(BaseStreamer):
+    """Hands the only sequence's text on, piece by piece."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig, show: Callable[[str], None]
+    ) -> None:
+        self.stream, self.show = TextStream(tokenizer, settings.stop), show
+        self.prompt, self.text = True, ""
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt, which comes first and isn't shown, or a token."""
+        if self.prompt:
+            self.prompt = False
+            return
+        self._add("".join(map(self.stream.push, value.flatten().tolist())))
+
+    def end(self) -> None:
+        """Show what was held back."""
+        self._add(self.stream.flush())
+
+    def _add(self, text: str) -> None:
+        if text:
+            self.text += text
+            self.show(text)

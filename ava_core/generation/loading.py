@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.generation.prompts import TOKENIZER, load_tokenizer, unreadable
 
 ONNX_NAME = "model.onnx"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 CONFIG = "config.json"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -60,18 +60,6 @@ def _require_files(folder: Path) -> None:
         raise AvaError(f"{folder}: has neither {WEIGHTS[0]} nor {ONNX_NAME}: {remedy}")
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`.
-
-    Raises:
-        IntegrityError: it can't be read.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the library raises what its parsers raise, bare Exception included
-        raise _unreadable(folder / TOKENIZER[0], error) from error
-
-
 def _load_torch(folder: Path) -> PreTrainedModel:
     try:
         # `dtype` is given because the default would be what config.json says the weights were saved in.
@@ -80,7 +68,7 @@ def _load_torch(folder: Path) -> PreTrainedModel:
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # safetensors, JSON and shape errors have no common base
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     model, report = loaded
     if report["missing_keys"]:
         raise IntegrityError(
@@ -107,8 +95,3 @@ def _require_fit(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedToke
             f"{folder / TOKENIZER[0]}: has {len(tokenizer)} entries, the model's vocab_size is"
             f" {model.config.vocab_size}: they don't belong together"
         )
-
-
-def _unreadable(path: Path, error: Exception) -> IntegrityError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return IntegrityError(f"{path}: can't be read ({reason}): restore the folder or run its step again")

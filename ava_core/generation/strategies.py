@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ava_core.errors import ConfigError
 
-STRATEGIES = ("greedy", "beam", "nucleus")
-"""The most probable token; beam search; sampling from the smallest set of tokens that holds `top_p` of the
-probability (arXiv 1904.09751)."""
+STRATEGIES = ("greedy", "beam", "nucleus", "top-k", "min-p")
+"""The most probable token; beam search; sampling from the smallest set of tokens that holds `top_p` of the probability
+(arXiv 1904.09751), from the `top_k` most probable ones (arXiv 1805.04833), or from those with at least `min_p` times
+the probability of the most probable one (arXiv 2407.01082)."""
+SAMPLED = ("nucleus", "top-k", "min-p")
+"""Those that depend on a seed."""
 
 
 def require_strategy(strategy: str) -> None:

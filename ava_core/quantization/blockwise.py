@@ -1,9 +1,10 @@
-"""Block-wise rounding of weight matrices to signed integers.
+"""Block-wise rounding of weight matrices to integers of few bits.
 
     O  output features      I  input features      J  blocks of B neighbouring inputs, the last one may be short
 
-A block's weights are about integer * scale. Scales are bfloat16, rounded before the integers are chosen, so that
-their own rounding costs next to nothing; bfloat16 has float32's range, no block is too small for it.
+A block's weights are about (integer - zero point) * scale, with a zero point of 0 if the rounding is symmetric. Scales
+are bfloat16, rounded before the integers are chosen, so that their own rounding costs next to nothing; bfloat16 has
+float32's range, no block is too small for it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import numpy as np
 
 from ava_core.errors import AvaError
 
-BITS = {"int8": 8, "int4": 4}
-"""Bits of one weight, by name of the scheme."""
 MIN_BLOCK = 16
 CHUNK_WEIGHTS = 2**24
 """Weights that are rounded at once: bounds the memory for temporaries."""
@@ -23,24 +22,44 @@ CHUNK_WEIGHTS = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class BlockWeights:
-    """A rounded matrix.
+    """A rounded matrix, or the matrices of N experts.
 
     Attributes:
-        integers_OI: int8, within [-2^(bits-1), 2^(bits-1) - 1].
-        scales_OJ: float32 values that bfloat16 can hold.
-        bits: 4 or 8.
+        integers: int8 (O, I) or (N, O, I), within [-2^(bits-1), 2^(bits-1) - 1].
+        scales: float32 (O, J) or (N, O, J).
+        zero_points: int8 in the integers' range, one per scale; None: all 0.
+        bits: 2, 4 or 8.
         block_size: B.
     """
 
-    integers_OI: np.ndarray
-    scales_OJ: np.ndarray
+    integers: np.ndarray
+    scales: np.ndarray
     bits: int
     block_size: int
+    zero_points: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the matrix that the integers stand for."""
+        return self.integers.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of integers, scales and zero points in a file."""
+        points = 0 if self.zero_points is None else self.zero_points.size * self.bits // 8
+        return self.integers.size * self.bits // 8 + self.scales.size * 2 + points
 
     def dequantize(self) -> np.ndarray:
-        """The matrix (O, I) that the integers stand for, float32."""
-        inputs = self.integers_OI.shape[1]
-        return self.integers_OI * np.repeat(self.scales_OJ, self.block_size, axis=1)[:, :inputs]
+        """The matrix that the integers stand for, float32."""
+        inputs = self.integers.shape[-1]
+        shifted = self.integers.astype(np.float32)
+        if self.zero_points is not None:
+            shifted -= np.repeat(self.zero_points, self.block_size, axis=-1)[..., :inputs]
+        return shifted * np.repeat(self.scales, self.block_size, axis=-1)[..., :inputs]
+
+
+Stored = BlockWeights | np.ndarray
+"""A matrix as a file holds it: rounded to integers, or as float16."""
 
 
 def fitting_block(block_size: int, inputs: int) -> int:
@@ -48,37 +67,56 @@ def fitting_block(block_size: int, inputs: int) -> int:
     return min(block_size, max(MIN_BLOCK, 1 << (inputs - 1).bit_length()))
 
 
-def quantize_blocks(weight_OI: np.ndarray, bits: int, block_size: int) -> BlockWeights:
-    """Round a float32 matrix to the nearest of 2^bits levels per block.
+def quantize_blocks(weight: np.ndarray, bits: int, block_size: int, *, symmetric: bool = True) -> BlockWeights:
+    """Round float32 matrices (O, I) or (N, O, I) to the nearest of 2^bits levels per block.
 
-    The scale of a block is the one of a few candidates with the least squared error. A candidate makes the
-    largest magnitude an end of the range or a little less: with 4 bits it pays to clip that one weight.
+    With a zero point the levels reach from a block's least weight to its largest. Without, its scale is the one of a
+    few candidates with the least squared error. A candidate makes the largest magnitude an end of the range or a
+    little less: with 4 bits it pays to clip that one weight.
 
     Raises:
         AvaError: a weight is not finite.
     """
-    if not np.isfinite(weight_OI).all():
+    if not np.isfinite(weight).all():
         raise AvaError(
             "a weight is not a finite number: the model can't be quantised; train it again with a lower learning rate"
         )
-    block = fitting_block(block_size, weight_OI.shape[1])
-    rows = max(1, CHUNK_WEIGHTS // weight_OI.shape[1])
-    parts = [_round(weight_OI[start : start + rows], bits, block) for start in range(0, len(weight_OI), rows)]
-    integers, scales = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return BlockWeights(integers_OI=integers, scales_OJ=scales, bits=bits, block_size=block)
+    flat_OI = weight.reshape(-1, weight.shape[-1])
+    block = fitting_block(block_size, flat_OI.shape[1])
+    rows = max(1, CHUNK_WEIGHTS // flat_OI.shape[1])
+    starts = range(0, len(flat_OI), rows)
+    method = _round_symmetric if symmetric else _round_with_zero_point
+    parts = [method(flat_OI[start : start + rows], bits, block) for start in starts]
+    integers, scales, points = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    leading = weight.shape[:-1]
+    return BlockWeights(
+        integers=integers.reshape(weight.shape),
+        scales=scales.reshape(*leading, -1),
+        zero_points=None if symmetric else points.reshape(*leading, -1),
+        bits=bits,
+        block_size=block,
+    )
 
 
-def _round(weight_OI: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+Rounded = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _blocks(weight_OI: np.ndarray, block: int) -> np.ndarray:
+    """The rows in blocks (O, J, B), a short last one filled with zeros."""
     outputs, inputs = weight_OI.shape
     blocks = -(-inputs // block)
     padded = np.zeros((outputs, blocks * block), np.float32)
     padded[:, :inputs] = weight_OI
-    weight_OJB = padded.reshape(outputs, blocks, block)
-    magnitude_OJ = np.abs(weight_OJB).max(axis=-1)
+    return padded.reshape(outputs, blocks, block)
 
+
+def _round_symmetric(weight_OI: np.ndarray, bits: int, block: int) -> Rounded:
+    """Integers, scales, and zero points, which are 0."""
+    weight_OJB = _blocks(weight_OI, block)
+    magnitude_OJ = np.abs(weight_OJB).max(axis=-1)
     top = 2 ** (bits - 1)
     best = None
-    for level in (top - 1, top - 0.5, top) if bits == 4 else (top - 1,):
+    for level in (top - 1, top - 0.5, top) if bits <= 4 else (top - 1,):
         scales = _bfloat16(magnitude_OJ / level)
         scales[scales == 0] = 1  # a block of zeros, or of weights too small for bfloat16: all integers are 0
         integers = np.clip(np.rint(weight_OJB / scales[..., None]), -top, top - 1)
@@ -93,7 +131,21 @@ def _round(weight_OI: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np
                 np.where(better, error_OJ, best[2]),
             )
     assert best is not None
-    return best[0].astype(np.int8).reshape(outputs, -1)[:, :inputs], best[1]
+    integers = best[0].astype(np.int8).reshape(len(weight_OI), -1)[:, : weight_OI.shape[1]]
+    return integers, best[1], np.zeros(best[1].shape, np.int8)
+
+
+def _round_with_zero_point(weight_OI: np.ndarray, bits: int, block: int) -> Rounded:
+    """Integers, scales and zero points; 0 is always a level, so that the filling of a short block stays 0."""
+    weight_OJB = _blocks(weight_OI, block)
+    low_OJ, high_OJ = np.minimum(weight_OJB.min(axis=-1), 0), np.maximum(weight_OJB.max(axis=-1), 0)
+    top = 2 ** (bits - 1)
+    scales = _bfloat16((high_OJ - low_OJ) / (2 * top - 1))
+    scales[scales == 0] = 1
+    points = np.clip(np.rint(-low_OJ / scales) - top, -top, top - 1)
+    integers = np.clip(np.rint(weight_OJB / scales[..., None]) + points[..., None], -top, top - 1)
+    integers = integers.astype(np.int8).reshape(len(weight_OI), -1)[:, : weight_OI.shape[1]]
+    return integers, scales, points.astype(np.int8)
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:

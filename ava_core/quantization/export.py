@@ -1,49 +1,60 @@
-"""Writing a model as an ONNX folder, with float32, int8 or int4 weights."""
+"""Writing a model as an ONNX folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from ava_core import __version__
-from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import BITS, quantize_blocks
-from ava_core.quantization.decoder import DecoderGraph
-from ava_core.quantization.graph import GRAPH_FILE, WEIGHTS_FILE, GraphWriter
+from ava_core.quantization.blockwise import Stored
+from ava_core.quantization.fused import FusedGraph
+from ava_core.quantization.graph import GraphWriter
+from ava_core.quantization.portable import PortableGraph
+from ava_core.quantization.shape import GRAPH_FILE, GRAPH_KIND, SHAPE, WEIGHTS_FILE
 
 
-def export_onnx(model: EnhancedMoEForCausalLM, folder: Path, *, scheme: str = "float32", block_size: int = 32) -> None:
+def export_onnx(
+    model: EnhancedMoEForCausalLM,
+    folder: Path,
+    *,
+    rounded: Mapping[str, Stored] | None = None,
+    portable: bool = False,
+    accuracy_level: int = 0,
+) -> dict[str, str]:
     """Write `model` to `folder` as model.onnx and model.onnx.data.
-
-    Rounded are the embedding, the head, the attention's projections and all experts' matrices. Router, norms, and the
-    vectors and mixing weights of the constant experts (together below one percent) stay float32.
 
     Args:
         model: the float model.
         folder: an existing folder.
-        scheme: float32, int8 or int4.
-        block_size: weights that share one scale.
+        rounded: matrices with rounded weights, by parameter; the others stay float32, as router, norms and the constant
+            experts always do.
+        portable: standard operators only, for any runtime; every expert is evaluated for every token.
+        accuracy_level: of the fused graph's products: 0 keeps float32 activations where a kernel can, 4 lets them be
+            rounded to 8 bits.
+
+    Returns:
+        The digests that `verify_file` holds the folder against.
 
     Raises:
-        AvaError: the scheme is unknown, or the model has a part that the export doesn't know.
+        AvaError: the model has a part that the export doesn't know.
+        ConfigError: its shapes don't fit the fused operators.
     """
-    if scheme != "float32" and scheme not in BITS:
-        raise AvaError(f"scheme = {scheme}: must be one of float32, {', '.join(BITS)}")
     with GraphWriter(folder) as writer:
-
-        def add_matrix(name: str, weight_OI: np.ndarray) -> str:
-            if scheme == "float32":
-                return writer.constant(name, np.ascontiguousarray(weight_OI))
-            return writer.block_weights(name, quantize_blocks(weight_OI, BITS[scheme], block_size))
-
-        DecoderGraph(model, writer, add_matrix).build()
+        kind = "portable" if portable else "fused"
+        metadata = {"ava.version": __version__, GRAPH_KIND: kind}
+        if portable:
+            PortableGraph(model, writer, rounded or {}).build()
+        else:
+            graph = FusedGraph(model, writer, rounded or {}, accuracy_level)
+            graph.build()
+            metadata[SHAPE] = graph.shape().to_json()
         writer.save(
             model.config.model_type,
-            "A causal language model; see ava_core/quantization/decoder.py for its inputs and outputs.",
-            {"ava.version": __version__, "ava.scheme": scheme, "ava.block_size": str(block_size)},
+            f"A causal language model; see ava_core/quantization/{kind}.py for its inputs and outputs.",
+            metadata,
         )
+    return writer.digests
 
 
 def onnx_bytes(folder: Path) -> int:

@@ -5,6 +5,7 @@ The bytes depend on what was added and on its order alone: no timestamps, source
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ava_core.quantization.blockwise import BlockWeights
+from ava_core.quantization.shape import GRAPH_FILE, WEIGHTS_FILE
 
-GRAPH_FILE = "model.onnx"
-WEIGHTS_FILE = "model.onnx.data"
+CONTRIB = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
 OPSET = 23
 """The first with RMSNormalization, RotaryEmbedding and Attention."""
 IR_VERSION = 11
@@ -31,6 +33,9 @@ Shape = Sequence[int | str] | None
 class GraphWriter:
     """Collects a graph and streams its large weights into `folder` as they are added.
 
+    Attributes:
+        digests: SHA-256 of each tensor's bytes, and of the graph under its file's name, to hold the files against.
+
     Use as a context manager; `save` ends it. Every node has one main output with the node's own name.
     """
 
@@ -39,6 +44,8 @@ class GraphWriter:
         self._weights = (folder / WEIGHTS_FILE).open("wb")
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, TensorProto] = {}
+        self._offsets: dict[bytes, int] = {}
+        self.digests: dict[str, str] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
@@ -55,6 +62,7 @@ class GraphWriter:
         self._inputs.append(helper.make_tensor_value_info(name, element, shape))
         if default is not None:
             self._tensors[name] = numpy_helper.from_array(default, name)
+            self.digests[name] = hashlib.sha256(self._tensors[name].raw_data).hexdigest()
         return name
 
     def output(self, name: str, element: int, shape: Shape) -> None:
@@ -67,7 +75,7 @@ class GraphWriter:
         return name
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """A float32, int64 or bool constant; the same name twice is one constant, for equal values."""
+        """A float32, int64, uint8 or bool constant; the same name twice is one constant, for equal values."""
         self._store(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, _little_endian(value))
         return name
 
@@ -80,16 +88,28 @@ class GraphWriter:
         """A scalar int64 constant, named by its value."""
         return self.constant(f"index_{value}".replace("-", "minus"), np.asarray(value, np.int64))
 
+    def widened(self, name: str, value: np.ndarray) -> str:
+        """A float32 constant of values that bfloat16 can hold, stored as such; the runtime widens it once, at start."""
+        if name not in self._tensors:
+            upper_half = (value.view(np.uint32) >> np.uint32(16)).astype("<u2")
+            self._store(name, TensorProto.BFLOAT16, value.shape, upper_half.tobytes())
+            self.add("Cast", [name], f"{name}.float32", to=TensorProto.FLOAT)
+        return f"{name}.float32"
+
+    def half(self, name: str, value: np.ndarray) -> str:
+        """A float32 constant that is stored as the float16 values it is given; the runtime widens it once, at start."""
+        self._store(name, TensorProto.FLOAT16, value.shape, value.astype("<f2", copy=False).tobytes())
+        return self.add("Cast", [name], f"{name}.float32", to=TensorProto.FLOAT)
+
     def block_weights(self, name: str, weights: BlockWeights) -> str:
-        """A rounded matrix and the nodes that turn it into float32 (O, I)."""
-        integers_OI, scales_OJ = weights.integers_OI, weights.scales_OJ
+        """A rounded matrix and the nodes that turn it into float32, of the matrix's shape."""
+        integers, scales = weights.integers, weights.scales
         kind = TensorProto.INT8 if weights.bits == 8 else TensorProto.INT4
-        packed = integers_OI.tobytes() if weights.bits == 8 else _pack_nibbles(integers_OI)
-        self._store(f"{name}.integers", kind, integers_OI.shape, packed)
-        upper_half = (scales_OJ.view(np.uint32) >> np.uint32(16)).astype("<u2")
-        self._store(f"{name}.scales", TensorProto.BFLOAT16, scales_OJ.shape, upper_half.tobytes())
-        scales = self.add("Cast", [f"{name}.scales"], f"{name}.scales.float32", to=TensorProto.FLOAT)
-        return self.add("DequantizeLinear", [f"{name}.integers", scales], name, axis=1, block_size=weights.block_size)
+        packed = integers.tobytes() if weights.bits == 8 else _pack_nibbles(integers)
+        self._store(f"{name}.integers", kind, integers.shape, packed)
+        floats = self.widened(f"{name}.scales", scales)
+        inputs, axis = [f"{name}.integers", floats], integers.ndim - 1
+        return self.add("DequantizeLinear", inputs, name, axis=axis, block_size=weights.block_size)
 
     def save(self, name: str, description: str, metadata: dict[str, str]) -> None:
         """Write the graph and check it.
@@ -101,39 +121,52 @@ class GraphWriter:
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._tensors.values()))
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in self._domains().items()],
             ir_version=IR_VERSION,
             producer_name="ava",
             doc_string=description,
         )
         helper.set_model_props(model, dict(sorted(metadata.items())))
         path = self.folder / GRAPH_FILE
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        serialized = model.SerializeToString(deterministic=True)
+        self.digests[GRAPH_FILE] = hashlib.sha256(serialized).hexdigest()
+        path.write_bytes(serialized)
         onnx.checker.check_model(path, full_check=True)
+
+    def _domains(self) -> dict[str, int]:
+        return {"": OPSET} | {node.domain: 1 for node in self._nodes if node.domain}
 
     def _store(self, name: str, kind: int, shape: Sequence[int], data: bytes) -> None:
         if name in self._tensors:
             return
+        self.digests[name] = hashlib.sha256(data).hexdigest()
         tensor = TensorProto(name=name, data_type=kind, dims=shape)
         if len(data) <= INLINE_BYTES:
             tensor.raw_data = data
         else:
-            self._weights.write(b"\0" * (-self._weights.tell() % ALIGNMENT))
             tensor.data_location = TensorProto.EXTERNAL
-            place = {"location": WEIGHTS_FILE, "offset": self._weights.tell(), "length": len(data)}
+            place = {"location": WEIGHTS_FILE, "offset": self._write(data), "length": len(data)}
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=str(value))
-            self._weights.write(data)
         self._tensors[name] = tensor
+
+    def _write(self, data: bytes) -> int:
+        """Where the data begins. Equal data are written once: an embedding is the head as well, in other dimensions."""
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._offsets:
+            self._weights.write(b"\0" * (-self._weights.tell() % ALIGNMENT))
+            self._offsets[digest] = self._weights.tell()
+            self._weights.write(data)
+        return self._offsets[digest]
 
 
 def _little_endian(value: np.ndarray) -> bytes:
     return value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _pack_nibbles(integers_OI: np.ndarray) -> bytes:
+def _pack_nibbles(integers: np.ndarray) -> bytes:
     """Two 4-bit integers per byte, the first in the low half (ONNX, "4 bit integer types")."""
-    nibbles = integers_OI.reshape(-1).view(np.uint8) & np.uint8(15)
+    nibbles = integers.reshape(-1).view(np.uint8) & np.uint8(15)
     if len(nibbles) % 2:
         nibbles = np.append(nibbles, np.uint8(0))
     return (nibbles[0::2] | (nibbles[1::2] << np.uint8(4))).tobytes()

@@ -33,6 +33,7 @@ class Parity:
             token, the share of equal slots.
         bits_per_byte_increase: cross-entropy of the candidate less the original's, in bits per byte of the text; the
             bytes are taken from the split's mean bytes per token.
+        increase_percent: the same in percent of the original's cross-entropy.
         tokens: number of tokens compared.
     """
 
@@ -42,6 +43,7 @@ class Parity:
     expert_agreement: float
     expert_slot_agreement: float
     bits_per_byte_increase: float
+    increase_percent: float
     tokens: int
 
 
@@ -83,7 +85,7 @@ class _Totals:
     """Sums over windows, in double precision."""
 
     def __init__(self) -> None:
-        self.max_error = self.error = self.nats = 0.0
+        self.max_error = self.error = self.nats = self.expected_nats = 0.0
         self.tokens = self.logits = self.same_top = self.pairs = self.same_sets = self.choices = self.shared = 0
 
     def add(self, reference, candidate, targets_BS: Tensor, mask_BS: Tensor) -> None:
@@ -98,6 +100,7 @@ class _Totals:
         targets = targets_BS[mask_BS]
         losses = [F.cross_entropy(logits, targets, reduction="none").double().sum() for logits in (expected, found)]
         self.nats += (losses[1] - losses[0]).item()
+        self.expected_nats += losses[0].item()
         mask_T = mask_BS.reshape(-1)
         for left, right in zip(reference.router_choices, candidate.router_choices, strict=True):
             left_TE, right_TE = left[mask_T], right[mask_T]
@@ -114,5 +117,6 @@ class _Totals:
             expert_agreement=self.same_sets / self.pairs,
             expert_slot_agreement=2 * self.shared / self.choices,
             bits_per_byte_increase=self.nats / math.log(2) / (self.tokens * bytes_per_token),
+            increase_percent=100 * self.nats / self.expected_nats,
             tokens=self.tokens,
         )

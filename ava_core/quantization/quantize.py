@@ -13,23 +13,29 @@ from typing import Any
 
 import torch
 
-from ava_core.config.schema import QuantizeConfig
+from ava_core.config.quantization import QuantizeConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError
-from ava_core.quantization.blockwise import BITS
+from ava_core.quantization.blockwise import Stored
+from ava_core.quantization.bounds import require_parity
+from ava_core.quantization.consistency import cached_error, padded_error
 from ava_core.quantization.decoding import PROMPT_TOKENS, decode_rates
 from ava_core.quantization.export import export_onnx, onnx_bytes
 from ava_core.quantization.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
 from ava_core.quantization.original import RUNTIME_FILES, Original, load_original
 from ava_core.quantization.parity import Parity, measure_parity
+from ava_core.quantization.plan import Format
+from ava_core.quantization.rounding import bits_per_weight, plan, round_model
 from ava_core.quantization.runtime import load_onnx
+from ava_core.quantization.verify import verify_experts, verify_file, verify_rounding
 from ava_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 EXPORT_SEQUENCES = 2
 """Windows on which the unrounded graph is compared with PyTorch; rounding plays no part, so few are enough."""
-EXPORT_TOLERANCE = 1e-3
-"""Mean absolute error of logits from which the graph counts as wrong; rounding in float32 leaves about 1e-6."""
+LONG_SEQUENCES = 2
+"""Windows as long as the model's context, where that is longer than the training's."""
+PARTS = ("plan", "round", "export", "compare")
 
 
 @dataclass(frozen=True)
@@ -56,96 +62,144 @@ def quantize(
     Metrics beside those of `Parity` (as `parity_*`):
         model_bytes: all files that are needed at run time, tokenizer included.
         compression_ratio: bytes of the parameters in float32 over those of the ONNX files; larger is better.
-        parity_export_max_abs_error: of the logits, between PyTorch and the graph with float32 weights.
+        bits_per_weight: mean over the matrices, scales included.
+        parity_export_max_abs_error, parity_export_mean_abs_error: of the logits, between PyTorch and the graph with
+            float32 weights.
+        parity_cached_mean_abs_error, parity_padded_mean_abs_error: between ways to run the same graph.
+        parity_long_context_*: over windows as long as the model's context, where it is longer than the training's.
     Timings:
         decode_tokens_per_second: greedy, one sequence, with the KV cache.
         decode_speedup: that rate over the one of the PyTorch model, measured in turns.
 
     Args:
         config: the `quantize` section.
-        scheme: int8 or int4.
+        scheme: fp32, int8 or int4.
         model: output of `ava train`.
-        shards: output of `ava preprocess`; the validation split is used.
+        shards: output of `ava preprocess`; calibrated on the training split, compared on the validation split.
         output: an empty folder.
         state: holds what an earlier, killed run with the same arguments finished.
         threads: CPU threads of ONNX Runtime.
         progress: shows progress.
 
     Raises:
-        AvaError: an input is missing or doesn't fit, or the exported graph doesn't compute what the model does.
+        AvaError: an input is missing or doesn't fit.
+        ConfigError: the blocks don't fit the model's shapes.
+        ParityError: the exported model is further from its original than the bounds allow.
         IntegrityError: an input is damaged.
     """
     original = load_original(model)
-    split = ShardedSplit.open(shards, "validation")
+    split, calibration = ShardedSplit.open(shards, "validation"), ShardedSplit.open(shards, "train")
     if split.vocab_size > original.model.config.vocab_size:
         raise AvaError(
             f"{shards}: its tokenizer has {split.vocab_size} entries, the model in {model} only"
             f" {original.model.config.vocab_size}: give the shards that the model was trained on"
         )
     done = _Finished(state)
-    sequences = min(config.parity_sequences, -(-split.num_tokens // original.sequence_length))
-    with progress.task("quantize", EXPORT_SEQUENCES + sequences + 2) as advance:
-        exported = done.figures("export", lambda: _check_export(original, split, state, threads))
-        advance(EXPORT_SEQUENCES)
-
-        files = done.folder(
-            scheme, lambda to: export_onnx(original.model, to, scheme=scheme, block_size=config.block_size)
-        )
-        for name in (GRAPH_FILE, WEIGHTS_FILE):
-            shutil.copyfile(files / name, output / name)
+    with progress.task("quantize", len(PARTS)) as advance:
+        chosen = _plan(original, scheme, config, calibration, done)
+        advance(1)
+        rounded = round_model(original.model, chosen, config)
+        verify_rounding(original.model, rounded)
+        advance(2)
+        _export(original, rounded, config, done.state / scheme, output)
         for name in RUNTIME_FILES:
             if (model / name).is_file():
                 shutil.copyfile(model / name, output / name)
-        advance(EXPORT_SEQUENCES + 1)
-
-        quantized = load_onnx(output, threads)
+        if not config.portable:
+            verify_experts(output, rounded)
+        advance(3)
         parity = done.figures(
             "parity",
-            lambda: asdict(
-                measure_parity(
-                    original.model,
-                    quantized,
-                    split,
-                    sequence_length=original.sequence_length,
-                    sequences=sequences,
-                    advance=lambda windows: advance(EXPORT_SEQUENCES + 1 + windows),
-                )
-            ),
+            lambda: _parity(original, output, split, config, threads, state, lambda share: advance(3 + share)),
         )
-        advance(EXPORT_SEQUENCES + 1 + sequences)
+        figures = _metrics(original, output, parity, chosen)
+        _log(scheme, figures)
+        require_parity(parity, scheme, config)
         prompt = torch.from_numpy(split.tokens[:PROMPT_TOKENS].astype("int64"))[None]
         rates = done.figures(
             "decoding",
-            lambda: dict(zip(("onnx", "torch"), decode_rates([quantized, original.model], prompt), strict=True)),
+            lambda: dict(
+                zip(("onnx", "torch"), decode_rates([load_onnx(output, threads), original.model], prompt), strict=True)
+            ),
         )
-
-    figures = _metrics(original, output, exported, parity)
-    _write_record(output, scheme, config, figures)
-    log.info(
-        "quantize: %s: %.1f MB, %.1f times smaller than float32; %+.4f bits per byte; same experts for %.2f%% of tokens"
-        " and layers, same likeliest next token for %.2f%%",
-        scheme,
-        figures["model_bytes"] / 1e6,
-        figures["compression_ratio"],
-        figures["parity_bits_per_byte_increase"],
-        100 * figures["parity_expert_agreement"],
-        100 * figures["parity_top1_agreement"],
-    )
+    _write_record(output, scheme, config, chosen, figures)
     return Quantized(
         metrics=figures,
         timings={"decode_tokens_per_second": rates["onnx"], "decode_speedup": rates["onnx"] / rates["torch"]},
     )
 
 
-def _check_export(original: Original, split: ShardedSplit, state: Path, threads: int) -> dict[str, float]:
-    """Parity of the graph with unrounded weights, which must compute what PyTorch does."""
+def _plan(
+    original: Original, scheme: str, config: QuantizeConfig, calibration: ShardedSplit, done: _Finished
+) -> dict[str, Format]:
+    """A format per group of matrices, kept by its numbers."""
+
+    def measure() -> dict[str, Any]:
+        chosen = plan(original.model, scheme, config, calibration, original.sequence_length)
+        return {name: asdict(form) for name, form in chosen.items()}
+
+    return {name: Format(**form) for name, form in done.figures("plan", measure).items()}
+
+
+def _export(original: Original, rounded: dict[str, Stored], config: QuantizeConfig, folder: Path, output: Path) -> None:
+    """Write the graph, copy it to the output, and hold the copy against what was to be written."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    digests = export_onnx(
+        original.model,
+        folder,
+        rounded=rounded,
+        portable=config.portable,
+        accuracy_level=4 if config.rounded_activations else 0,
+    )
+    for name in (GRAPH_FILE, WEIGHTS_FILE):
+        shutil.move(folder / name, output / name)
+    verify_file(output, digests)
+
+
+def _parity(
+    original: Original,
+    output: Path,
+    split: ShardedSplit,
+    config: QuantizeConfig,
+    threads: int,
+    state: Path,
+    advance: Callable[[float], None],
+) -> dict[str, float]:
+    """All figures of the exported model beside its original, without their `parity_`."""
+    sequences = min(config.parity_sequences, -(-split.num_tokens // original.sequence_length))
+    exported = _unrounded(original, split, config.portable, state, threads)
+    quantized = load_onnx(output, threads)
+    context = original.model.config.max_position_embeddings
+    figures = asdict(
+        measure_parity(
+            original.model,
+            quantized,
+            split,
+            sequence_length=original.sequence_length,
+            sequences=sequences,
+            advance=lambda windows: advance(windows / sequences),
+        )
+    )
+    figures["export_max_abs_error"], figures["export_mean_abs_error"] = exported.max_abs_error, exported.mean_abs_error
+    figures["cached_mean_abs_error"] = cached_error(quantized, split, original.sequence_length)
+    figures["padded_mean_abs_error"] = padded_error(quantized, split, original.sequence_length)
+    if context > original.sequence_length and split.num_tokens > context:
+        longer = measure_parity(original.model, quantized, split, sequence_length=context, sequences=LONG_SEQUENCES)
+        for name in ("increase_percent", "expert_agreement", "top1_agreement"):
+            figures[f"long_context_{name}"] = getattr(longer, name)
+    return figures
+
+
+def _unrounded(original: Original, split: ShardedSplit, portable: bool, state: Path, threads: int) -> Parity:
+    """Parity of the graph with float32 weights, which must compute what PyTorch does."""
     folder = state / "float32"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        export_onnx(original.model, folder)
+        export_onnx(original.model, folder, portable=portable)
         original.model.config.save_pretrained(folder)
-        parity = measure_parity(
+        return measure_parity(
             original.model,
             load_onnx(folder, threads),
             split,
@@ -154,41 +208,40 @@ def _check_export(original: Original, split: ShardedSplit, state: Path, threads:
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    gc.collect()  # a session holds a second copy of the weights
-    require_same_model(parity)
-    return asdict(parity)
+        gc.collect()  # a session holds a second copy of the weights
 
 
-def require_same_model(parity: Parity) -> None:
-    """Refuse a graph whose logits differ from the model's by more than float32 rounding.
+def _log(scheme: str, figures: dict[str, float]) -> None:
+    log.info(
+        "quantize: %s: %.1f MB, %.3f of float32; %+.4f bits per byte; same experts for %.2f%% of tokens and layers,"
+        " same likeliest next token for %.2f%%",
+        scheme,
+        figures["model_bytes"] / 1e6,
+        1 / figures["compression_ratio"],
+        figures["parity_bits_per_byte_increase"],
+        100 * figures["parity_expert_agreement"],
+        100 * figures["parity_top1_agreement"],
+    )
 
-    Raises:
-        AvaError: the mean error is above EXPORT_TOLERANCE, or not a number.
-    """
-    if not parity.mean_abs_error <= EXPORT_TOLERANCE:
-        raise AvaError(
-            f"the exported graph's logits differ from the model's by {parity.mean_abs_error:.3g} on average, more than"
-            f" {EXPORT_TOLERANCE:g}: the ONNX export doesn't compute this model; please report its config.json"
-        )
 
-
-def _metrics(
-    original: Original, output: Path, exported: dict[str, float], parity: dict[str, float]
-) -> dict[str, float]:
+def _metrics(original: Original, output: Path, parity: dict[str, float], chosen: dict[str, Format]) -> dict[str, float]:
     runtime = [output / name for name in (GRAPH_FILE, WEIGHTS_FILE, *RUNTIME_FILES)]
     return {
         "model_bytes": sum(path.stat().st_size for path in runtime if path.is_file()),
         "compression_ratio": 4 * original.num_parameters / onnx_bytes(output),
-        "parity_export_max_abs_error": exported["max_abs_error"],
+        "bits_per_weight": bits_per_weight(original.model, chosen),
         **{f"parity_{name}": value for name, value in parity.items()},
     }
 
 
-def _write_record(output: Path, scheme: str, config: QuantizeConfig, figures: dict[str, float]) -> None:
+def _write_record(
+    output: Path, scheme: str, config: QuantizeConfig, chosen: dict[str, Format], figures: dict[str, float]
+) -> None:
     record = {
         "scheme": scheme,
-        "bits": BITS[scheme],
-        "block_size": config.block_size,
+        "graph": "portable" if config.portable else "fused",
+        "formats": {name: asdict(form) for name, form in chosen.items()},
+        "symmetric": config.symmetric,
         "scales": "bfloat16",
         "float32": ["router", "norms", "constant experts", "activations"],
         "onnx_opset": OPSET,
@@ -216,13 +269,3 @@ class _Finished:
         partial.write_text(json.dumps(figures))
         partial.replace(path)
         return figures
-
-    def folder(self, name: str, fill: Callable[[Path], None]) -> Path:
-        """The folder kept under `name`, filled by `fill` if there is none."""
-        folder, partial = self.state / name, self.state / f"{name}.partial"
-        if not folder.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            fill(partial)
-            partial.rename(folder)
-        return folder

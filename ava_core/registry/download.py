@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
-MODEL_ARTIFACT = "artifacts/model"
+TRAINED = "model"
+"""Artifact of the trained weights; the quantised ones are called after their scheme."""
+QUANTIZED = ("int4", "int8", "fp32")
+"""In the order in which `auto` takes the first that a version has."""
 # Formats that run code when they are read. Weights come as safetensors only.
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".py", ".so")
 
@@ -48,19 +51,28 @@ def parse_address(uri: str) -> ModelAddress:
     return ModelAddress(match["name"], match["alias"], int(version) if version else None)
 
 
-def download_model(uri: str, tracking_uri: str, cache: Path) -> Path:
-    """A registered model's folder, laid out like the output of `ava train`.
+class Downloaded(NamedTuple):
+    """A registered model's folder, and the number of its version."""
+
+    folder: Path
+    version: int
+
+
+def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAINED) -> Downloaded:
+    """A registered model's folder, laid out like the output of `ava train` or `ava quantize`.
 
     Taken from `cache` when it is there and still whole; the registry is asked each time what the alias means.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
         tracking_uri: address of the registry.
-        cache: folder for downloaded models; each lies at `cache/NAME/DIGEST`.
+        cache: folder for downloaded models; each lies at `cache/NAME/DIGEST`, quantised ones at
+            `cache/NAME/DIGEST.WEIGHTS`.
+        weights: `model` for the trained ones, a scheme, or `auto` for the smallest quantised ones.
 
     Raises:
         ConfigError: `uri` is no such address.
-        AvaError: the registry has no such model, or doesn't answer.
+        AvaError: the registry has no such model or weights, or doesn't answer.
         IntegrityError: what came is not what was registered.
     """
     address = parse_address(uri)
@@ -71,18 +83,41 @@ def download_model(uri: str, tracking_uri: str, cache: Path) -> Path:
         raise AvaError(
             f"{uri}: version {version.version} was not registered by `ava register`: it names no model digest"
         )
-    folder = cache / address.name / digest[:32]
-    if _whole(folder, digest):
-        return folder
-    log.info("%s: fetching version %s", uri, version.version)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
-        with server_errors(tracking_uri, f"fetching {uri}"):
-            fetched = _fetch(version, tracking_uri, Path(partial))
-        _check(fetched, digest, uri)
-        shutil.rmtree(folder, ignore_errors=True)
-        fetched.rename(folder)
-    return folder
+    if weights != TRAINED:
+        weights = _choose_weights(version, weights, uri, tracking_uri)
+    folder = cache / address.name / (digest[:32] if weights == TRAINED else f"{digest[:32]}.{weights}")
+    if not _whole(folder, digest, weights):
+        log.info("%s: fetching %s of version %s", uri, weights, version.version)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
+            with server_errors(tracking_uri, f"fetching {uri}"):
+                fetched = _fetch(version, tracking_uri, Path(partial), weights)
+            _check(fetched, digest, uri, weights)
+            shutil.rmtree(folder, ignore_errors=True)
+            fetched.rename(folder)
+    return Downloaded(folder, int(version.version))
+
+
+def _choose_weights(version: ModelVersion, wanted: str, uri: str, tracking_uri: str) -> str:
+    """A quantised form that the version has.
+
+    Raises:
+        AvaError: it has none, or not the wanted one.
+    """
+    import mlflow
+
+    with server_errors(tracking_uri, f"looking at {uri}"):
+        listed = mlflow.artifacts.list_artifacts(
+            artifact_uri=f"models:/{version.name}/{version.version}/artifacts", tracking_uri=tracking_uri
+        )
+    held = {Path(entry.path).name for entry in listed if entry.is_dir}
+    fitting = [scheme for scheme in QUANTIZED if scheme in held and wanted in (scheme, "auto")]
+    if not fitting:
+        raise AvaError(
+            f"{uri}: version {version.version} holds {', '.join(sorted(held)) or 'nothing'}: it has no"
+            f" {'quantised model' if wanted == 'auto' else wanted}: list it in quantize.schemes and register again"
+        )
+    return fitting[0]
 
 
 def _find(client: MlflowClient, address: ModelAddress, uri: str, tracking_uri: str) -> ModelVersion:
@@ -102,11 +137,11 @@ def _find(client: MlflowClient, address: ModelAddress, uri: str, tracking_uri: s
         ) from error
 
 
-def _fetch(version: ModelVersion, tracking_uri: str, partial: Path) -> Path:
+def _fetch(version: ModelVersion, tracking_uri: str, partial: Path, weights: str) -> Path:
     import mlflow
 
     fetched = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"models:/{version.name}/{version.version}/{MODEL_ARTIFACT}",
+        artifact_uri=f"models:/{version.name}/{version.version}/artifacts/{weights}",
         dst_path=str(partial),
         tracking_uri=tracking_uri,
         registry_uri=tracking_uri,
@@ -114,19 +149,26 @@ def _fetch(version: ModelVersion, tracking_uri: str, partial: Path) -> Path:
     return Path(fetched)
 
 
-def _whole(folder: Path, digest: str) -> bool:
+def _whole(folder: Path, digest: str, weights: str) -> bool:
     """Whether the cache holds it; a damaged copy is fetched anew."""
     if not folder.is_dir():
         return False
     try:
-        return manifest.verify(folder, "train").digest == digest
+        return _belongs(folder, digest, weights)
     except AvaError as error:
         log.warning("%s: the kept copy is not used", error)
         return False
 
 
-def _check(folder: Path, digest: str, uri: str) -> None:
-    if manifest.verify(folder, "train").digest != digest:
+def _belongs(folder: Path, digest: str, weights: str) -> bool:
+    """Whether the folder's files are those of its manifest, and it is, or was made from, the model of this digest."""
+    if weights == TRAINED:
+        return manifest.verify(folder, "train").digest == digest
+    return manifest.verify(folder, "quantize").inputs.get("model") == digest
+
+
+def _check(folder: Path, digest: str, uri: str, weights: str) -> None:
+    if not _belongs(folder, digest, weights):
         raise IntegrityError(f"{uri}: the files are not those that were registered: register the model again")
     for path in sorted(folder.rglob("*")):
         if path.suffix in UNSAFE:

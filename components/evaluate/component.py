@@ -17,6 +17,7 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     quantized_int8: dsl.Input[dsl.Model] = None,
     quantized_int4: dsl.Input[dsl.Model] = None,
+    quantized_fp32: dsl.Input[dsl.Model] = None,
     tracking_uri: str = "",
     git_commit: str = "",
 ):
@@ -33,10 +34,15 @@ def evaluate(
         metrics: Bits per byte, perplexity, accuracy and expert utilisation.
         quantized_int8: Output of quantize with int8.
         quantized_int4: Output of quantize with int4.
+        quantized_fp32: Output of quantize with fp32.
         tracking_uri: Address of MLflow; empty, as the container's environment says.
         git_commit: Commit of the code and parameters.
     """
-    quantized = {"quantized_int8": quantized_int8, "quantized_int4": quantized_int4}
+    quantized = {
+        "quantized_int8": quantized_int8,
+        "quantized_int4": quantized_int4,
+        "quantized_fp32": quantized_fp32,
+    }
     return step_container(
         "evaluate",
         params_yaml,

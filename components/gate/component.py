@@ -16,6 +16,7 @@ def gate(
     passed: dsl.OutputPath(bool),  # type: ignore[valid-type]
     quantized_int8: dsl.Input[dsl.Model] = None,
     quantized_int4: dsl.Input[dsl.Model] = None,
+    quantized_fp32: dsl.Input[dsl.Model] = None,
     tracking_uri: str = "",
     git_commit: str = "",
 ):
@@ -31,10 +32,15 @@ def gate(
         passed: Whether all bounds hold.
         quantized_int8: Output of quantize with int8.
         quantized_int4: Output of quantize with int4.
+        quantized_fp32: Output of quantize with fp32.
         tracking_uri: Address of MLflow, whose champion is asked for; empty, as the container's environment says.
         git_commit: Commit of the code and parameters.
     """
-    quantized = {"quantized_int8": quantized_int8, "quantized_int4": quantized_int4}
+    quantized = {
+        "quantized_int8": quantized_int8,
+        "quantized_int4": quantized_int4,
+        "quantized_fp32": quantized_fp32,
+    }
     return step_container(
         "gate",
         params_yaml,

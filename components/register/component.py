@@ -17,6 +17,7 @@ def register(
     model_version: dsl.OutputPath(int),  # type: ignore[valid-type]
     quantized_int8: dsl.Input[dsl.Model] = None,
     quantized_int4: dsl.Input[dsl.Model] = None,
+    quantized_fp32: dsl.Input[dsl.Model] = None,
     tracking_uri: str = "",
     git_commit: str = "",
 ):
@@ -33,10 +34,15 @@ def register(
         model_version: Version in the registry.
         quantized_int8: Output of quantize with int8.
         quantized_int4: Output of quantize with int4.
+        quantized_fp32: Output of quantize with fp32.
         tracking_uri: Address of MLflow; empty, as the container's environment says.
         git_commit: Commit of the code and parameters, recorded with the run.
     """
-    quantized = {"quantized_int8": quantized_int8, "quantized_int4": quantized_int4}
+    quantized = {
+        "quantized_int8": quantized_int8,
+        "quantized_int4": quantized_int4,
+        "quantized_fp32": quantized_fp32,
+    }
     return step_container(
         "register",
         params_yaml,

@@ -52,7 +52,7 @@ def test_version_is_printed_whatever_else_is_missing(ava, arguments):
         ),
         (
             ("quantize", "--model", "m", "--shards", "s", "--scheme", "int3", "--output", "o"),
-            "ava: --scheme int3: must be one of int8, int4",
+            "ava: --scheme int3: must be one of fp32, int8, int4",
         ),
     ],
 )

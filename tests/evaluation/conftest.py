@@ -70,7 +70,7 @@ def tiny_int8(tiny_model, tiny_shards, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("quantized")
     request = Request(
         spec=STEPS["quantize"],
-        config=AvaConfig(threads=1, quantize={"parity_sequences": 2}),
+        config=AvaConfig(threads=1, quantize={"parity_sequences": 2, "int8": {"min_expert_agreement": 0.9}}),
         inputs={"model": [tiny_model], "shards": [tiny_shards]},
         choices={"scheme": "int8"},
         output=folder / "int8",

@@ -1,22 +1,26 @@
 """Small models whose experts are all in use, and their exports."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.quantization.blockwise import BlockWeights, quantize_blocks
 from ava_core.quantization.export import export_onnx
 from ava_core.quantization.runtime import OnnxCausalLM, load_onnx
 
+MATRICES = re.compile(r"(embed_tokens|lm_head|_proj)(\.weight)?$")
 SMALL = {
+    "head_dim": 16,
     "vocab_size": 101,
     "hidden_size": 32,
     "num_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "num_ffn_experts": 4,
-    "expert_intermediate_size": 24,
+    "expert_intermediate_size": 32,
 }
 
 
@@ -42,12 +46,26 @@ def make_model():
 def export(tmp_path):
     """Export a model and load it again; the folder is `export.folder`."""
 
-    def run(model: EnhancedMoEForCausalLM, scheme: str = "float32", block_size: int = 32) -> OnnxCausalLM:
-        folder: Path = tmp_path / f"{scheme}-{len(list(tmp_path.iterdir()))}"
+    def run(
+        model: EnhancedMoEForCausalLM, bits: int = 32, block_size: int = 32, portable: bool = False, level: int = 0
+    ) -> OnnxCausalLM:
+        folder: Path = tmp_path / f"export-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        export_onnx(model, folder, scheme=scheme, block_size=block_size)
+        rounded = round_all(model, bits, block_size) if bits < 32 else {}
+        export_onnx(model, folder, rounded=rounded, portable=portable, accuracy_level=level)
         model.config.save_pretrained(folder)
         run.folder = folder
         return load_onnx(folder, threads=1)
 
     return run
+
+
+def round_all(
+    model: EnhancedMoEForCausalLM, bits: int, block_size: int, symmetric: bool = True
+) -> dict[str, BlockWeights]:
+    """Every matrix that may be rounded, to the nearest."""
+    return {
+        name: quantize_blocks(weight.detach().numpy(), bits, block_size, symmetric=symmetric)
+        for name, weight in model.named_parameters()
+        if MATRICES.search(name)
+    }

@@ -20,20 +20,20 @@ def per_weight(scales_OJ: np.ndarray, block: int, inputs: int) -> np.ndarray:
 @given(weight=MATRICES, bits=st.sampled_from([4, 8]), block=st.sampled_from([16, 32, 64]))
 def test_no_weight_is_off_by_more_than_its_rounding_or_clipping_allows(weight, bits, block):
     rounded = quantize_blocks(weight, bits, block)
-    scale = per_weight(rounded.scales_OJ, rounded.block_size, weight.shape[1])
+    scale = per_weight(rounded.scales, rounded.block_size, weight.shape[1])
     # Half a step; one whole step for a weight that 4 bits clip; and what rounding the scale to bfloat16 takes.
     slack = (0.5 if bits == 8 else 1.0) + 2 ** (bits - 1) * 2**-8
     tiny = np.finfo(np.float32).tiny * 2 ** (bits + 8)
     assert (np.abs(rounded.dequantize() - weight) <= slack * scale + tiny).all() or not weight.any()
     top = 2 ** (bits - 1)
-    assert rounded.integers_OI.min() >= -top
-    assert rounded.integers_OI.max() <= top - 1
+    assert rounded.integers.min() >= -top
+    assert rounded.integers.max() <= top - 1
 
 
 @settings(max_examples=100, deadline=None)
 @given(weight=MATRICES, bits=st.sampled_from([4, 8]))
 def test_scales_are_positive_and_need_no_more_than_bfloat16(weight, bits):
-    scales = quantize_blocks(weight, bits, 32).scales_OJ
+    scales = quantize_blocks(weight, bits, 32).scales
     assert (scales > 0).all()
     assert not (scales.view(np.uint32) & 0xFFFF).any()
 
@@ -68,8 +68,8 @@ def test_rows_are_rounded_alike_whatever_the_chunk(monkeypatch):
     whole = quantize_blocks(weight, 4, 16)
     monkeypatch.setattr("ava_core.quantization.blockwise.CHUNK_WEIGHTS", 100)
     parts = quantize_blocks(weight, 4, 16)
-    assert (whole.integers_OI == parts.integers_OI).all()
-    assert (whole.scales_OJ == parts.scales_OJ).all()
+    assert (whole.integers == parts.integers).all()
+    assert (whole.scales == parts.scales).all()
 
 
 @pytest.mark.parametrize(("inputs", "block"), [(32, 32), (33, 64), (24, 32), (3, 16), (1000, 256)])

@@ -7,6 +7,7 @@ from onnx import TensorProto
 from ava_core.quantization.blockwise import quantize_blocks
 from ava_core.quantization.export import export_onnx
 from ava_core.quantization.graph import GRAPH_FILE, WEIGHTS_FILE, GraphWriter
+from tests.quantization.conftest import round_all
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -29,15 +30,15 @@ def test_two_exports_have_the_same_bytes_and_name_no_folder(make_model, tmp_path
     contents = []
     for name in ("one", "another"):
         (tmp_path / name).mkdir()
-        export_onnx(model, tmp_path / name, scheme="int4")
+        export_onnx(model, tmp_path / name, rounded=round_all(model, 4, 16), portable=True)
         contents.append([(tmp_path / name / file).read_bytes() for file in (GRAPH_FILE, WEIGHTS_FILE)])
     assert contents[0] == contents[1]
     assert str(tmp_path).encode() not in contents[0][0]
-    assert b".py" not in contents[0][0].replace(b"ava_core/quantization/decoder.py", b"")
+    assert b".py" not in contents[0][0].replace(b"ava_core/quantization/portable.py", b"")
 
 
 def test_the_graph_uses_standard_operators_only(make_model, export):
-    export(make_model(), "int8")
+    export(make_model(), 8, portable=True)
     graph = onnx.load(export.folder / GRAPH_FILE, load_external_data=False)
     assert [opset.domain for opset in graph.opset_import] == [""]
     assert {node.domain for node in graph.graph.node} == {""}
@@ -45,7 +46,7 @@ def test_the_graph_uses_standard_operators_only(make_model, export):
 
 def test_large_matrices_are_stored_rounded_and_small_parts_in_float32(make_model, export):
     model = make_model(tie_word_embeddings=False, num_shared_experts=1)
-    export(model, "int8")
+    export(model, 8, portable=True)
     graph = onnx.load(export.folder / GRAPH_FILE, load_external_data=False).graph
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     floats = {name for name in model.state_dict() if kinds.get(name) == TensorProto.FLOAT}

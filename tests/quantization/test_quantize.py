@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from ava_core.config.schema import QuantizeConfig
+from ava_core.config.quantization import QuantizeConfig
 from ava_core.data.shards import ShardedSplit
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, ConfigError, IntegrityError, ParityError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.quantization.parity import measure_parity
 from ava_core.quantization.quantize import quantize
@@ -51,7 +51,7 @@ def short_decoding(monkeypatch):
     monkeypatch.setattr("ava_core.quantization.decoding.REPEATS", 1)
 
 
-@pytest.mark.parametrize(("scheme", "ratio"), [("int8", 0.30), ("int4", 0.20)])
+@pytest.mark.parametrize(("scheme", "ratio"), [("int8", 0.30), ("int4", 0.24), ("fp32", 1.04)])
 def test_the_step_leaves_a_model_that_runs_and_its_figures(run, tmp_path, tiny_model, tiny_shards, scheme, ratio):
     result = run(scheme=scheme)
     spec, output = STEPS["quantize"], tmp_path / "out"
@@ -68,7 +68,7 @@ def test_the_step_leaves_a_model_that_runs_and_its_figures(run, tmp_path, tiny_m
     assert result.metrics["compression_ratio"] == pytest.approx(1 / (weights + graph))
 
     record = json.loads((output / "quantization.json").read_text())
-    assert (record["scheme"], record["block_size"]) == (scheme, 32)
+    assert (record["scheme"], record["graph"]) == (scheme, "fused")
     assert record["parity"]["max_abs_error"] == result.metrics["parity_max_abs_error"] > 0
     original = EnhancedMoEForCausalLM.from_pretrained(tiny_model).eval()
     split = ShardedSplit.open(tiny_shards, "validation")
@@ -88,42 +88,44 @@ def test_two_runs_give_the_same_bytes_and_figures(run, tmp_path):
     assert one.metrics == other.metrics
 
 
-@pytest.mark.parametrize("stage", ["export_onnx", "load_onnx", "measure_parity", "decode_rates"])
+@pytest.mark.parametrize("stage", ["plan", "export_onnx", "load_onnx", "measure_parity", "decode_rates"])
 def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bytes(run, tmp_path, monkeypatch, stage):
     undisturbed = run("undisturbed")
     module = "ava_core.quantization.quantize"
     with monkeypatch.context() as patch:
-        real, calls = getattr(__import__(module, fromlist=[stage]), stage), []
-
-        def interrupted(*args, **kwargs):
-            calls.append(stage)
-            if len(calls) == (1 if stage == "decode_rates" else 2):  # the first call is for the float graph
-                raise KeyboardInterrupt
-            return real(*args, **kwargs)
-
-        patch.setattr(f"{module}.{stage}", interrupted)
+        patch.setattr(f"{module}.{stage}", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run()
     with monkeypatch.context() as patch:
-        patch.setattr(f"{module}._check_export", lambda *args: pytest.fail("finished work was done again"))
+        if stage != "plan":
+            patch.setattr(f"{module}.plan", lambda *args: pytest.fail("finished work was done again"))
         resumed = run()
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
     assert resumed.metrics == undisturbed.metrics
 
 
-def test_half_an_export_is_not_taken_for_a_whole_one(run, tmp_path):
-    run("undisturbed")
-    (tmp_path / "out.state" / "int8.partial").mkdir(parents=True)
-    (tmp_path / "out.state" / "int8.partial" / "model.onnx").write_bytes(b"half")
-    run()
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_portable_models_and_zero_points_are_options(run, tmp_path, scheme):
+    portable = run("portable", scheme, portable=True)
+    skewed = run("skewed", scheme, symmetric=False)
+    for result in (portable, skewed):
+        assert abs(result.metrics["parity_increase_percent"]) < 2
+    graphs = [
+        json.loads((tmp_path / name / "quantization.json").read_text())["graph"] for name in ("portable", "skewed")
+    ]
+    assert graphs == ["portable", "fused"]
 
 
-@pytest.mark.parametrize("block_size", [16, 256])
-def test_any_block_size_fits_any_shape(run, block_size):
-    result = run(block_size=block_size)
-    assert abs(result.metrics["parity_bits_per_byte_increase"]) < 0.01
-    assert result.metrics["parity_top1_agreement"] > 0.95
+def test_a_block_that_does_not_divide_a_row_is_refused_with_those_that_do(run):
+    with pytest.raises(ConfigError, match=r"quantize.block_size = 256: doesn't divide the .* must be one of 16, 32"):
+        run(block_size=256)
+
+
+def test_a_bound_that_is_broken_fails_the_step_and_leaves_no_record(run, tmp_path):
+    bounds = QuantizeConfig().int4.model_copy(update={"min_expert_agreement": 1.0})
+    with pytest.raises(ParityError, match=r"int4: parity_expert_agreement = .*: must be >= 1 .quantize.int4.min_ex"):
+        run(scheme="int4", int4=bounds)
+    assert not (tmp_path / "out" / "quantization.json").exists()
 
 
 @pytest.fixture

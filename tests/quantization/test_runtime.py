@@ -29,7 +29,7 @@ def test_every_strategy_continues_padded_prompts_as_pytorch_does(make_model, exp
 
 
 def test_generation_with_and_without_the_cache_agrees(make_model, export):
-    model = export(make_model(), "int8")
+    model = export(make_model(), 8)
     ids = torch.randint(0, 101, (1, 5), generator=torch.Generator().manual_seed(2))
     texts = [
         model.generate(ids, max_new_tokens=10, do_sample=False, pad_token_id=0, use_cache=cached)
@@ -77,7 +77,7 @@ def test_what_the_graph_cannot_take_is_refused(make_model, export):
         model(ids, labels=ids)
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 2\): must be \(1, 3\)"):
         model(ids, attention_mask=torch.ones(1, 2))
-    with pytest.raises(ValueError, match="needs a DynamicCache"):
+    with pytest.raises(ValueError, match="must be an empty DynamicCache"):
         model(ids, past_key_values=StaticCache(config=original.config, max_cache_len=8), use_cache=True)
     with pytest.raises(AvaError, match="can't be saved from memory"):
         model.save_pretrained("anywhere")

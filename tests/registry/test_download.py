@@ -12,16 +12,16 @@ from tests.registry.proxy import Proxy
 
 @pytest.mark.parametrize("address", ["models:/{name}@champion", "models:/{name}/1"])
 def test_downloaded_model_is_the_registered_folder_byte_for_byte(registered, mlflow_server, tmp_path, address):
-    folder = download_model(address.format(name=registered.result.name), mlflow_server, tmp_path / "cache")
+    folder = download_model(address.format(name=registered.result.name), mlflow_server, tmp_path / "cache").folder
     assert digest_tree(folder) == digest_tree(registered.inputs.model)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_model_in_the_cache_is_not_fetched_again_unless_it_was_damaged(registered, mlflow_server, tmp_path):
     uri = f"models:/{registered.result.name}@champion"
-    folder = download_model(uri, mlflow_server, tmp_path)
+    folder = download_model(uri, mlflow_server, tmp_path).folder
     with Proxy(mlflow_server) as proxy:
-        assert download_model(uri, proxy.address, tmp_path) == folder
+        assert download_model(uri, proxy.address, tmp_path).folder == folder
         assert not [line for line in proxy.seen if "mlflow-artifacts" in line]
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")

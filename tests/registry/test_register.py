@@ -216,7 +216,7 @@ def test_sqlite_file_serves_where_there_is_no_server(make_inputs, run_register, 
     result = run_register(make_inputs(2.0), uri=uri)
     assert (result.metrics["promoted"], result.record()["model_url"]) == (1.0, None)
     assert [version.aliases for version in list_versions(model_name, uri)] == [("challenger", "champion")]
-    assert (download_model(f"models:/{model_name}@champion", uri, tmp_path / "cache") / "config.json").is_file()
+    assert (download_model(f"models:/{model_name}@champion", uri, tmp_path / "cache").folder / "config.json").is_file()
 
 
 def test_champion_measured_on_another_text_is_pointed_out(

@@ -1,10 +1,12 @@
 import copy
+import functools
 
 import pytest
 import torch
 
 from ava_core.errors import AvaError
-from ava_core.quantization.blockwise import BITS, quantize_blocks
+from ava_core.quantization.blockwise import quantize_blocks
+from tests.quantization.conftest import MATRICES
 
 VARIANTS = {
     "default": {},
@@ -52,6 +54,12 @@ def tokens(batch: int = 2, length: int = 19) -> torch.Tensor:
     return torch.randint(0, 97, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture
+def export(export):
+    """With the portable graph."""
+    return functools.partial(export, portable=True)
+
+
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
 def variant(request, make_model):
     return make_model(**request.param)
@@ -70,24 +78,13 @@ def test_the_float_graph_gives_the_models_logits_and_choices(variant, export):
 
 @torch.no_grad()
 def test_a_rounded_graph_gives_the_logits_of_the_model_with_rounded_weights(variant, export):
-    scheme, block = "int4", 16
     rounded = copy.deepcopy(variant)
-    N, F = variant.config.num_ffn_experts, variant.config.expert_intermediate_size
-
-    def round_(weight: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(quantize_blocks(weight.contiguous().numpy(), BITS[scheme], block).dequantize())
-
     for name, parameter in rounded.named_parameters():
-        if name.endswith("experts.down_proj"):
-            stacked = parameter.permute(1, 0, 2).reshape(-1, N * F)
-            parameter.copy_(round_(stacked).view(-1, N, F).permute(1, 0, 2))
-        elif name.endswith("experts.gate_up_proj"):
-            parameter.copy_(round_(parameter.reshape(N * 2 * F, -1)).view_as(parameter))
-        elif name.endswith(("proj.weight", "embed_tokens.weight", "lm_head.weight")):
-            parameter.copy_(round_(parameter))
+        if MATRICES.search(name):
+            parameter.copy_(torch.from_numpy(quantize_blocks(parameter.numpy(), 4, 16).dequantize()))
     ids = tokens()
     expected = rounded(ids).logits
-    found = export(variant, scheme, block)(ids).logits
+    found = export(variant, 4, 16)(ids).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert (expected - variant(ids).logits).abs().max() > 0.01
 

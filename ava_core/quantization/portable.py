@@ -1,4 +1,6 @@
-"""`EnhancedMoEForCausalLM` as an ONNX graph. Shapes: see `ava_core.models.shapes`; P cached, X = P + S positions.
+"""`EnhancedMoEForCausalLM` as an ONNX graph of standard operators only, for any runtime.
+
+Shapes: see `ava_core.models.shapes`; P cached, X = P + S positions.
 
 Inputs: input_ids, position_ids (B, S), attention_mask (B, X), past_key_values.LAYER.key and .value (B, G, P, A), and
 logits_to_keep (1,), which may be left out. Outputs: logits (B, S or logits_to_keep, V), present.LAYER.key and .value
@@ -9,53 +11,46 @@ ones is the usual mask; document numbers from 1 give packed sequences.
 
 Every expert is evaluated for every token, as two products: the experts' first layers are stacked into one matrix, the
 gate values scale the hidden units, and the stacked second layers sum over the experts. Unchosen experts have gate
-value 0. The sparse evaluation is the fused decoder's.
+value 0. The sparse evaluation is the fused graph's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from onnx import TensorProto
-from torch import Tensor
 
-from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.quantization.blockwise import BlockWeights, Stored
 from ava_core.quantization.graph import GraphWriter
+from ava_core.quantization.parameters import Parameters
+from ava_core.quantization.routing import END, add_router, require_router
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
-END = 2**62
-ROUTERS = ("top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice")
-"""Those whose evaluation the graph has; sinkhorn and expert_choice are top_k there."""
-CLOSED = -1e30
-"""Added to the logits of experts in groups that weren't chosen."""
-AddMatrix = Callable[[str, np.ndarray], str]
 
 
-class DecoderGraph:
+class PortableGraph:
     """Adds the model's graph to a writer.
 
     Args:
         model: the float model.
         writer: where the graph goes.
-        add_matrix: stores a large matrix (O, I) under a name, rounded or not, and returns its float32 value's name.
+        rounded: matrices with rounded weights, by parameter; a matrix that isn't there stays float32.
 
     Raises:
         AvaError: the model has a router or a parameter that the graph lacks.
     """
 
-    def __init__(self, model: EnhancedMoEForCausalLM, writer: GraphWriter, add_matrix: AddMatrix) -> None:
+    def __init__(self, model: EnhancedMoEForCausalLM, writer: GraphWriter, rounded: Mapping[str, Stored]) -> None:
         self.config: EnhancedMoEConfig = model.config
         # The configuration fills these two in when they are left out; here they are whole numbers.
         self.head_dim = int(self.config.head_dim or 0)
         self.num_key_value_heads = int(self.config.num_key_value_heads or 0)
-        self.writer, self.add_matrix = writer, add_matrix
-        self.parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        self.unused = set(self.parameters)
-        if self.config.router not in ROUTERS:
-            raise AvaError(f"router = {self.config.router}: has no ONNX export: it must be one of {', '.join(ROUTERS)}")
+        self.writer, self.rounded = writer, rounded
+        self.parameters = Parameters(model)
+        require_router(self.config)
 
     def build(self) -> None:
         """Add all inputs, nodes and outputs."""
@@ -82,13 +77,9 @@ class DecoderGraph:
         first = w.add("Neg", ["logits_to_keep"], "first_kept")
         kept = w.add("Slice", [x_BSD, first, w.indices(END), w.indices(1)], "kept")
         tied = config.tie_word_embeddings
-        self.unused.discard("lm_head.weight" if tied else "")
         self._product(kept, embedding if tied else self._matrix("lm_head.weight"), "logits")
         self._declare_outputs(routed)
-        if self.unused:
-            raise AvaError(
-                f"{', '.join(sorted(self.unused))}: the ONNX export doesn't know this parameter: it must be extended"
-            )
+        self.parameters.require_all_used()
 
     def _declare_outputs(self, routed: list[tuple[str, str]]) -> None:
         w, config = self.writer, self.config
@@ -104,20 +95,22 @@ class DecoderGraph:
 
     # Parameters
 
-    def _parameter(self, name: str) -> Tensor:
-        self.unused.discard(name)
-        return self.parameters[name].to(torch.float32)
-
     def _matrix(self, name: str) -> str:
-        """A parameter (O, I) that may be rounded."""
-        return self.add_matrix(name, self._parameter(name).numpy())
+        """A parameter that may be rounded, as its float32 value."""
+        weight = self.parameters.take(name).numpy()
+        blocks = self.rounded.get(name)
+        if blocks is None:
+            return self.writer.constant(name, weight)
+        if isinstance(blocks, BlockWeights):
+            return self.writer.block_weights(name, blocks)
+        return self.writer.half(name, blocks)
 
     def _float(self, name: str) -> str:
         """A parameter that stays float32."""
-        return self.writer.constant(name, self._parameter(name).numpy())
+        return self.writer.constant(name, self.parameters.take(name).numpy())
 
     def _float_transposed(self, name: str) -> str:
-        return self.writer.constant(name, np.ascontiguousarray(self._parameter(name).numpy().T))
+        return self.writer.constant(name, np.ascontiguousarray(self.parameters.take(name).numpy().T))
 
     # Pieces
 
@@ -202,7 +195,8 @@ class DecoderGraph:
             residual = self._float_transposed(f"{at}.gate.residual_weight")
             residual = w.add("MatMul", [previous, residual], f"{at}.gate.residual")
             gate_logits = w.add("Add", [gate_logits, residual], f"{at}.gate.sum")
-        logits_TE, weights_TE, choices_TE = self._route(gate_logits, f"{at}.router")
+        logits_TE, weights_TE, ids_TK, used_TK = add_router(w, config, self.parameters, gate_logits, f"{at}.router")
+        choices_TE = self._choices(logits_TE, ids_TK, used_TK, at)
         terms = [self._ffn_experts(x_TD, weights_TE, at)]
         if config.num_copy_experts or config.num_constant_experts:
             terms += self._copy_and_constant_experts(x_TD, weights_TE, at)
@@ -216,78 +210,26 @@ class DecoderGraph:
         out_BSD = w.add("Reshape", [out_TD, shape], f"{at}.out.BSD")
         return w.add("Add", [x_BSD, out_BSD], f"{at}.residual"), gate_logits, logits_TE, choices_TE
 
-    def _route(self, gate_logits: str, at: str) -> tuple[str, str, str]:
-        """Logits, gate values and choices by expert, (T, E) each: `Router.forward` in evaluation mode."""
-        w, config = self.writer, self.config
-        if config.router == "hierarchical" and config.num_expert_groups > 1:
-            logits_TE, probabilities_TE, ranked = self._grouped_scores(gate_logits, at)
-        else:
-            logits_TE = gate_logits
-            probabilities_TE = w.add("Softmax", [logits_TE], f"{at}.probabilities", axis=-1)
-            # Over the logits for top-k, as in PyTorch: probabilities of very unlikely experts may tie.
-            ranked = logits_TE
-            if config.router == "confidence":
-                ranked = probabilities_TE
-            elif config.router == "expert_bias":
-                ranked = w.add("Add", [probabilities_TE, self._float(f"{at}.expert_bias")], f"{at}.biased")
-        top = w.add("TopK", [ranked, w.indices(config.max_slots)], f"{at}.top", f"{at}.ids", axis=-1)
-        ids_TK = f"{at}.ids"
-        weights_TK = w.add("GatherElements", [probabilities_TE, ids_TK], f"{at}.gathered", axis=1)
-        used_TK = w.add("GreaterOrEqual", [ids_TK, w.index(0)], f"{at}.all_used")
-        if config.router == "confidence" and config.confidence_threshold < 1:
-            cumulative = w.add("CumSum", [top, w.index(1)], f"{at}.cumulative")
-            before = w.add("Sub", [cumulative, top], f"{at}.before")
-            threshold = np.asarray(config.confidence_threshold, np.float32)
-            open_TK = w.add("Less", [before, w.constant("confidence_threshold", threshold)], f"{at}.open")
-            slots = np.arange(config.max_slots) == 0
-            used_TK = w.add("Or", [open_TK, w.constant("first_slot", slots)], f"{at}.used")
-            used = w.add("Cast", [used_TK], f"{at}.used.float32", to=FLOAT)
-            weights_TK = w.add("Mul", [weights_TK, used], f"{at}.weights")
-        if config.normalize_router_weights:
-            total = w.add("ReduceSum", [weights_TK, w.indices(1)], f"{at}.total", keepdims=1)
-            weights_TK = w.add("Div", [weights_TK, total], f"{at}.normalized")
-        shape = w.add("Shape", [logits_TE], f"{at}.shape")
-        zeros = w.add("Expand", [w.constant("zero", np.zeros((1, 1), np.float32)), shape], f"{at}.zeros")
+    def _choices(self, logits_TE: str, ids_TK: str, used_TK: str, at: str) -> str:
+        """Bool (T, E): which experts are chosen."""
+        w = self.writer
+        if not used_TK:
+            used_TK = w.add("GreaterOrEqual", [ids_TK, w.index(0)], f"{at}.all_used")
+        shape = w.add("Shape", [logits_TE], f"{at}.logits.shape")
         nothing = w.add("Expand", [w.constant("false", np.zeros((1, 1), bool)), shape], f"{at}.nothing")
-        return (
-            logits_TE,
-            w.add("ScatterElements", [zeros, ids_TK, weights_TK], f"{at}.weights.TE", axis=1),
-            w.add("ScatterElements", [nothing, ids_TK, used_TK], f"{at}.choices.TE", axis=1),
-        )
-
-    def _grouped_scores(self, gate_logits: str, at: str) -> tuple[str, str, str]:
-        """Log-probabilities, probabilities and what is ranked, (T, E) each: `HierarchicalRouter`."""
-        w, config = self.writer, self.config
-        G, last = config.num_expert_groups, w.indices(1)
-        groups_TG = w.add("Slice", [gate_logits, w.indices(0), w.indices(G), last], f"{at}.groups")
-        inside = w.add("Slice", [gate_logits, w.indices(G), w.indices(END), last], f"{at}.inside")
-        inside_TGI = w.add("Reshape", [inside, w.indices(0, G, -1)], f"{at}.inside.TGI")
-        log_group_TG = w.add("LogSoftmax", [groups_TG], f"{at}.groups.log", axis=-1)
-        log_group_TG1 = w.add("Unsqueeze", [log_group_TG, w.indices(2)], f"{at}.groups.log.TG1")
-        log_inside_TGI = w.add("LogSoftmax", [inside_TGI], f"{at}.inside.log", axis=-1)
-        log_TGI = w.add("Add", [log_group_TG1, log_inside_TGI], f"{at}.log_product")
-        logits_TE = w.add("Reshape", [log_TGI, w.indices(0, -1)], f"{at}.log_product.TE")
-        probabilities_TE = w.add("Exp", [logits_TE], f"{at}.probabilities")
-        if config.num_groups_per_token == G:
-            return logits_TE, probabilities_TE, logits_TE
-        count = w.indices(config.num_groups_per_token)
-        best = w.add("TopK", [groups_TG, count], f"{at}.best_groups", f"{at}.group_ids", axis=-1)
-        shape = w.add("Shape", [groups_TG], f"{at}.groups.shape")
-        closed_TG = w.add("Expand", [w.constant("closed", np.full((1, 1), CLOSED, np.float32)), shape], f"{at}.closed")
-        zeros = w.add("Mul", [best, w.constant("zero", np.zeros((1, 1), np.float32))], f"{at}.open")
-        closed_TG = w.add("ScatterElements", [closed_TG, f"{at}.group_ids", zeros], f"{at}.closed.chosen", axis=1)
-        closed_TG1 = w.add("Unsqueeze", [closed_TG, w.indices(2)], f"{at}.closed.TG1")
-        open_TGI = w.add("Add", [log_TGI, closed_TG1], f"{at}.open.TGI")
-        return logits_TE, probabilities_TE, w.add("Reshape", [open_TGI, w.indices(0, -1)], f"{at}.open.TE")
+        return w.add("ScatterElements", [nothing, ids_TK, used_TK], f"{at}.choices.TE", axis=1)
 
     def _ffn_experts(self, x_TD: str, weights_TE: str, at: str) -> str:
         w, config = self.writer, self.config
         at = f"{at}.experts"
         N, F, D = config.num_ffn_experts, config.expert_intermediate_size, config.hidden_size
         # (N, 2F, D) -> all gates, then all ups; (N, D, F) -> the experts side by side, expert n's units at n * F.
-        gate_up = self._parameter(f"{at}.gate_up_proj").view(N, 2, F, D).transpose(0, 1).reshape(2 * N * F, D)
-        down = self._parameter(f"{at}.down_proj").permute(1, 0, 2).reshape(D, N * F)
-        both = self._product(x_TD, self.add_matrix(f"{at}.gate_up_proj", gate_up.numpy()), f"{at}.gate_up")
+        gate_up = w.add("Reshape", [self._matrix(f"{at}.gate_up_proj"), w.indices(N, 2, F, D)], f"{at}.gate_up.N2FD")
+        gate_up = w.add("Transpose", [gate_up], f"{at}.gate_up.2NFD", perm=[1, 0, 2, 3])
+        gate_up = w.add("Reshape", [gate_up, w.indices(2 * N * F, D)], f"{at}.gate_up.weight")
+        down = w.add("Transpose", [self._matrix(f"{at}.down_proj")], f"{at}.down.DNF", perm=[1, 0, 2])
+        down = w.add("Reshape", [down, w.indices(D, N * F)], f"{at}.down.weight")
+        both = self._product(x_TD, gate_up, f"{at}.gate_up")
         hidden = self._swiglu(*self._halves(both, at), f"{at}.hidden")
         hidden_TNF = w.add("Reshape", [hidden, w.indices(-1, N, F)], f"{at}.hidden.TNF")
         gates = w.add("Slice", [weights_TE, w.indices(0), w.indices(N), w.indices(1)], f"{at}.weights.TN")
@@ -295,7 +237,7 @@ class DecoderGraph:
         scaled = w.add(
             "Reshape", [w.add("Mul", [hidden_TNF, gates], f"{at}.scaled.TNF"), w.indices(-1, N * F)], f"{at}.scaled"
         )
-        return self._product(scaled, self.add_matrix(f"{at}.down_proj", down.numpy()), f"{at}.down")
+        return self._product(scaled, down, f"{at}.down")
 
     def _copy_and_constant_experts(self, x_TD: str, weights_TE: str, at: str) -> list[str]:
         """A multiple of x, and the mix of constant vectors; the zero experts add nothing (MoE++, eq. 3 to 5)."""

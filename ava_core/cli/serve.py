@@ -1,0 +1,79 @@
+"""`ava serve`: an OpenAI-compatible server of a quantised model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+KEYS = "AVA_API_KEYS"
+
+
+def serve(
+    model: Annotated[
+        str, typer.Option(help="Output folder of `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION.")
+    ] = "models:/ava-moe@champion",
+    weights: Annotated[str, typer.Option(help="Of a registered model: auto, int4, int8 or fp32.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="What clients call the model; as it is registered.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
+    slots: Annotated[int, typer.Option(min=1, help="Sequences that are decoded together.")] = 16,
+    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get status 429.")] = 64,
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2**20,
+    request_seconds: Annotated[float, typer.Option(min=0.1, help="From a request to the end of its answer.")] = 600.0,
+    drain_seconds: Annotated[float, typer.Option(min=0.0, help="For running requests after SIGTERM.")] = 30.0,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at the registry's alias.")] = 10.0,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help=f"File with an API key per line; {KEYS} holds them separated by commas.")
+    ] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja template instead of the tokenizer's own.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = 0,
+) -> None:
+    """Serve a quantised model over OpenAI's HTTP interface until SIGTERM or Ctrl-C."""
+    from ava_core.config.hardware import usable_cores
+    from ava_core.errors import ConfigError
+
+    if weights not in ("auto", "int4", "int8", "fp32"):
+        raise ConfigError(f"--weights {weights}: must be one of auto, int4, int8, fp32")
+    keys = _read_keys(api_key_file)
+    template = _read(chat_template, "--chat-template") if chat_template else None
+
+    from ava_core.serving.http.app import Limits
+    from ava_core.serving.http.server import run
+
+    run(
+        model=model,
+        weights=weights,
+        name=name,
+        host=host,
+        port=port,
+        keys=keys,
+        chat_template=template,
+        limits=Limits(body_bytes=max_body_bytes, request_seconds=request_seconds),
+        threads=threads or usable_cores(),
+        drain_seconds=drain_seconds,
+        poll_seconds=poll_seconds,
+        slots=slots,
+        max_queue=max_queue,
+    )
+
+
+def _read_keys(path: Path | None) -> list[str]:
+    text = _read(path, "--api-key-file") if path else os.environ.get(KEYS, "").replace(",", "\n")
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
+    if path and not keys:
+        from ava_core.errors import ConfigError
+
+        raise ConfigError(f"--api-key-file {path}: holds no key: write one per line")
+    return keys
+
+
+def _read(path: Path, flag: str) -> str:
+    from ava_core.errors import ConfigError
+
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag} {path}: can't be read ({error})") from error

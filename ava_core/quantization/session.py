@@ -1,0 +1,254 @@
+"""The fused graph on ONNX Runtime, with a KV cache that stays in place.
+
+    session = DecoderSession.load(Path("out/int8"))
+    cache = session.cache(rows=1, capacity=64)
+    logits_BV = session.run(prompt_BS, cache)                # prefill
+    logits_BV = session.run(logits_BV.argmax(-1)[:, None], cache)   # a token more
+
+Shapes: see `ava_core.models.shapes`; C positions of room per row, V entries of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from ava_core.errors import AvaError, IntegrityError
+from ava_core.quantization.shape import GRAPH_FILE, GRAPH_KIND, SHAPE, WEIGHTS_FILE, DecoderShape
+
+
+class KVCache:
+    """Keys and values of some rows, float32, each layer's (rows, G, C, A). Made by `DecoderSession.cache`.
+
+    Attributes:
+        lengths: (rows,) int64, tokens that each row holds; the caller may lower them.
+    """
+
+    def __init__(self, buffers: list[np.ndarray]) -> None:
+        self.buffers = buffers
+        self.rows, _, self.capacity, _ = buffers[0].shape
+        self.lengths = np.zeros(self.rows, np.int64)
+        self.bindings: dict[tuple[int, int], _Step] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+    def move(self, source: int, target: int) -> None:
+        """Put row `source` in the place of row `target`."""
+        if source != target:
+            length = int(self.lengths[source])
+            for buffer in self.buffers:
+                buffer[target, :, :length] = buffer[source, :, :length]
+            self.lengths[target] = length
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget what row `row` holds beyond `length` tokens."""
+        self.lengths[row] = min(int(self.lengths[row]), length)
+
+
+@dataclass
+class Experts:
+    """What the routers of one pass gave.
+
+    Attributes:
+        logits: (L, B, S, E), float32.
+        weights: (L, B, S, E), float32: gate values of the chosen experts, 0 for the others.
+    """
+
+    logits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+class DecoderSession:
+    """A decoder made by `ava quantize`. One thread may use it at a time.
+
+    Attributes:
+        shape: its sizes.
+
+    Raises:
+        IntegrityError: the graph doesn't say them.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session = session
+        try:
+            self.shape = DecoderShape.from_json(session.get_modelmeta().custom_metadata_map[SHAPE])
+        except (ValueError, TypeError, KeyError) as error:
+            raise IntegrityError(f"{GRAPH_FILE}: its metadata can't be read: run `ava quantize` again") from error
+        layers = range(self.shape.num_layers)
+        self._parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 0) -> DecoderSession:
+        """Load the output of `ava quantize`.
+
+        Args:
+            folder: holds model.onnx, model.onnx.data and config.json.
+            threads: CPU threads; 0: as many as ONNX Runtime chooses.
+
+        Raises:
+            AvaError: a file is missing, or the graph is the portable one.
+            IntegrityError: a file is damaged.
+        """
+        session = load_graph(Path(folder), threads)
+        if graph_kind(session) != "fused":
+            raise AvaError(
+                f"{folder / GRAPH_FILE}: is the portable graph, which has no cache in place: run `ava quantize` with"
+                " quantize.portable = false"
+            )
+        return cls(session)
+
+    def cache(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache for `rows` sequences of up to `capacity` tokens.
+
+        Raises:
+            ValueError: the capacity is beyond what the model's rotary positions reach.
+        """
+        limit = self.shape.max_position_embeddings
+        if not 0 < capacity <= limit:
+            raise ValueError(f"capacity = {capacity}: must be in 1 .. {limit}")
+        shape = (rows, self.shape.num_key_value_heads, capacity, self.shape.head_dim)
+        return KVCache([np.zeros(shape, np.float32) for _ in self._parts])
+
+    def run(
+        self,
+        tokens_BS: np.ndarray,
+        cache: KVCache,
+        *,
+        first_row: int = 0,
+        new_tokens_B: np.ndarray | None = None,
+        all_logits: bool = False,
+        experts: Experts | None = None,
+    ) -> np.ndarray:
+        """Append tokens to rows first_row .. first_row + B - 1 of the cache.
+
+        Args:
+            tokens_BS: int64, padded on the right.
+            cache: of this session; its lengths grow.
+            first_row: row of the cache that tokens_BS[0] belongs to.
+            new_tokens_B: how many of a row's tokens count, all S if it is left out; each at least 1.
+            all_logits: of every token instead of each row's last.
+            experts: takes the routers' logits and gate values.
+
+        Returns:
+            Logits, float32: (B, V), or (B, S, V) where those of padding mean nothing. The next call with as many rows
+            and tokens may overwrite them.
+
+        Raises:
+            ValueError: the rows or tokens are more than the cache has room for.
+        """
+        (B, S), rows = tokens_BS.shape, slice(first_row, first_row + tokens_BS.shape[0])
+        new_B = np.full(B, S) if new_tokens_B is None else new_tokens_B
+        total_B = cache.lengths[rows] + new_B
+        if first_row + B > cache.rows or total_B.max(initial=0) > cache.capacity:
+            raise ValueError(
+                f"tokens up to position {total_B.max(initial=0)} of rows {first_row} to {first_row + B - 1}: the cache"
+                f" holds {cache.rows} rows of {cache.capacity} tokens"
+            )
+        if S == 1 and not all_logits and experts is None:
+            step = cache.bindings.get((first_row, B))
+            if step is None:
+                step = cache.bindings[first_row, B] = _Step(self, cache, first_row, B)
+        else:
+            step = _Step(self, cache, first_row, B, S, all_logits, experts)
+        logits = step.run(tokens_BS, new_B, total_B)
+        cache.lengths[rows] = total_B
+        return logits.reshape(B, S, -1) if all_logits else logits
+
+
+class _Step:
+    """Memory that a pass over B rows of S tokens reads and writes, bound once: binding costs more than small nodes."""
+
+    def __init__(
+        self,
+        decoder: DecoderSession,
+        cache: KVCache,
+        first_row: int,
+        B: int,
+        S: int = 1,
+        all_logits: bool = False,
+        experts: Experts | None = None,
+    ) -> None:
+        wanted = B * S if all_logits else B
+        self.session, self.all_logits = decoder.session, all_logits
+        self.tokens = np.zeros((B, S), np.int64)
+        self.query_lengths, self.last_positions = np.zeros(B, np.int32), np.zeros(B, np.int32)
+        self.total_length = np.zeros((), np.int32)
+        self.indices = np.arange(wanted, dtype=np.int64)
+        self.first_B = np.arange(B) * S
+        self.logits = np.zeros((wanted, decoder.shape.vocab_size), np.float32)
+        self.binding = decoder.session.io_binding()
+        inputs: dict[str, np.ndarray] = {
+            "input_ids": self.tokens,
+            "query_lengths": self.query_lengths,
+            "last_positions": self.last_positions,
+            "total_length": self.total_length,
+            "logit_indices": self.indices,
+        }
+        for name, array in inputs.items():
+            self._bind(self.binding.bind_input, name, array)
+        self._bind(self.binding.bind_output, "logits", self.logits)
+        for part, buffer in zip(decoder._parts, cache.buffers, strict=True):
+            rows = buffer[first_row : first_row + B]
+            self._bind(self.binding.bind_input, f"past_key_values.{part}", rows)
+            self._bind(self.binding.bind_output, f"present.{part}", rows)
+        if experts is not None:
+            L, E = decoder.shape.num_layers, decoder.shape.num_experts
+            experts.logits, experts.weights = np.zeros((L, B, S, E), np.float32), np.zeros((L, B, S, E), np.float32)
+            for layer, (logits, weights) in enumerate(decoder.shape.router_outputs):
+                self._bind(self.binding.bind_output, logits, experts.logits[layer])
+                self._bind(self.binding.bind_output, weights, experts.weights[layer])
+
+    @staticmethod
+    def _bind(bind, name: str, array: np.ndarray) -> None:
+        bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self, tokens_BS: np.ndarray, new_B: np.ndarray, total_B: np.ndarray) -> np.ndarray:
+        self.tokens[:] = tokens_BS
+        self.query_lengths[:] = new_B
+        self.last_positions[:] = total_B - 1
+        self.total_length[...] = total_B.max()
+        if not self.all_logits:
+            self.indices[:] = self.first_B + new_B - 1
+        self.session.run_with_iobinding(self.binding)
+        return self.logits
+
+
+def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """The ONNX Runtime session of an exported model.
+
+    Raises:
+        AvaError: a file is missing.
+        IntegrityError: a file is damaged.
+    """
+    for name in (GRAPH_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise AvaError(f"{folder / name}: no such file: give the output folder of `ava quantize`")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Fold every DequantizeLinear of a portable graph into a float32 weight. Kept in the graph, the whole matrix is
+    # dequantised at each token: 4 to 8 ms per million weights against 0.1 ms for the product itself.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Waiting threads would take the cores from PyTorch, which samples between two tokens.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base
+        raise IntegrityError(
+            f"{folder / GRAPH_FILE}: ONNX Runtime can't load it ({_line(error)}): run `ava quantize` again"
+        ) from error
+
+
+def graph_kind(session: onnxruntime.InferenceSession) -> str:
+    """Which graph it is, fused or portable."""
+    return session.get_modelmeta().custom_metadata_map.get(GRAPH_KIND, "portable")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,45 @@
+"""What one has to know of a fused graph to run it, kept in its metadata: Transformers takes seconds to import."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+GRAPH_KIND = "ava.graph"
+"""Metadata: fused or portable."""
+SHAPE = "ava.decoder"
+"""Metadata of a fused graph: its `DecoderShape` as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderShape:
+    """Sizes of a decoder, and names of its outputs.
+
+    Attributes:
+        router_outputs: per layer, the outputs with its router's logits and gate values.
+    """
+
+    num_layers: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    num_experts: int
+    max_position_embeddings: int
+    router_outputs: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> str:
+        """For the metadata."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> DecoderShape:
+        """From the metadata.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is something else.
+        """
+        values = json.loads(text)
+        outputs = tuple((logits, weights) for logits, weights in values.pop("router_outputs"))
+        return cls(**values, router_outputs=outputs)

@@ -1,0 +1,236 @@
+"""Continuous batching: one thread runs the decoder for all requests, which join and leave between two tokens.
+
+Rows 0 .. n - 1 of the KV cache are the sequences that decode, row n is the one whose prompt is being read, a chunk
+between two tokens of the others, so that a long prompt doesn't hold them up (Orca, OSDI 2022; chunked prefill,
+arXiv 2308.16369). A row that is done is overwritten by the last one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ava_core.errors import AvaError
+from ava_core.quantization.session import DecoderSession
+from ava_core.serving.requests import Delta, Draining, Failed, QueueFull, Request
+from ava_core.serving.sequence import Sequence
+
+log = logging.getLogger(__name__)
+RATE_SMOOTHING = 0.1
+"""Weight of the newest finished request in the mean time between two."""
+Deliver = Callable[[list[tuple[Sequence, "Delta | AvaError"]]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """What the engine is doing, and has done since it started."""
+
+    queued: int
+    running: int
+    prompt_tokens: int
+    generated_tokens: int
+    steps: int
+    cache_bytes: int
+    failed: bool
+
+
+class Engine:
+    """Serves one model.
+
+    Args:
+        decoder: the model; the engine's thread alone uses it from now on.
+        tokenizer: of the same folder.
+        deliver: takes what a step gave, in the engine's thread, once per step.
+        slots: sequences that are decoded together, at most.
+        max_queue: requests that may wait for a slot.
+        chunk: prompt tokens that are read between two tokens of the others.
+    """
+
+    def __init__(
+        self,
+        decoder: DecoderSession,
+        tokenizer: PreTrainedTokenizerBase,
+        deliver: Deliver,
+        *,
+        slots: int = 16,
+        max_queue: int = 64,
+        chunk: int = 128,
+    ) -> None:
+        self.decoder, self.tokenizer, self.deliver = decoder, tokenizer, deliver
+        self.context = decoder.shape.max_position_embeddings
+        self.slots, self.max_queue, self.chunk = slots, max_queue, chunk
+        self._cache = decoder.cache(slots + 1, self.context)
+        self._decoding: list[Sequence] = []
+        self._reading: Sequence | None = None
+        self._queue: deque[Sequence] = deque()
+        self._changed = threading.Condition()
+        self._draining = self._closed = self._failed = False
+        self._prompt_tokens = self._generated_tokens = self._steps = 0
+        self._seconds_per_request, self._last_finish = 0.0, time.monotonic()
+        self._thread = threading.Thread(target=self._serve, name="ava-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, owner: object = None) -> Sequence:
+        """Queue a request; `deliver` gets its deltas with the sequence, whose `owner` is as given.
+
+        Raises:
+            QueueFull: too many are waiting.
+            Draining: the engine takes no more.
+            AvaError: prompt and new tokens are more than the model's context, or there is no prompt.
+        """
+        length = len(request.prompt_ids)
+        if not 0 < length < self.context:
+            raise AvaError(f"prompt: {length} tokens: must be 1 to {self.context - 1}, less than the model's context")
+        sequence = Sequence(request, self.tokenizer, self.context, owner)
+        with self._changed:
+            if self._draining or self._closed:
+                raise Draining("the server is going down, or to another model: try again")
+            busy = len(self._decoding) + (self._reading is not None)
+            if len(self._queue) >= self.max_queue + max(0, self.slots - busy):
+                waiting = len(self._queue)
+                raise QueueFull(waiting, max(1.0, math.ceil(waiting * self._seconds_per_request)))
+            self._queue.append(sequence)
+            self._changed.notify_all()
+        return sequence
+
+    def stats(self) -> Stats:
+        """Counts at this moment."""
+        with self._changed:
+            return Stats(
+                queued=len(self._queue),
+                running=len(self._decoding) + (self._reading is not None),
+                prompt_tokens=self._prompt_tokens,
+                generated_tokens=self._generated_tokens,
+                steps=self._steps,
+                cache_bytes=self._cache.nbytes,
+                failed=self._failed,
+            )
+
+    def drain(self, timeout: float) -> bool:
+        """Take no more requests and wait for those that are there; whether they were all done in time (seconds)."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            return self._changed.wait_for(self._idle, timeout)
+
+    def close(self) -> None:
+        """End the thread; requests that are still there fail."""
+        with self._changed:
+            self._draining = self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _idle(self) -> bool:
+        return not (self._queue or self._decoding or self._reading) or self._failed
+
+    # The engine's thread
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or not self._idle())
+                    if self._closed:
+                        break
+                    self._admit()
+                self._step()
+                with self._changed:
+                    self._changed.notify_all()
+        except Exception:
+            log.exception("the engine's thread failed")
+            self._failed = True
+        self._fail_all(Failed("the server closed before the request was done"))
+
+    def _admit(self) -> None:
+        """Let the next request that nobody gave up begin, if there is room."""
+        while self._queue and self._reading is None and len(self._decoding) < self.slots:
+            sequence = self._queue.popleft()
+            if not sequence.cancelled:
+                self._reading = sequence
+                self._cache.lengths[len(self._decoding)] = 0
+
+    def _step(self) -> None:
+        """A chunk of a prompt and a token of each sequence."""
+        given: list[tuple[Sequence, Delta | AvaError]] = []
+        self._leave([row for row, sequence in enumerate(self._decoding) if sequence.cancelled])
+        if self._reading is not None and self._reading.cancelled:
+            self._reading = None
+        try:
+            if self._reading is not None:
+                self._read(self._reading, given)
+            if self._decoding:
+                self._decode(given)
+        except Exception as error:
+            log.exception("the model failed on a step")
+            self._fail_all(Failed(f"the model failed: {type(error).__name__}: see the server's log"), queued=False)
+        self._steps += 1
+        if given:
+            self.deliver(given)
+
+    def _read(self, sequence: Sequence, given: list) -> None:
+        row = len(self._decoding)
+        start = int(self._cache.lengths[row])
+        tokens = sequence.request.prompt_ids[start : start + self.chunk]
+        logits = self.decoder.run(np.asarray([tokens], np.int64), self._cache, first_row=row)
+        self._prompt_tokens += len(tokens)
+        if start + len(tokens) == len(sequence.request.prompt_ids):
+            self._reading = None
+            self._decoding.append(sequence)
+            self._choose([row], logits, given)
+
+    def _decode(self, given: list) -> None:
+        # A sequence that was just read has chosen its first token and takes part at once.
+        tokens = np.asarray([[sequence.last_token] for sequence in self._decoding], np.int64)
+        logits = self.decoder.run(tokens, self._cache)
+        self._choose(list(range(len(self._decoding))), logits, given)
+
+    def _choose(self, rows: list[int], logits_BV: np.ndarray, given: list) -> None:
+        """The next token of these rows, of which logits_BV has the logits in their order."""
+        best_B = logits_BV.argmax(axis=-1)
+        finished = []
+        for place, row in enumerate(rows):
+            sequence = self._decoding[row]
+            delta = sequence.choose(logits_BV[place], int(best_B[place]))
+            self._generated_tokens += 1
+            if isinstance(delta, AvaError) or delta.finish_reason is not None:
+                finished.append(row)
+                self._note_finish()
+            if isinstance(delta, AvaError) or delta.finish_reason or delta.text or delta.logprobs:
+                given.append((sequence, delta))
+        self._leave(finished)
+
+    def _leave(self, rows: list[int]) -> None:
+        """Take rows out; the last ones fill their places, and the row that is being read follows."""
+        for row in sorted(rows, reverse=True):
+            last = len(self._decoding) - 1
+            self._cache.move(last, row)
+            self._decoding[row] = self._decoding[last]
+            self._decoding.pop()
+            if self._reading is not None:
+                self._cache.move(last + 1, last)
+
+    def _note_finish(self) -> None:
+        now = time.monotonic()
+        gap = now - self._last_finish
+        self._seconds_per_request += RATE_SMOOTHING * (gap - self._seconds_per_request)
+        self._last_finish = now
+
+    def _fail_all(self, error: AvaError, queued: bool = True) -> None:
+        with self._changed:
+            hit = [*self._decoding, *([self._reading] if self._reading is not None else [])]
+            if queued:
+                hit += self._queue
+                self._queue.clear()
+            self._decoding.clear()
+            self._reading = None
+            self._changed.notify_all()
+        if hit:
+            self.deliver([(sequence, error) for sequence in hit])

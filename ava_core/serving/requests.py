@@ -1,0 +1,74 @@
+"""What goes into the serving engine and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ava_core.config.schema import GenerationConfig
+from ava_core.errors import AvaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One sequence to continue.
+
+    Attributes:
+        prompt_ids: its tokens, at least one.
+        strategy: any of `STRATEGIES` but beam.
+        settings: lengths, filters and stop strings.
+        seed: of its own generator.
+        logprobs: log-probabilities of so many of the most probable tokens to give with each token; None: none at all.
+    """
+
+    prompt_ids: tuple[int, ...]
+    strategy: str
+    settings: GenerationConfig
+    seed: int
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprobs:
+    """Log-probabilities, natural, of the chosen token and of the most probable ones, by token."""
+
+    token: int
+    logprob: float
+    top: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """What a token, or the end, adds to a sequence.
+
+    Attributes:
+        text: text that is certain now; may be empty.
+        tokens: number of tokens that were generated so far.
+        finish_reason: None while it goes on; "stop" at the end of a document or a stop string; "length" at the limit.
+        logprobs: of the tokens, if the request asked for them.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = field(default=())
+
+
+class QueueFull(AvaError):
+    """No place in the queue.
+
+    Attributes:
+        retry_after: seconds after which there should be one.
+    """
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{waiting} requests are waiting already: try again in {retry_after:.0f} s")
+
+
+class Draining(AvaError):
+    """The engine takes no more requests."""
+
+
+class Failed(AvaError):
+    """The model failed on a request, or the engine was closed before it was done."""
