@@ -12,6 +12,7 @@ from ava_core.cli import generate as command
 from ava_core.config.schema import GenerationConfig
 from ava_core.errors import ConfigError
 from ava_core.generation import generate, load_model
+from ava_core.registry.download import Downloaded
 
 app = typer.Typer()
 app.command()(command.generate)
@@ -57,7 +58,7 @@ def test_registered_model_is_fetched_into_the_cache(tiny_model, monkeypatch):
 
     def download(uri, tracking_uri, cache):
         asked.append((uri, tracking_uri, str(cache)))
-        return tiny_model
+        return Downloaded(tiny_model, 1)
 
     monkeypatch.setenv("AVA_TRACKING_URI", "sqlite:///there.db")
     monkeypatch.setattr("ava_core.registry.download_model", download)
