@@ -20,7 +20,7 @@ RUNNER ?= host
 FROM ?=
 PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
 
-.PHONY: help setup data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline clean
+.PHONY: help setup data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -108,6 +108,9 @@ bench-losses: setup ## what each optional part of the loss does to bits per byte
 
 bench-pipeline: setup data ## what the pipeline costs beside its steps' work, and a run with nothing to do
 	@$(BIN)/python -m benchmarks.pipeline --runner "$(RUNNER)" $(PIPELINE_FLAGS)
+
+bench-inference: setup ## size, quality and speed of quantised models, and the server's start; targets in the script
+	@$(BIN)/python -m benchmarks.inference
 
 clean: ## remove build products and old work; outputs/, the registry and .venv stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -25,10 +25,11 @@ pip install --no-compile -c constraints.txt ninja numpy packaging psutil py-cpui
 PATH="/opt/ava/bin:$PATH" pip wheel --no-cache-dir --no-deps --no-build-isolation --no-binary deepspeed \
     --wheel-dir /wheels "$(pin deepspeed)"
 
-# The extra `cluster` starts trainings as Kubeflow's TrainJobs, from a step's container.
+# The extra `cluster` starts trainings as Kubeflow's TrainJobs, from a step's container; `serve` is for `ava serve`.
 "$python" -c 'import tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-print(*project["dependencies"], *project["optional-dependencies"].get("cluster", []), sep="\n")' >requirements.txt
+extras = project["optional-dependencies"]
+print(*project["dependencies"], *extras["cluster"], *extras["serve"], sep="\n")' >requirements.txt
 pip install --no-compile -c constraints.txt --find-links /wheels -r requirements.txt
 
 # What runs nothing here: headers and static libraries, tests, sources of extensions; ninja, which is good for nothing

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 REGISTRY_SCHEME = "models:/"
 CACHE = Path(".ava/models")
+FLOAT = "float"
 
 
 def generate(
@@ -28,6 +29,9 @@ def generate(
             help="Output folder of `ava train` or `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION."
         ),
     ] = f"{REGISTRY_SCHEME}ava-moe@champion",
+    weights: Annotated[
+        str, typer.Option(help="Of a registered model: float, int4, int8, fp32, or auto for the smallest quantised.")
+    ] = FLOAT,
     strategy: Annotated[str, typer.Option(help="greedy, beam, nucleus, top-k or min-p.")] = "nucleus",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add, at most.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; > 0.")] = None,
@@ -50,7 +54,7 @@ def generate(
 ) -> None:
     """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
     from ava_core.errors import ConfigError
-    from ava_core.generation.strategies import require_strategy
+    from ava_core.generation.strategies import require_strategy, require_streamable
 
     given = {
         "max_new_tokens": max_new_tokens,
@@ -67,20 +71,22 @@ def generate(
     prompts = [*(prompt or []), *(_read_prompts(prompts_file) if prompts_file else [])]
     if not prompts:
         raise ConfigError("no prompt: give --prompt or --prompts-file")
+    _require_unicode(prompts)
+    if stream:
+        require_streamable(strategy, len(prompts))
     if stream and jsonl:
         raise ConfigError("--stream: prints plain text: leave out --jsonl")
+    _require_weights(model, weights)
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
     from ava_core.generation import generate as decode
     from ava_core.generation import load_model
 
-    loaded, tokenizer = load_model(_folder(model), threads)
-    show = _show if stream else None
-    if stream and len(prompts) == 1:
-        _show(prompts[0])
+    loaded, tokenizer = load_model(_folder(model, weights), threads)
+    show = _Shown(prompts[0]) if stream else None
     texts = decode(loaded, tokenizer, prompts, strategy=strategy, settings=settings, seed=seed, show=show)
-    if stream:
-        print()
+    if show is not None:
+        show("\n")
     elif jsonl:
         for given_prompt, text in zip(prompts, texts, strict=True):
             print(json.dumps({"prompt": given_prompt, "text": text[len(given_prompt) :]}, ensure_ascii=False))
@@ -88,8 +94,15 @@ def generate(
         print("\n---\n".join(texts))
 
 
-def _show(text: str) -> None:
-    print(text, end="", flush=True)
+class _Shown:
+    """Prints pieces as they come; the prompt goes before the first, when the model has taken it."""
+
+    def __init__(self, prompt: str) -> None:
+        self._before = prompt
+
+    def __call__(self, text: str) -> None:
+        print(self._before + text, end="", flush=True)
+        self._before = ""
 
 
 def _read_prompts(source: str) -> list[str]:
@@ -99,7 +112,8 @@ def _read_prompts(source: str) -> list[str]:
     name = "standard input" if source == "-" else source
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-        lines = data.decode().splitlines()
+        # Not splitlines, which takes form feeds and Unicode's own separators for ends of lines as well.
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise ConfigError(f"--prompts-file {source}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -113,9 +127,23 @@ def _prompt_of(line: str, place: str) -> str:
     if not line.lstrip().startswith("{"):
         return line
     try:
-        return str(json.loads(line)["prompt"])
+        prompt = json.loads(line)["prompt"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f'{place}: starts like JSON: must be {{"prompt": "..."}}') from error
+    if not isinstance(prompt, str):
+        raise ConfigError(f"{place}: prompt = {json.dumps(prompt)}: must be a string")
+    return prompt
+
+
+def _require_unicode(prompts: list[str]) -> None:
+    """An argument in another encoding, or half of a surrogate pair in JSON, is no text."""
+    from ava_core.errors import ConfigError
+
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"prompt {prompt[:32]!a}: isn't valid UTF-8 at character {error.start}") from error
 
 
 def _settings(given: dict[str, Any]) -> GenerationConfig:
@@ -136,10 +164,21 @@ def _describe(fault: Any) -> str:
     return f"--{flag} {fault['input']}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
-def _folder(model: str) -> Path:
+def _require_weights(model: str, weights: str) -> None:
+    from ava_core.errors import ConfigError
+
+    known = (FLOAT, "auto", "int4", "int8", "fp32")
+    if weights not in known:
+        raise ConfigError(f"--weights {weights}: must be one of {', '.join(known)}")
+    if weights != FLOAT and not model.startswith(REGISTRY_SCHEME):
+        raise ConfigError(f"--weights {weights}: chooses among those of a registered model: {model} holds its own")
+
+
+def _folder(model: str, weights: str) -> Path:
     if not model.startswith(REGISTRY_SCHEME):
         return Path(model)
     from ava_core.registry import download_model
+    from ava_core.registry.download import TRAINED
     from ava_core.tracking import tracking_uri
 
-    return download_model(model, tracking_uri(), CACHE).folder
+    return download_model(model, tracking_uri(), CACHE, TRAINED if weights == FLOAT else weights).folder

@@ -40,6 +40,7 @@ ENVIRONMENT = (
     "AVA_WORK",
     "AVA_GIT_COMMIT",
     "AVA_PIPELINE_RUN",
+    "AVA_API_KEYS",
 )
 """All `AVA_*` variables: nothing that changes a result, for that belongs into the configuration."""
 

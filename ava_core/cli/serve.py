@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 KEYS = "AVA_API_KEYS"
+REGISTRY_SCHEME = "models:/"
+CACHE = Path(".ava/models")
 
 
 def serve(
@@ -32,6 +35,7 @@ def serve(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = 0,
 ) -> None:
     """Serve a quantised model over OpenAI's HTTP interface until SIGTERM or Ctrl-C."""
+    started = time.perf_counter()
     from ava_core.config.hardware import usable_cores
     from ava_core.errors import ConfigError
 
@@ -43,10 +47,10 @@ def serve(
     from ava_core.serving.http.app import Limits
     from ava_core.serving.http.server import run
 
+    registered = model.startswith(REGISTRY_SCHEME)
     run(
-        model=model,
-        weights=weights,
-        name=name,
+        look=_source(model, weights),
+        name=name or _name(model),
         host=host,
         port=port,
         keys=keys,
@@ -54,10 +58,30 @@ def serve(
         limits=Limits(body_bytes=max_body_bytes, request_seconds=request_seconds),
         threads=threads or usable_cores(),
         drain_seconds=drain_seconds,
-        poll_seconds=poll_seconds,
+        poll_seconds=poll_seconds if registered else 0.0,
         slots=slots,
         max_queue=max_queue,
+        started=started,
     )
+
+
+def _source(model: str, weights: str) -> Any:
+    """What gives the model: a folder, or what the registry's address means."""
+    if not model.startswith(REGISTRY_SCHEME):
+        from ava_core.serving.models import folder_source
+
+        return folder_source(Path(model))
+    from ava_core.registry.following import follow
+    from ava_core.tracking import tracking_uri
+
+    return follow(model, weights, tracking_uri(), CACHE)
+
+
+def _name(model: str) -> str:
+    """The registered name, or the folder's."""
+    if model.startswith(REGISTRY_SCHEME):
+        return model.removeprefix(REGISTRY_SCHEME).split("@")[0].split("/")[0]
+    return Path(model).resolve().name
 
 
 def _read_keys(path: Path | None) -> list[str]:

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from ava_core.config.schema import GenerationConfig
-from ava_core.errors import AvaError, ConfigError
+from ava_core.errors import AvaError
 from ava_core.generation.prompts import encode
 from ava_core.generation.sampling import SeededDraw, logits_processors
-from ava_core.generation.strategies import SAMPLED, require_strategy
+from ava_core.generation.strategies import SAMPLED, require_strategy, require_streamable
 from ava_core.generation.text_stream import TextStream
 
 MAX_BATCH_TOKENS = 2**14
@@ -55,8 +55,8 @@ def generate(
         AvaError: a prompt is too long for the model's context, or no text.
     """
     require_strategy(strategy)
-    if show is not None and (len(prompts) != 1 or strategy == "beam"):
-        raise ConfigError("--stream: needs one prompt and a strategy other than beam, which goes back on its words")
+    if show is not None:
+        require_streamable(strategy, len(prompts))
     token_ids = [encode(tokenizer, prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, token_ids, strict=True):
         _require_room(model, prompt, len(ids), settings.max_new_tokens)

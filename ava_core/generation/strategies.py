@@ -20,3 +20,13 @@ def require_strategy(strategy: str) -> None:
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"strategy {strategy}: must be one of {', '.join(STRATEGIES)}")
+
+
+def require_streamable(strategy: str, prompts: int) -> None:
+    """Refuse to show a text as it comes where it can't be.
+
+    Raises:
+        ConfigError: several prompts, or a beam.
+    """
+    if prompts != 1 or strategy == "beam":
+        raise ConfigError("--stream: needs one prompt and a strategy other than beam, which goes back on its words")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -92,7 +93,7 @@ class _Totals:
         """Add one batch; positions where the mask is False don't count."""
         expected, found = reference.logits[mask_BS].float(), candidate.logits[mask_BS].float()
         error = (expected - found).abs()
-        self.max_error = max(self.max_error, error.max().item())
+        self.max_error = float(np.maximum(self.max_error, error.max().item()))  # keeps a NaN, as max() doesn't
         self.error += error.double().sum().item()
         self.logits += error.numel()
         self.tokens += len(expected)

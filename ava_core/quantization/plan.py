@@ -46,7 +46,7 @@ class Group:
         name: what they have in common.
         matrices: names of the parameters.
         weights: their number.
-        width: inputs of each; formats need blocks that divide it.
+        widths: different numbers of inputs that they have; outside the portable graph, blocks divide each.
         experts: they are a layer's FFN experts.
     """
 
@@ -102,8 +102,8 @@ def groups_of(model: EnhancedMoEForCausalLM) -> list[Group]:
 def formats(group: Group, scheme: str, block_size: int | None, portable: bool = False) -> list[Format]:
     """What a group may be stored in, cheapest first.
 
-    int4 rounds experts to 4 or 8 bits and the rest to 8, which is small beside them and costs more when rounded to 4;
-    int8 may leave the rest as float16, and may round experts to 4 where nothing but the head follows.
+    Both schemes round experts to 4 or 8 bits. The rest, which is small beside them and costs more when rounded to 4,
+    gets 8 from int4, and 8 or float16 from int8.
 
     Raises:
         ConfigError: the block size doesn't divide a row, or none does.

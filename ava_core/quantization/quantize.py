@@ -25,6 +25,7 @@ from ava_core.quantization.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
 from ava_core.quantization.original import RUNTIME_FILES, Original, load_original
 from ava_core.quantization.parity import Parity, measure_parity
 from ava_core.quantization.plan import Format
+from ava_core.quantization.readback import verify_weights
 from ava_core.quantization.rounding import bits_per_weight, plan, round_model
 from ava_core.quantization.runtime import load_onnx
 from ava_core.quantization.verify import verify_experts, verify_file, verify_rounding
@@ -105,6 +106,7 @@ def quantize(
         for name in RUNTIME_FILES:
             if (model / name).is_file():
                 shutil.copyfile(model / name, output / name)
+        verify_weights(output, original.model, rounded)
         if not config.portable:
             verify_experts(output, rounded)
         advance(3)
@@ -114,6 +116,7 @@ def quantize(
         )
         figures = _metrics(original, output, parity, chosen)
         _log(scheme, figures)
+        log.debug("quantize: %s: %s", scheme, json.dumps(figures, sort_keys=True))
         require_parity(parity, scheme, config)
         prompt = torch.from_numpy(split.tokens[:PROMPT_TOKENS].astype("int64"))[None]
         rates = done.figures(

@@ -198,7 +198,12 @@ class Engine:
         finished = []
         for place, row in enumerate(rows):
             sequence = self._decoding[row]
-            delta = sequence.choose(logits_BV[place], int(best_B[place]))
+            delta: Delta | AvaError
+            try:
+                delta = sequence.choose(logits_BV[place], int(best_B[place]))
+            except Exception as error:  # of the sampler or the tokenizer: the others are not to suffer from it
+                log.exception("choosing a token failed")
+                delta = Failed(f"no token could be chosen: {type(error).__name__}: see the server's log")
             self._generated_tokens += 1
             if isinstance(delta, AvaError) or delta.finish_reason is not None:
                 finished.append(row)

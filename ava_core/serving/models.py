@@ -130,21 +130,3 @@ class ServedModels:
 def folder_source(folder: Path) -> Callable[[], Source]:
     """A source that never changes: an output folder of `ava quantize`."""
     return lambda: Source("", folder)
-
-
-def registry_source(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable[[], Source]:
-    """A source that follows the registry: models:/NAME@ALIAS or models:/NAME/VERSION.
-
-    Args:
-        model: the address.
-        weights: int8, int4, fp32, or auto.
-        tracking_uri: MLflow's.
-        cache: folder for downloads.
-    """
-    from ava_core.registry import download_model
-
-    def look() -> Source:
-        folder, version = download_model(model, tracking_uri, cache, weights)
-        return Source(str(version), folder)
-
-    return look

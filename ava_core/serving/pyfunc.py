@@ -23,6 +23,9 @@ from ava_core.runtime import manifest
 
 PROMPT = "prompt"
 FLOAT = "float"
+AUTO = "auto"
+SMALLEST_FIRST = ("int4", "int8", "fp32", FLOAT)
+"""Where `auto` looks, as `ava serve` does; the float weights where nothing was quantised."""
 SAMPLING_SEED = 1337
 
 
@@ -45,15 +48,18 @@ def signature(generation: GenerationConfig) -> Any:
         ParamSpec("num_beams", DataType.long, generation.num_beams),
         ParamSpec("temperature", DataType.double, generation.temperature),
         ParamSpec("top_p", DataType.double, generation.top_p),
+        ParamSpec("top_k", DataType.long, generation.top_k),
+        ParamSpec("min_p", DataType.double, generation.min_p),
+        ParamSpec("stop", DataType.string, list(generation.stop), shape=(-1,)),
         ParamSpec("repetition_penalty", DataType.double, generation.repetition_penalty),
         ParamSpec("seed", DataType.long, SAMPLING_SEED),
-        ParamSpec("weights", DataType.string, FLOAT),
+        ParamSpec("weights", DataType.string, AUTO),
     ]
     return ModelSignature(inputs=text, outputs=text, params=ParamSchema(parameters))
 
 
 class TextModel(PythonModel):
-    """Continues prompts with the float model, or with a quantised one that was registered beside it."""
+    """Continues prompts with a quantised model where one was registered, or with the float model."""
 
     def load_context(self, context: Any) -> None:
         """Note where the models lie; each is verified and loaded when it is first asked for."""
@@ -69,8 +75,9 @@ class TextModel(PythonModel):
         Args:
             context: MLflow's; not used.
             model_input: prompts: a data frame with one column, numbered or called `prompt`; a list or a string.
-            params: `strategy` (greedy, beam, nucleus), `max_new_tokens`, `num_beams`, `temperature`, `top_p`,
-                `repetition_penalty`, `seed`, `weights` (float, int8, int4).
+            params: `strategy` (one of `STRATEGIES`), `max_new_tokens`, `num_beams`, `temperature`, `top_p`, `top_k`,
+                `min_p`, `stop` (a list), `repetition_penalty`, `seed`, and `weights`: int4, int8 or fp32 on ONNX
+                Runtime, float on PyTorch, auto for the first of these that this version holds.
 
         Returns:
             Prompt and continuation, one text per prompt.
@@ -88,7 +95,7 @@ class TextModel(PythonModel):
         if strategy not in STRATEGIES:
             raise AvaError(f"params.strategy = {strategy}: must be one of {', '.join(STRATEGIES)}")
         seed = int(values.pop("seed", SAMPLING_SEED))
-        model, tokenizer = self._load(values.pop("weights", FLOAT))
+        model, tokenizer = self._load(values.pop("weights", AUTO))
         try:
             settings = GenerationConfig(**values)
         except ValidationError as error:
@@ -103,6 +110,8 @@ class TextModel(PythonModel):
     def _load(self, weights: str) -> Any:
         from ava_core.generation import load_model
 
+        if weights == AUTO:
+            weights = next(name for name in SMALLEST_FIRST if artifact_name(name) in self._folders)
         if weights not in self._loaded:
             folder = self._folders.get(artifact_name(weights))
             if folder is None or weights == "model":

@@ -56,15 +56,30 @@ def test_wrong_value_is_refused_before_the_model_is_looked_at(flag, value, messa
 def test_registered_model_is_fetched_into_the_cache(tiny_model, monkeypatch):
     asked = []
 
-    def download(uri, tracking_uri, cache):
-        asked.append((uri, tracking_uri, str(cache)))
+    def download(uri, tracking_uri, cache, weights):
+        asked.append((uri, tracking_uri, str(cache), weights))
         return Downloaded(tiny_model, 1)
 
     monkeypatch.setenv("AVA_TRACKING_URI", "sqlite:///there.db")
     monkeypatch.setattr("ava_core.registry.download_model", download)
-    result = ava("--model", "models:/ava-moe@champion", "--prompt", "O", "--max-new-tokens", 2)
-    assert result.exit_code == 0, result.output
-    assert asked == [("models:/ava-moe@champion", "sqlite:///there.db", ".ava/models")]
+    for weights in ([], ["--weights", "int8"]):
+        result = ava("--model", "models:/ava-moe@champion", "--prompt", "O", "--max-new-tokens", 2, *weights)
+        assert result.exit_code == 0, result.output
+    place = ("models:/ava-moe@champion", "sqlite:///there.db", ".ava/models")
+    assert asked == [(*place, "model"), (*place, "int8")]
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "message"),
+    [
+        ("models:/ava-moe@champion", "int2", "--weights int2: must be one of float, auto, int4, int8, fp32"),
+        ("out/model", "int8", "--weights int8: chooses among those of a registered model: out/model holds its own"),
+    ],
+)
+def test_weights_that_can_not_be_chosen_are_refused(model, weights, message):
+    result = ava("--model", model, "--prompt", "O", "--weights", weights)
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == message
 
 
 def test_missing_model_ends_in_one_line_and_exit_code_1(tmp_path):
@@ -88,6 +103,14 @@ def test_prompts_of_a_file_give_what_each_gives_alone(tiny_model, tmp_path):
     assert json.loads(alone[1])["prompt"] == "O"
 
 
+def test_lines_of_a_file_end_at_line_feeds_alone(tiny_model, tmp_path):
+    path = tmp_path / "prompts"
+    path.write_bytes(b'\xef\xbb\xbfTo be\x0cor\r\n{"prompt": "O\xe2\x80\xa8she"}')
+    result = ava("--prompts-file", path, "--model", tiny_model, "--max-new-tokens", 1, "--jsonl")
+    lines = result.stdout.rstrip("\n").split("\n")
+    assert [json.loads(line)["prompt"] for line in lines] == ["To be\x0cor", "O\u2028she"]
+
+
 def test_stream_prints_the_text_that_comes_without(tiny_model):
     options = ["--model", tiny_model, "--prompt", "To be, or", "--max-new-tokens", 9]
     assert ava(*options, "--stream").stdout == ava(*options).stdout
@@ -98,6 +121,7 @@ def test_stream_prints_the_text_that_comes_without(tiny_model):
     [
         (b"To be\n\xff\n", "prompts: isn't valid UTF-8 at byte 6"),
         (b'{"text": "O"}', 'line 1: starts like JSON: must be {"prompt": "..."}'),
+        (b'O\n{"prompt": 3}', "line 2: prompt = 3: must be a string"),
         (b"\n", "no prompt: give --prompt or --prompts-file"),
     ],
 )
@@ -110,12 +134,36 @@ def test_file_that_holds_no_prompts_is_refused(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("arguments", [["--prompt", "O"], ["--strategy", "beam"]])
-def test_what_can_not_be_streamed_is_refused(tiny_model, arguments):
-    result = ava("--model", tiny_model, "--prompt", "To be, or", "--stream", *arguments)
+def test_what_can_not_be_streamed_is_refused_before_anything_is_printed(arguments):
+    result = ava("--model", "nowhere", "--prompt", "To be, or", "--stream", *arguments)
     assert isinstance(result.exception, ConfigError)
     assert "--stream: needs one prompt and a strategy other than beam" in str(result.exception)
+    assert result.stdout == ""
 
 
-def test_prompt_in_another_encoding_is_refused(tiny_model):
-    result = ava("--model", tiny_model, "--prompt", "caf\udce9")
-    assert "isn't valid UTF-8 at character 3" in str(result.exception)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "caf\udce9"], r"prompt 'caf\udce9': isn't valid UTF-8 at character 3"),
+        (["--prompt", "O", "--stop", "caf\udce9"], "--stop caf\udce9: input should be a valid string"),
+    ],
+)
+def test_text_in_another_encoding_is_refused_before_the_model_is_looked_at(arguments, message):
+    result = ava("--model", "nowhere", *arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert message in str(result.exception)
+
+
+@pytest.mark.slow
+def test_interrupted_command_exits_130_without_a_traceback(tiny_model):
+    code = (
+        "import os, signal\n"
+        "from ava_core.cli import main\n"
+        "from ava_core.generation import decoding\n"
+        "decoding._decode = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "main.main()\n"
+    )
+    run = [sys.executable, "-c", code, "generate", "--model", tiny_model, "--prompt", "O", "--stream"]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 130
+    assert result.stderr == "ava: interrupted: run the same command again to go on\n"

@@ -82,3 +82,41 @@ def test_a_weight_that_is_not_finite_is_refused():
     weight[1, 3] = np.nan
     with pytest.raises(AvaError, match="not a finite number"):
         quantize_blocks(weight, 8, 32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zero_points_round_skewed_blocks_more_finely(bits):
+    weight = 1 + np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
+    error = {
+        symmetric: np.square(quantize_blocks(weight, bits, 32, symmetric=symmetric).dequantize() - weight).mean()
+        for symmetric in (True, False)
+    }
+    assert error[False] < 0.75 * error[True]
+
+
+@settings(max_examples=100, deadline=None)
+@given(weight=MATRICES, bits=st.sampled_from([4, 8]))
+def test_with_zero_points_integers_and_points_stay_in_range_and_a_zero_stays_zero(weight, bits):
+    weight[:, 0] = 0
+    rounded = quantize_blocks(weight, bits, 32, symmetric=False)
+    top = 2 ** (bits - 1)
+    for values in (rounded.integers, rounded.zero_points):
+        assert values.min() >= -top
+        assert values.max() <= top - 1
+    assert not rounded.dequantize()[:, 0].any()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_experts_are_rounded_one_by_one(symmetric):
+    weight = np.random.default_rng(0).standard_normal((3, 8, 64)).astype(np.float32)
+    together = quantize_blocks(weight, 4, 32, symmetric=symmetric)
+    assert together.shape == weight.shape
+    for expert in range(3):
+        alone = quantize_blocks(weight[expert], 4, 32, symmetric=symmetric)
+        assert (together.dequantize()[expert] == alone.dequantize()).all()
+
+
+def test_size_counts_integers_scales_and_zero_points():
+    weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    assert quantize_blocks(weight, 4, 32).nbytes == 8 * 64 // 2 + 16 * 2
+    assert quantize_blocks(weight, 4, 32, symmetric=False).nbytes == 8 * 64 // 2 + 16 * 2 + 16 // 2

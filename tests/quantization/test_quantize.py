@@ -25,7 +25,7 @@ def run(tmp_path, tiny_model, tiny_shards):
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
         state.mkdir(exist_ok=True)
-        config = QuantizeConfig(**{"parity_sequences": 3, **settings})
+        config = QuantizeConfig(**{"parity_sequences": 3, "int8": {"min_expert_agreement": 0.9}, **settings})
         progress = Progress(quiet=True)
         return quantize(
             config=config,

@@ -2,8 +2,14 @@
 
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,8 +17,10 @@ import pytest
 
 from ava_core.config.schema import GenerationConfig
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.generation import generate, load_model
+from ava_core.runtime import manifest
 from ava_core.serving.pyfunc import TextModel, read_prompts, signature
-from tests.registry.conftest import call_register, write_inputs
+from tests.registry.conftest import Inputs, call_register, finished, write_evaluation, write_inputs
 
 FRESH = """
 import json, sys
@@ -62,18 +70,101 @@ def test_champion_continues_prompts_in_a_fresh_process_with_the_code_it_was_regi
     assert os.sep + "code" + os.sep in result["code"]
 
 
+@pytest.fixture
+def int8_model(tiny_model, served_model, tmp_path):
+    """The folder of `served_model` with the manifest that makes it a quantised form of `tiny_model`."""
+    folder = shutil.copytree(served_model, tmp_path / "int8", ignore=shutil.ignore_patterns("manifest.json"))
+    (folder / "quantization.json").write_text(json.dumps({"scheme": "int8", "block_size": 16}))
+    return finished(folder, "quantize", {"model": manifest.read(tiny_model).digest}, {"scheme": "int8"})
+
+
+def _post(address: str, body: dict) -> tuple[int, str]:
+    request = urllib.request.Request(
+        f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def _wait_until_up(address: str, server: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert server.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(f"{address}/ping", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError("the server didn't answer in time")
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_gives_the_words_of_the_quantised_model(tmp_path, tiny_model, int8_model, mlflow_server):
+    figures = {"test_bits_per_byte": 2.0, "int8_test_bits_per_byte": 2.001, "key_serve": 0.0}
+    evaluation = write_evaluation(tmp_path / "evaluation", tiny_model, [int8_model], figures)
+    inputs = Inputs(tiny_model, evaluation, [int8_model])
+    call_register(inputs, tmp_path / "registration", mlflow_server, "models-serve", {})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/models-serve@champion"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "AVA"))}
+    environment |= {"MLFLOW_TRACKING_URI": mlflow_server, "PATH": f"{os.path.dirname(sys.executable)}:{os.defpath}"}
+    server = subprocess.Popen(
+        [*command, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,  # it starts processes of its own, which end with it
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_up(address, server)
+        prompts = ["To be, or", "O, she doth"]
+        options = {"strategy": "nucleus", "max_new_tokens": 20, "seed": 7, "top_k": 40, "min_p": 0.01}
+        sampled = _post(address, {"inputs": prompts, "params": options})
+        [whole] = json.loads(_post(address, {"inputs": prompts[:1], "params": options})[1])["predictions"]
+        stop = whole[-3:]
+        stopped = _post(address, {"inputs": prompts[:1], "params": {**options, "stop": [stop]}})
+        refused = _post(address, {"inputs": prompts, "params": {"top_k": -1}})
+        after = _post(address, {"inputs": prompts, "params": options})
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    settings = GenerationConfig(max_new_tokens=20, top_k=40, min_p=0.01)
+    expected = generate(*load_model(int8_model), prompts, strategy="nucleus", settings=settings, seed=7)
+    assert sampled == after == (200, json.dumps({"predictions": expected}))
+    assert stopped[0] == 200
+    assert json.loads(stopped[1])["predictions"] == [whole[: whole.index(stop, len(prompts[0]))]]
+    assert refused[0] >= 400
+    assert "params.top_k = -1: input should be greater than or equal to 0" in refused[1]
+
+
+def test_quantised_weights_are_the_default_and_float_ones_are_asked_for(tiny_model, int8_model):
+    both = TextModel()
+    both.load_context(SimpleNamespace(artifacts={"model": str(tiny_model), "int8": str(int8_model)}))
+    options = {"max_new_tokens": 2}
+    both.predict(None, ["O"], options)
+    assert set(both._loaded) == {"int8"}
+    assert both.predict(None, ["O"], {**options, "weights": "int8"}) == both.predict(None, ["O"], options)
+    both.predict(None, ["O"], {**options, "weights": "float"})
+    assert set(both._loaded) == {"int8", "float"}
+
+
 def test_unknown_strategy_range_and_weights_are_refused(model):
     with pytest.raises(AvaError, match=r"params.strategy = best: must be one of greedy, beam, nucleus"):
         model.predict(None, ["a"], {"strategy": "best"})
     with pytest.raises(AvaError, match=r"params.top_p = 3.0: input should be less than or equal to 1"):
         model.predict(None, ["a"], {"top_p": 3.0})
+    with pytest.raises(AvaError, match=r"params.top_k = -1: input should be greater than or equal to 0"):
+        model.predict(None, ["a"], {"top_k": -1})
     with pytest.raises(AvaError, match=r"params.weights = int8: this version holds float"):
         model.predict(None, ["a"], {"weights": "int8"})
 
 
 def test_changed_byte_of_the_weights_is_refused_before_they_are_loaded(tiny_model, tmp_path):
-    import shutil
-
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -113,3 +204,4 @@ def test_what_holds_no_prompts_is_refused():
 def test_defaults_of_the_signature_are_the_configured_ones():
     parameters = {item.name: item.default for item in signature(GenerationConfig(max_new_tokens=9, top_p=0.5)).params}
     assert (parameters["max_new_tokens"], parameters["top_p"], parameters["strategy"]) == (9, 0.5, "greedy")
+    assert set(GenerationConfig.model_fields) | {"strategy", "seed", "weights"} == set(parameters)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from ava_core.serving.requests import Delta, TokenLogprobs
@@ -53,6 +55,7 @@ class Answer:
             "created": int(time.time()),
             "model": model,
         }
+        self.offsets = [len(echo) for echo in echoes]
         self.chunk_head = {**self.head, "object": "chat.completion.chunk"} if chat else self.head
 
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
@@ -62,7 +65,7 @@ class Answer:
             said: dict[str, Any] = {"text": self.echoes[index] + choice.text}
             if self.chat:
                 said = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-            logprobs = self._logprobs(choice.logprobs)
+            logprobs = self._logprobs(index, choice.logprobs)
             listed.append({"index": index, **said, "logprobs": logprobs, "finish_reason": choice.finish_reason})
         return {**self.head, "choices": listed, "usage": self.usage(sum(choice.tokens for choice in choices))}
 
@@ -75,7 +78,7 @@ class Answer:
     def chunk(self, index: int, delta: Delta) -> bytes:
         """A delta as an event."""
         said = {"delta": {"content": delta.text} if delta.text else {}} if self.chat else {"text": delta.text}
-        return self._chunk(index, said, self._logprobs(list(delta.logprobs)), delta.finish_reason)
+        return self._chunk(index, said, self._logprobs(index, delta.logprobs), delta.finish_reason)
 
     def closing(self, tokens: int) -> bytes:
         """The event with the usage."""
@@ -93,16 +96,19 @@ class Answer:
         choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish_reason}
         return event({**self.chunk_head, "choices": [choice]})
 
-    def _logprobs(self, given: list[TokenLogprobs]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, given: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         if not given:
             return None
         if self.chat:
             return {"content": [self._chat_logprob(each) for each in given], "refusal": None}
+        names = [self._name(each.token) for each in given]
+        offsets = list(accumulate(map(len, names), initial=self.offsets[index]))
+        self.offsets[index] = offsets.pop()
         return {
-            "tokens": [self._name(each.token) for each in given],
+            "tokens": names,
             "token_logprobs": [each.logprob for each in given],
             "top_logprobs": [{self._name(token): value for token, value in each.top.items()} for each in given],
-            "text_offset": [],
+            "text_offset": offsets,
         }
 
     def _chat_logprob(self, given: TokenLogprobs) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from jinja2 import TemplateError
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -28,7 +29,7 @@ from ava_core.serving.http.metrics import Metrics
 from ava_core.serving.http.middleware import Counted, Keys, WriteTimeout
 from ava_core.serving.http.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from ava_core.serving.models import Served, ServedModels
-from ava_core.serving.requests import Request
+from ava_core.serving.requests import Draining, Request
 from ava_core.serving.streams import Streams
 
 CHAT_TEMPLATE = (
@@ -36,6 +37,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 """For tokenizers without one of their own: base models, which know no turns but may continue a dialogue."""
+LONG_PROMPT = 2**13
+"""Characters; they take some milliseconds to encode."""
 Body = TypeVar("Body", bound=GenerationRequest)
 
 
@@ -45,12 +48,14 @@ class Limits:
 
     Attributes:
         body_bytes: of a request's body.
+        body_seconds: for a request's body to arrive.
         request_seconds: from a request to the end of its answer.
         write_seconds: a client may leave a part of its answer unread.
         max_sequences: prompts times n of one request.
     """
 
     body_bytes: int = 2**20
+    body_seconds: float = 30.0
     request_seconds: float = 600.0
     write_seconds: float = 30.0
     max_sequences: int = 32
@@ -66,6 +71,9 @@ def create_app(
         limits: bounds; None: the defaults.
         keys: API keys, one of which a request must send; none: everybody is served.
         chat_template: Jinja text instead of the tokenizer's own.
+
+    Returns:
+        The application; `state.refuse()` makes it refuse new requests.
     """
     server = _Server(models, limits or Limits(), chat_template)
     routes = [
@@ -77,15 +85,22 @@ def create_app(
         Route("/metrics", server.show_metrics),
         Route("/version", server.version),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
             Middleware(Counted, metrics=server.metrics, paths=[route.path for route in routes]),
             Middleware(Keys, keys=list(keys)),
             Middleware(WriteTimeout, seconds=server.limits.write_seconds),
         ],
-        exception_handlers={HttpError: _answer_error, HTTPException: _answer_http_error, AvaError: _answer_ava_error},
+        exception_handlers={
+            HttpError: _answer_error,
+            HTTPException: _answer_http_error,
+            AvaError: _answer_ava_error,
+            Exception: _answer_defect,
+        },
     )
+    app.state.refuse = server.refuse
+    return app
 
 
 async def _answer_error(_request: HttpRequest, error: Exception) -> Response:
@@ -96,6 +111,11 @@ async def _answer_error(_request: HttpRequest, error: Exception) -> Response:
 async def _answer_ava_error(_request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, AvaError)
     return from_engine(error).response()
+
+
+async def _answer_defect(_request: HttpRequest, error: Exception) -> Response:
+    """In OpenAI's shape; the traceback goes to the log."""
+    return HttpError(500, f"{type(error).__name__}: see the server's log", code="internal_error").response()
 
 
 async def _answer_http_error(request: HttpRequest, error: Exception) -> Response:
@@ -111,12 +131,20 @@ class _Server:
     def __init__(self, models: ServedModels, limits: Limits, chat_template: str | None) -> None:
         self.models, self.limits, self.chat_template = models, limits, chat_template
         self.metrics = Metrics(models)
+        self.draining = False
+
+    def refuse(self) -> None:
+        """Take no more requests; those that are running go on."""
+        self.draining = True
 
     async def completions(self, http: HttpRequest) -> Response:
         """POST /v1/completions."""
         body = await self._body(http, CompletionRequest)
+        return await self._once_more(lambda: self._complete(http, body))
+
+    async def _complete(self, http: HttpRequest, body: CompletionRequest) -> Response:
         served = self._served(body.model)
-        prompts = [_tokens(served, prompt) for prompt in body.prompts()]
+        prompts = [await _tokens(served, prompt) for prompt in body.prompts()]
         echoes = ["" if not body.echo else str(served.tokenizer.decode(ids)) for ids in prompts]
         requests = [
             request for ids in prompts for request in self._requests(body, served, ids, body.max_tokens, body.logprobs)
@@ -127,15 +155,21 @@ class _Server:
     async def chat(self, http: HttpRequest) -> Response:
         """POST /v1/chat/completions."""
         body = await self._body(http, ChatRequest)
+        return await self._once_more(lambda: self._chat(http, body))
+
+    async def _chat(self, http: HttpRequest, body: ChatRequest) -> Response:
         served = self._served(body.model)
         template = self.chat_template or getattr(served.tokenizer, "chat_template", None) or CHAT_TEMPLATE
-        text = served.tokenizer.apply_chat_template(
-            [message.model_dump(exclude_none=True) for message in body.messages],
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        ids = _tokens(served, text)
+        try:
+            text = served.tokenizer.apply_chat_template(
+                [message.plain() for message in body.messages],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except TemplateError as error:
+            raise HttpError(400, f"messages: the chat template refuses them: {error}", param="messages") from error
+        ids = await _tokens(served, text)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         requests = self._requests(body, served, ids, body.max_completion_tokens or body.max_tokens, logprobs)
         return await self._answer(http, body, served, requests, chat=True, echoes=[""] * len(requests))
@@ -151,7 +185,8 @@ class _Server:
     async def health(self, _http: HttpRequest) -> Response:
         """GET /healthz."""
         failed = self.models.current().engine.stats().failed
-        return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
+        status = "failed" if failed else "draining" if self.draining else "ready"
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
     async def show_metrics(self, _http: HttpRequest) -> Response:
         """GET /metrics."""
@@ -163,12 +198,27 @@ class _Server:
 
     # From a request to its answer
 
+    async def _once_more(self, attempt: Callable[[], Awaitable[Response]]) -> Response:
+        """Try again where the model was exchanged between choosing the engine and submitting to it."""
+        try:
+            return await attempt()
+        except Draining:
+            return await attempt()
+
     async def _body(self, http: HttpRequest, kind: type[Body]) -> Body:
+        if self.draining:
+            raise from_engine(Draining("the server is going down: try again"))
         data = bytearray()
-        async for part in http.stream():
-            data += part
-            if len(data) > self.limits.body_bytes:
-                raise HttpError(413, f"body: more than {self.limits.body_bytes} bytes", code="body_too_large")
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for part in http.stream():
+                    data += part
+                    if len(data) > self.limits.body_bytes:
+                        raise HttpError(413, f"body: more than {self.limits.body_bytes} bytes", code="body_too_large")
+        except TimeoutError as error:
+            late = HttpError(408, f"body: wasn't there after {self.limits.body_seconds:.0f} s", code="timeout")
+            late.headers["connection"] = "close"
+            raise late from error
         try:
             return kind.model_validate(json.loads(data.decode()))
         except UnicodeDecodeError as error:
@@ -178,7 +228,7 @@ class _Server:
         except RecursionError as error:
             raise HttpError(400, "body: is nested too deeply") from error
         except ValidationError as error:
-            raise from_validation(error) from error
+            raise from_validation(error, kind) from error
 
     def _served(self, name: str) -> Served:
         served = self.models.current()
@@ -292,12 +342,14 @@ async def _disconnected(http: HttpRequest) -> None:
         pass
 
 
-def _tokens(served: Served, prompt: str | list[int]) -> list[int]:
+async def _tokens(served: Served, prompt: str | list[int]) -> list[int]:
     if isinstance(prompt, list):
         unknown = [token for token in prompt if token >= len(served.tokenizer)]
         if unknown:
             raise HttpError(400, f"prompt: token {unknown[0]}: must be < {len(served.tokenizer)}", param="prompt")
         return prompt
+    if len(prompt) > LONG_PROMPT:  # the streams of others go on meanwhile
+        return await asyncio.to_thread(encode, served.tokenizer, prompt)
     return encode(served.tokenizer, prompt)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from ava_core.errors import AvaError
 from ava_core.serving.requests import Draining, Failed, QueueFull
+
+_NESTED = ("role", "content", "name", "type", "text", "include_usage")
 
 
 class HttpError(Exception):
@@ -52,12 +55,25 @@ def from_engine(error: AvaError) -> HttpError:
     return found
 
 
-def from_validation(error: ValidationError) -> HttpError:
-    """The first fault that pydantic found."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("list[", "str", "int")))
+def from_validation(error: ValidationError, kind: type[BaseModel]) -> HttpError:
+    """The first fault that pydantic found in what should have been a `kind`."""
+    fault = error.errors(include_url=False)[0]
+    # Beside fields and indices a place has the names of the alternatives that were tried.
+    parts = [part for at, part in enumerate(fault["loc"]) if not at or isinstance(part, int) or part in _NESTED]
+    where = ".".join(map(str, parts))
     if fault["type"] == "extra_forbidden":
-        return HttpError(400, f"{where}: is no field of this request", param=where, code="unknown_parameter")
-    given = f" = {fault['input']!r}"[:60] if not isinstance(fault["input"], dict | list) else ""
-    message = f"{where}{given}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-    return HttpError(400, message, param=where or None)
+        name = str(fault["loc"][-1])
+        near = difflib.get_close_matches(name, kind.model_fields, n=1) if len(fault["loc"]) == 1 else []
+        hint = f": did you mean {near[0]}?" if near else ""
+        return HttpError(
+            400,
+            f"{'.'.join(map(str, fault['loc']))}: is no field of this request{hint}",
+            param=name,
+            code="unknown_parameter",
+        )
+    message = fault["msg"].removeprefix("Value error, ")
+    message = f"{message[:1].lower()}{message[1:]}"
+    if not where:
+        return HttpError(400, message if fault["type"] == "value_error" else "body: must be a JSON object")
+    given = "" if isinstance(fault["input"], dict | list) else f" = {fault['input']!r}"[:60]
+    return HttpError(400, f"{where}{given}: {message}", param=where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ava_core.serving.http.errors import HttpError
 from ava_core.serving.http.metrics import Metrics
 
+log = logging.getLogger(__name__)
+ABORT = "abort"
+"""In a request's state: drops its connection."""
 OPEN_PATHS = ("/healthz",)
 """Paths that need no key: an orchestrator's probes have none."""
 
@@ -72,7 +76,10 @@ class WriteTimeout:
             try:
                 async with asyncio.timeout(self.seconds):
                     await send(message)
-            except TimeoutError as error:
-                raise OSError("the client doesn't read its answer") from error
+            except TimeoutError:
+                # Closing would wait for the client to read what is buffered. What is sent from here on goes nowhere,
+                # and the application hears that the client has gone.
+                log.warning("serve: a client left its answer unread for %.0f s: disconnected", self.seconds)
+                scope["state"][ABORT]()
 
         await self.app(scope, receive, limited)

@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import uvicorn
 
 from ava_core.errors import AvaError
 from ava_core.serving.http.app import Limits, create_app
-from ava_core.serving.models import ServedModels, folder_source, registry_source
+from ava_core.serving.http.connections import BoundedProtocol, DrainingServer
+from ava_core.serving.models import ServedModels, Source
 from ava_core.serving.streams import Bridge
 
 log = logging.getLogger(__name__)
-REGISTRY_SCHEME = "models:/"
-CACHE = Path(".ava/models")
 KEEP_ALIVE_SECONDS = 15
 MAX_CONNECTIONS = 1024
-
-
-class _Server(uvicorn.Server):
-    """Ends by returning, where uvicorn would raise the signal again once it has shut down."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C begin the end; a second Ctrl-C doesn't wait for running requests."""
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, self.handle_exit, each, None)
-        try:
-            yield
-        finally:
-            for each in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(each)
+CLOSING_SECONDS = 1
+"""For connections to close when no request is running any more."""
 
 
 def run(
     *,
-    model: str,
-    weights: str,
-    name: str | None,
+    look: Callable[[], Source],
+    name: str,
     host: str,
     port: int,
     keys: Sequence[str],
@@ -56,34 +37,27 @@ def run(
     poll_seconds: float,
     slots: int,
     max_queue: int,
+    started: float,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; running requests are finished first. Arguments: see `ava serve --help`.
+    """Serve until SIGTERM or Ctrl-C; running requests are finished first.
+
+    `look` gives the model, and is asked again every `poll_seconds` if that isn't 0. `started` is the value of
+    `time.perf_counter` to count the start from; for the others see `ava serve --help`.
 
     Raises:
-        AvaError: the model can't be had, or the address is taken.
+        AvaError: the model can't be had, the address is taken, or requests were cut off at the end.
         IntegrityError: the model is damaged.
     """
-    started = time.perf_counter()
-    registered = model.startswith(REGISTRY_SCHEME)
-    if registered:
-        from ava_core.tracking import tracking_uri
-
-        look = registry_source(model, weights, tracking_uri(), CACHE)
-    else:
-        look = folder_source(Path(model))
-    called = name or (
-        model.removeprefix(REGISTRY_SCHEME).split("@")[0].split("/")[0] if registered else Path(model).name
-    )
 
     async def serve() -> None:
         bridge = Bridge(asyncio.get_running_loop())
         with _listen(host, port) as listener:
             models = ServedModels(
-                called,
+                name,
                 look,
                 bridge.deliver,
                 threads=threads,
-                poll_seconds=poll_seconds if registered else 0.0,
+                poll_seconds=poll_seconds,
                 drain_seconds=drain_seconds,
                 slots=slots,
                 max_queue=max_queue,
@@ -94,20 +68,33 @@ def run(
                 log_level="warning",
                 access_log=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=max(1, int(drain_seconds)),
+                timeout_graceful_shutdown=CLOSING_SECONDS,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
                 limit_concurrency=MAX_CONNECTIONS,
             )
             address, bound = listener.getsockname()[:2]
             version = models.current().version
-            print(
-                f"ava serve: {called}{f' version {version}' if version else ''} on http://{address}:{bound} after"
-                f" {time.perf_counter() - started:.1f} s",
-                flush=True,
-            )
+
+            def ready() -> None:
+                shown = f"[{address}]" if ":" in address else address
+                print(
+                    f"ava serve: {name}{f' version {version}' if version else ''} on http://{shown}:{bound} after"
+                    f" {time.perf_counter() - started:.1f} s",
+                    flush=True,
+                )
+
+            server = DrainingServer(config, ready, app.state.refuse, drain_seconds)
             try:
-                await _Server(config).serve(sockets=[listener])
+                await server.serve(sockets=[listener])
             finally:
-                models.close(timeout=1.0)
+                models.close(timeout=0.0)
+            if server.cut_off:
+                raise AvaError(
+                    f"{server.cut_off} requests weren't done and were cut off: give them a longer --drain-seconds than"
+                    f" {drain_seconds:g}"
+                )
 
     asyncio.run(serve())
 

@@ -1,0 +1,26 @@
+"""A registered model as the server's source, which follows its alias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ava_core.registry.download import download_model
+from ava_core.serving.models import Source
+
+
+def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable[[], Source]:
+    """What the address means now, each time it is called.
+
+    Args:
+        model: models:/NAME@ALIAS or models:/NAME/VERSION.
+        weights: int8, int4, fp32, or auto for the smallest that the version has.
+        tracking_uri: address of the registry.
+        cache: folder for downloads.
+    """
+
+    def look() -> Source:
+        folder, version = download_model(model, tracking_uri, cache, weights)
+        return Source(str(version), folder)
+
+    return look

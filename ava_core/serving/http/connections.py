@@ -1,0 +1,117 @@
+"""uvicorn with bounds on idle clients, and an end that lets running requests finish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ava_core.serving.http.middleware import ABORT
+
+HEADER_SECONDS = 20.0
+"""For a request's headers to arrive; uvicorn itself would wait for ever."""
+
+
+class BoundedProtocol(H11Protocol):
+    """A connection that is dropped when a request's headers don't come, and that the application can drop."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, ABORT: transport.abort}
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take data in; it may be the end of a request's headers."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _waits(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        if self._waits() and self._late is None:
+            self._late = self.loop.call_later(HEADER_SECONDS, self._drop)
+        elif not self._waits() and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _drop(self) -> None:
+        self._late = None
+        if self._waits():
+            self.transport.abort()
+
+
+class DrainingServer(uvicorn.Server):
+    """Ends by returning, once running requests are done; uvicorn itself would raise the signal again.
+
+    Until then it goes on listening, so that new requests are told to come back, and probes that it is draining.
+
+    Args:
+        config: uvicorn's.
+        ready: called when requests are served.
+        refuse: called when no more are to be taken.
+        drain_seconds: for running requests after the first signal; a second signal ends at once.
+
+    Attributes:
+        cut_off: requests that weren't done in time.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], refuse: Callable[[], None], drain_seconds: float
+    ) -> None:
+        super().__init__(config)
+        self._ready, self._refuse, self._drain_seconds = ready, refuse, drain_seconds
+        self._deadline: float | None = None
+        self.cut_off = 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C begin the end."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {each: signal.getsignal(each) for each in signals}
+        loop = asyncio.get_running_loop()
+        for each in signals:
+            loop.add_signal_handler(each, self.handle_exit, each, None)
+        try:
+            yield
+        finally:
+            for each in signals:
+                loop.remove_signal_handler(each)
+                signal.signal(each, before[each])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the end, or hurry it."""
+        now = time.monotonic()
+        self._deadline = now + self._drain_seconds if self._deadline is None else now
+        self._refuse()
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen."""
+        await super().startup(sockets=sockets)
+        self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end now."""
+        running = len(self.server_state.tasks)
+        if self._deadline is not None and (not running or time.monotonic() >= self._deadline):
+            self.cut_off = running
+            return True
+        return await super().on_tick(counter)

@@ -1,0 +1,114 @@
+"""`ava serve` as a process, with a model that was exported for it."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import openai
+import pytest
+
+from tests.conftest import _finished
+from tests.serving.http.conftest import wait_until
+
+COMMAND = (sys.executable, "-m", "ava_core.cli.main", "serve", "--port", "0", "--threads", "1")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def quantized(tmp_path, tiny_model):
+    """A folder as `ava quantize` leaves it, with float32 weights."""
+    from transformers import AutoModelForCausalLM
+
+    import ava_core.models  # noqa: F401  registers the architecture
+    from ava_core.quantization.export import export_onnx
+
+    folder = tmp_path / "quantized"
+    folder.mkdir()
+    export_onnx(AutoModelForCausalLM.from_pretrained(tiny_model).eval(), folder)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_model / name).read_bytes())
+    return _finished(folder, "quantize", {"model": "0" * 64})
+
+
+@pytest.fixture
+def ava_serve(quantized, tmp_path):
+    """Start the process; gives it and a client."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*options):
+            process = subprocess.Popen(
+                [*COMMAND, "--model", str(quantized), *options],
+                stdout=subprocess.PIPE,
+                stderr=(tmp_path / "stderr").open("w"),
+                text=True,
+            )
+            stack.callback(process.wait, 20)
+            stack.callback(process.kill)
+            timer = threading.Timer(60, process.kill)
+            timer.start()
+            line = process.stdout.readline()
+            timer.cancel()
+            address = re.search(r"http://127\.0\.0\.1:\d+", line)
+            assert address, (line, (tmp_path / "stderr").read_text())
+            client = openai.OpenAI(base_url=f"{address[0]}/v1", api_key="k", max_retries=0, timeout=30)
+            stack.callback(client.close)
+            return process, client
+
+        yield start
+
+
+def stream_of(client, tokens):
+    return client.completions.create(
+        model="quantized", prompt=[5, 6], max_tokens=tokens, temperature=0, stream=True, seed=1
+    )
+
+
+def text_of(stream):
+    chunks = [chunk.choices[0] for chunk in stream]
+    assert chunks[-1].finish_reason in ("length", "stop")
+    return "".join(chunk.text for chunk in chunks)
+
+
+def test_sigterm_lets_a_stream_finish_and_exits_0(ava_serve, tmp_path):
+    process, client = ava_serve()
+    whole = client.completions.create(model="quantized", prompt=[5, 6], max_tokens=120, temperature=0)
+    stream = stream_of(client, 120)
+    first = next(iter(stream)).choices[0].text
+    process.send_signal(signal.SIGTERM)
+    assert first + text_of(stream) == whole.choices[0].text
+    assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
+
+
+def test_the_same_words_as_ava_generate(ava_serve, quantized):
+    from ava_core.config.schema import GenerationConfig
+    from ava_core.generation import generate, load_model
+
+    _, client = ava_serve()
+    settings = GenerationConfig(max_new_tokens=20, temperature=0.75, top_p=0.9)
+    model, tokenizer = load_model(quantized, threads=1)
+    (expected,) = generate(model, tokenizer, ["My lord, "], strategy="nucleus", settings=settings, seed=7)
+    answer = client.completions.create(
+        model="quantized", prompt="My lord, ", max_tokens=20, temperature=0.75, top_p=0.9, seed=7, echo=True
+    )
+    assert answer.choices[0].text == expected
+
+
+def test_a_client_that_leaves_and_extreme_options_harm_nobody(ava_serve):
+    _, client = ava_serve()
+    for options in ({"temperature": 1e-40}, {"extra_body": {"top_k": 10**9}}, {"top_p": 1e-30}):
+        assert (
+            client.completions.create(model="quantized", prompt="a", max_tokens=3, **options).choices[0].finish_reason
+        )
+    stream = stream_of(client, 120)
+    next(iter(stream))
+    stream.close()
+    http = client._client
+
+    def running():
+        text = http.get(str(client.base_url).replace("/v1/", "/metrics")).text
+        return re.search(r"^ava_running_requests (\S+)", text, re.MULTILINE)[1]
+
+    wait_until(lambda: running() == "0.0")
