@@ -34,7 +34,7 @@ from ava_core.data.tokenizer import save_tokenizer, train_tokenizer
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.quantization.export import export_onnx
 from ava_core.quantization.plan import formats, groups_of
-from ava_core.quantization.rounding import round_model
+from ava_core.quantization.rounding import round_model, unmeasured
 from ava_core.runtime import manifest
 from benchmarks import hardware, report
 from benchmarks.turns import Workers
@@ -65,9 +65,7 @@ def make_models(folder: Path) -> dict[str, Path]:
         made[scheme].mkdir()
         options = {group: formats(group, scheme, None) for group in groups_of(model)}
         # Eight bits for everything, or four for the experts: what the mixed precision starts from.
-        wanted = {
-            group.name: given[-1 if scheme == "int8" and group.experts else 0] for group, given in options.items()
-        }
+        wanted = {group.name: unmeasured(group, scheme, given) for group, given in options.items()}
         export_onnx(model, made[scheme], rounded=round_model(model, wanted, settings), accuracy_level=4)
         model.config.save_pretrained(made[scheme])
         finish(made[scheme])

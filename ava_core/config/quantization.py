@@ -63,8 +63,8 @@ class QuantizeConfig(Section):
     """Let ONNX Runtime round activations to 8 bits per block: int4 products are two to four times as fast. 8-bit
     experts are computed that way in any case."""
     calibration_sequences: NonNegative = 8
-    """Training sequences on which the damage of each format of each matrix is measured; 0: the scheme's cheapest
-    formats, unmeasured."""
+    """Training sequences on which the damage of each format of each matrix is measured; 0: 8 bits for
+    everything, or for int4 4 bits for the experts and 8 for the rest."""
     parity_sequences: Positive = 16
     """Validation sequences on which the quantised model is compared with the float one."""
     int8: Int8Config = Int8Config()

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from ava_core.config.schema import EvaluateConfig
 from ava_core.evaluation import charts
+from ava_core.evaluation.samples import STRATEGIES
 from ava_core.evaluation.style import STYLE
 from ava_core.evaluation.template import TEMPLATE
-from ava_core.generation import STRATEGIES
 from ava_core.models.routing.statistics import DEAD_SHARE
 
 FLOAT = "float"

@@ -12,7 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ava_core.config.schema import EvaluateConfig
 from ava_core.evaluation.diversity import distinct, repetition
 from ava_core.evaluation.scoring import write_whole
-from ava_core.generation import STRATEGIES, generate
+from ava_core.generation import generate
+
+STRATEGIES = ("greedy", "beam", "nucleus")
+"""What the report shows side by side: the most probable text, searched further, and drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Sample:
 
     Attributes:
         model: "float", or the scheme of a quantised model.
-        strategy: one of `ava_core.generation.STRATEGIES`.
+        strategy: one of `STRATEGIES`.
         prompt: what was given.
         text: the prompt and its continuation.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def plan(
     options = {group: formats(group, scheme, config.block_size, config.portable) for group in groups_of(model)}
     rows = min(config.calibration_sequences, max(1, MAX_LOGITS // (sequence_length * model.config.vocab_size)))
     if not config.calibration_sequences:
-        return {group.name: given[0] for group, given in options.items()}
+        return {group.name: unmeasured(group, scheme, given) for group, given in options.items()}
     tokens_BS = _sequences(calibration, rows, sequence_length)
     damages = measure_damages(model, options, lambda weight, form: store(weight, form, config), tokens_BS, advance)
     settings: SchemeConfig = getattr(config, scheme)
@@ -58,6 +58,11 @@ def plan(
     )
     others = float_bytes - 4 * sum(group.weights for group in options)
     return choose(options, damages, targets, others, float_bytes)
+
+
+def unmeasured(group: Group, scheme: str, given: Sequence[Format]) -> Format:
+    """What a scheme is called after: 8 bits for everything, or 4 for the experts and 8 for the rest."""
+    return given[-1] if scheme == "int8" and group.experts else given[0]
 
 
 def store(weight: np.ndarray, form: Format, config: QuantizeConfig) -> Stored:

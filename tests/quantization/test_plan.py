@@ -4,6 +4,7 @@ import pytest
 
 from ava_core.errors import ConfigError
 from ava_core.quantization.plan import HALF, Damage, Format, Group, Targets, choose, formats, groups_of
+from ava_core.quantization.rounding import unmeasured
 
 FOUR, EIGHT, FLOAT16 = Format(bits=4, block_size=32), Format(bits=8, block_size=32), Format(bits=HALF)
 NO_LIMIT = 1.0
@@ -104,3 +105,10 @@ def test_a_block_that_does_not_divide_a_row_is_refused_with_the_sizes_that_fit()
 def test_rows_that_no_block_divides_are_refused_with_the_way_out():
     with pytest.raises(ConfigError, match=r"no block size divides its 40 inputs: set quantize\.portable = true"):
         formats(group("experts", widths=(40,)), "int8", None)
+
+
+def test_unmeasured_schemes_are_what_they_are_called_after(make_model):
+    for scheme, experts in (("int8", 8), ("int4", 4)):
+        for group in groups_of(make_model()):
+            form = unmeasured(group, scheme, formats(group, scheme, None))
+            assert form.bits == (experts if group.experts else 8)
