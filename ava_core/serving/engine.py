@@ -84,6 +84,7 @@ class Engine:
         Raises:
             QueueFull: too many are waiting.
             Draining: the engine takes no more.
+            Failed: its thread has ended.
             AvaError: prompt and new tokens are more than the model's context, or there is no prompt.
         """
         length = len(request.prompt_ids)
@@ -91,11 +92,17 @@ class Engine:
             raise AvaError(f"prompt: {length} tokens: must be 1 to {self.context - 1}, less than the model's context")
         sequence = Sequence(request, self.tokenizer, self.context, owner)
         with self._changed:
+            if self._failed:
+                raise Failed("the engine's thread has ended: see the server's log and start it again")
             if self._draining or self._closed:
                 raise Draining("the server is going down, or to another model: try again")
             busy = len(self._decoding) + (self._reading is not None)
-            if len(self._queue) >= self.max_queue + max(0, self.slots - busy):
-                waiting = len(self._queue)
+            room = self.max_queue + max(0, self.slots - busy)
+            if len(self._queue) >= room:
+                # A client that has left keeps no place from the others.
+                self._queue = deque(each for each in self._queue if not each.cancelled)
+            waiting = len(self._queue)
+            if waiting >= room:
                 raise QueueFull(waiting, max(1.0, math.ceil(waiting * self._seconds_per_request)))
             self._queue.append(sequence)
             self._changed.notify_all()
@@ -137,7 +144,9 @@ class Engine:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closed or not self._idle())
+                    if not self._closed and self._idle():
+                        self._changed.wait_for(lambda: self._closed or not self._idle())
+                        self._last_finish = time.monotonic()  # idle time says nothing of how fast requests are served
                     if self._closed:
                         break
                     self._admit()
@@ -146,8 +155,15 @@ class Engine:
                     self._changed.notify_all()
         except Exception:
             log.exception("the engine's thread failed")
-            self._failed = True
-        self._fail_all(Failed("the server closed before the request was done"))
+            with self._changed:
+                self._failed = True  # before the queue is emptied, or a request that comes now would wait for ever
+        error = Failed("the server closed before the request was done")
+        with self._changed:
+            left = [*self._take_all(), *self._queue]
+            self._queue.clear()
+            self._changed.notify_all()
+        if left:
+            self.deliver([(sequence, error) for sequence in left])
 
     def _admit(self) -> None:
         """Let the next request that nobody gave up begin, if there is room."""
@@ -163,14 +179,18 @@ class Engine:
         self._leave([row for row, sequence in enumerate(self._decoding) if sequence.cancelled])
         if self._reading is not None and self._reading.cancelled:
             self._reading = None
-        try:
-            if self._reading is not None:
+        if self._reading is not None:
+            try:
                 self._read(self._reading, given)
-            if self._decoding:
+            except Exception as error:  # of one prompt: the cache of the others is untouched
+                given.append((self._reading, _model_failed(error)))
+                self._reading = None
+        if self._decoding:
+            try:
                 self._decode(given)
-        except Exception as error:
-            log.exception("the model failed on a step")
-            self._fail_all(Failed(f"the model failed: {type(error).__name__}: see the server's log"), queued=False)
+            except Exception as error:
+                failed = _model_failed(error)
+                given += [(sequence, failed) for sequence in self._take_all()]
         self._steps += 1
         if given:
             self.deliver(given)
@@ -182,8 +202,8 @@ class Engine:
         logits = self.decoder.run(np.asarray([tokens], np.int64), self._cache, first_row=row)
         self._prompt_tokens += len(tokens)
         if start + len(tokens) == len(sequence.request.prompt_ids):
+            self._decoding.append(sequence)  # first, so that `drain` finds it in one place or the other
             self._reading = None
-            self._decoding.append(sequence)
             self._choose([row], logits, given)
 
     def _decode(self, given: list) -> None:
@@ -228,14 +248,15 @@ class Engine:
         self._seconds_per_request += RATE_SMOOTHING * (gap - self._seconds_per_request)
         self._last_finish = now
 
-    def _fail_all(self, error: AvaError, queued: bool = True) -> None:
-        with self._changed:
-            hit = [*self._decoding, *([self._reading] if self._reading is not None else [])]
-            if queued:
-                hit += self._queue
-                self._queue.clear()
-            self._decoding.clear()
-            self._reading = None
-            self._changed.notify_all()
-        if hit:
-            self.deliver([(sequence, error) for sequence in hit])
+    def _take_all(self) -> list[Sequence]:
+        """Empty all rows; the sequences that were in them."""
+        taken = [*self._decoding, *([self._reading] if self._reading is not None else [])]
+        self._decoding.clear()
+        self._reading = None
+        return taken
+
+
+def _model_failed(error: Exception) -> Failed:
+    """What a client is told of an exception that is being handled; the traceback goes to the log."""
+    log.exception("the model failed on a step")
+    return Failed(f"the model failed: {type(error).__name__}: see the server's log")

@@ -16,6 +16,8 @@ from ava_core.runtime import manifest
 from ava_core.serving.engine import Deliver, Engine
 
 log = logging.getLogger(__name__)
+DRAIN_LOOK_SECONDS = 1.0
+"""Between two looks at whether the server ends while an exchanged engine finishes its requests."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ServedModels:
         deliver: as `Engine` takes it.
         threads: CPU threads of the decoder; 0: as many as ONNX Runtime chooses.
         poll_seconds: between two looks.
-        drain_seconds: how long an engine that was exchanged may take for its last requests.
+        drain_seconds: how long `close` waits for the poller. An engine that was exchanged finishes its requests however
+            long they take: the server's own limit per request bounds that.
         settings: of `Engine`.
 
     Raises:
@@ -73,8 +76,9 @@ class ServedModels:
         self._threads, self._drain_seconds, self._settings = threads, drain_seconds, settings
         self._source = look()
         self._served = self._load(self._source)
-        self._refused = ""
-        self._stop = threading.Event()
+        self._refused: str | None = None
+        self._complaint = ""
+        self._stop, self._exchange = threading.Event(), threading.Lock()
         self._poller = None
         if poll_seconds:
             self._poller = threading.Thread(target=self._poll, args=(poll_seconds,), name="ava-poll", daemon=True)
@@ -86,9 +90,11 @@ class ServedModels:
 
     def close(self, timeout: float) -> bool:
         """Let running requests finish and end; whether they did in time (seconds)."""
-        self._stop.set()
-        done = self._served.engine.drain(timeout)
-        self._served.engine.close()
+        with self._exchange:
+            self._stop.set()
+            served = self._served
+        done = served.engine.drain(timeout)
+        served.engine.close()
         if self._poller is not None:
             self._poller.join(timeout=self._drain_seconds)
         return done
@@ -107,24 +113,37 @@ class ServedModels:
     def refresh(self) -> bool:
         """Look for another version and exchange the engine if there is one; whether that happened.
 
-        Whatever is wrong with the registry or the new version, the present one goes on.
+        Whatever is wrong with the registry or the new version, the present one goes on; a fault that lasts is logged
+        once. A version that can't be loaded isn't tried again until the source gives another.
         """
+        source: Source | None = None
         try:
             source = self._look()
             if source.version in (self._source.version, self._refused):
                 return False
             served = self._load(source)
-        except AvaError as error:
-            log.warning("serve: %s goes on: %s", self._source.version, error)
+        except Exception as error:
+            self._refused = source.version if source else self._refused
+            self._complain(error)
             return False
-        except Exception:
-            log.exception("serve: %s goes on: the newest version can't be loaded", self._source.version)
-            return False
-        before, self._served, self._source = self._served, served, source
+        with self._exchange:
+            if self._stop.is_set():
+                served.engine.close()
+                return False
+            before, self._served, self._source = self._served, served, source
+        self._refused, self._complaint = None, ""
         log.info("serve: %s %s took over from %s", self.name, source.version, before.version)
-        before.engine.drain(self._drain_seconds)
+        while not before.engine.drain(DRAIN_LOOK_SECONDS) and not self._stop.is_set():
+            pass
         before.engine.close()
         return True
+
+    def _complain(self, error: Exception) -> None:
+        if str(error) == self._complaint:
+            return
+        self._complaint = str(error)
+        traceback = None if isinstance(error, AvaError) else error
+        log.warning("serve: %s goes on: %s", self._source.version, error, exc_info=traceback)
 
 
 def folder_source(folder: Path) -> Callable[[], Source]:

@@ -101,6 +101,7 @@ def test_slug_names_the_hardware_and_nothing_else():
     assert hardware.slug({**described, "gpu": "GPU 80GB"}) == "gpu-80gb"
 
 
+@pytest.mark.slow
 def test_comparison_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(model, "Workload", lambda **_: TINY)
     names = "ours_moepp,ours_vanilla"

@@ -170,3 +170,61 @@ def test_thousands_of_requests_leave_nothing_behind(make_engine, collector, ask)
     assert not engine._queue
     assert not engine._decoding
     assert len(engine._cache.bindings) <= 9
+
+
+def test_failing_prompt_hurts_nobody_else(make_engine, collector, ask, served_model):
+    decoder = DecoderSession.load(served_model, threads=1)
+    real = decoder.run
+
+    def broken(tokens_BS, *arguments, **options):
+        if tokens_BS.shape[1] == 13:
+            raise RuntimeError("out of memory")
+        return real(tokens_BS, *arguments, **options)
+
+    decoder.run = broken
+    engine = make_engine(decoder)
+    given = collector.wait([engine.submit(ask(length=9, max_new_tokens=60)), engine.submit(ask(length=13))])
+    assert given[0][-1].finish_reason == "length"
+    assert [type(delta) for delta in given[1]] == [Failed]
+
+
+def test_engine_whose_thread_ended_refuses_instead_of_letting_wait(make_engine, ask):
+    engine, faults = make_engine(), [True]
+
+    def deliver(_given) -> None:
+        if faults:
+            faults.pop()
+            raise RuntimeError("nobody takes it")
+
+    engine.deliver = deliver
+    engine.submit(ask())
+    engine._thread.join(30)
+    assert engine.stats().failed
+    with pytest.raises(Failed, match="thread has ended"):
+        engine.submit(ask())
+    assert engine.drain(5)
+
+
+def test_clients_that_left_keep_no_place_and_idle_time_makes_nobody_wait(make_engine, collector, ask, served_model):
+    decoder, go_on = DecoderSession.load(served_model, threads=1), threading.Event()
+    go_on.set()
+    real = decoder.run
+
+    def held(*arguments, **options):
+        assert go_on.wait(30)
+        return real(*arguments, **options)
+
+    decoder.run = held
+    engine = make_engine(decoder, slots=1, max_queue=2)
+    engine._last_finish -= 3600
+    collector.wait([engine.submit(ask())])
+    go_on.clear()
+    waiting = []
+    with pytest.raises(QueueFull) as caught:
+        for index in range(9):
+            waiting.append(engine.submit(ask(index)))
+    assert caught.value.retry_after < 60
+    waiting[-1].cancel()
+    waiting.append(engine.submit(ask()))
+    go_on.set()
+    assert len(collector.wait([waiting[0], waiting[-1]])) == 2

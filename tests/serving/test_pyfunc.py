@@ -45,6 +45,7 @@ def model(tiny_model) -> TextModel:
     return loaded
 
 
+@pytest.mark.slow
 def test_champion_continues_prompts_in_a_fresh_process_with_the_code_it_was_registered_with(
     tmp_path, tiny_model, mlflow_server
 ):

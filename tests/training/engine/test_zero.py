@@ -70,6 +70,7 @@ def test_offloading_changes_no_number(reference, offload):
     assert_same_curve(train(settings(**offload), Ranks()), reference(), {})
 
 
+@pytest.mark.slow
 def test_two_ranks_under_zero_3_give_the_curve_of_one_process(reference, tmp_path):
     fields = {"optimizer": "muon"}
     first, second = on_ranks(2, tmp_path, {"case": {"zero_stage": 3, **fields}})

@@ -70,6 +70,7 @@ def test_silent_machine_is_named_in_the_log_and_then_lost(quick, caplog):
     assert [record.message.partition(" has")[0] for record in caplog.records][:1] == ["rank 4 on third"]
 
 
+@pytest.mark.slow
 def test_store_that_does_not_answer_is_the_loss_of_rank_0(quick):
     store = Counters()
     store.answers.clear()
