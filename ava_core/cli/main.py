@@ -20,6 +20,7 @@ import typer
 from ava_core.cli import (
     config,
     evaluate,
+    export,
     gate,
     generate,
     preprocess,
@@ -56,6 +57,7 @@ for step in (preprocess, train, quantize, evaluate, gate, register):
     app.command(step.NAME)(step.command)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
+app.command("export")(export.export)
 app.command("show")(show.show)
 app.command("record-outcome", hidden=True)(record_outcome.record_outcome)
 app.add_typer(config.app, name="config")

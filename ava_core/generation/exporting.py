@@ -1,0 +1,58 @@
+"""A trained model as a folder of another architecture of Transformers, which other tools know."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from ava_core.errors import AvaError
+from ava_core.generation.loading import load_model
+from ava_core.generation.prompts import TOKENIZER
+from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.models.conversion import to_transformers
+from ava_core.runtime.placing import place
+
+log = logging.getLogger(__name__)
+TRAINING_ONLY = {
+    "router_z_loss_weight": 0.0,
+    "router_diversity_weight": 0.0,
+    "router_jitter": 0.0,
+    "capacity_factor": None,
+    "dropout": 0.0,
+}
+"""Fields that change no logits in evaluation, and what switches them off; the other architectures lack them."""
+
+
+def export_model(folder: Path, target: str, output: Path) -> None:
+    """Write the model in `folder` as OLMoE, Mixtral or Qwen3-MoE, with its tokenizer: float32 safetensors.
+
+    Args:
+        folder: output of `ava train`.
+        target: olmoe, mixtral or qwen3_moe.
+        output: appears whole or not at all.
+
+    Raises:
+        AvaError: the folder holds no trained model, `output` exists, or the target lacks something that the model has.
+        IntegrityError: a file can't be read.
+    """
+    if output.exists():
+        raise AvaError(f"{output}: exists: give another --output, or remove it")
+    model, _ = load_model(folder)
+    if not isinstance(model, EnhancedMoEForCausalLM):
+        raise AvaError(f"{folder}: holds a {type(model).__name__}: give the output folder of `ava train`")
+    for field, off in TRAINING_ONLY.items():
+        if getattr(model.config, field) != off:
+            log.info("export: %s = %s left out: it matters in training only", field, getattr(model.config, field))
+            setattr(model.config, field, off)
+    try:
+        exported = to_transformers(model, target)
+    except ValueError as error:
+        raise AvaError(f"{folder}: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="ava-export-") as name:
+        partial = Path(name, "model")
+        exported.save_pretrained(partial)
+        for file in TOKENIZER:
+            shutil.copyfile(folder / file, partial / file)
+        place(partial, output, {})
