@@ -18,6 +18,8 @@ PRESET ?=
 SET ?=
 RUNNER ?= host
 FROM ?=
+# How many processes share the quick tests.
+JOBS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? cores : 8)))
 PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
 
 .PHONY: help setup data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference clean
@@ -50,7 +52,7 @@ $(CORPUS)/.complete: | $(STAMP)
 	@$(BIN)/dvc commit --quiet --force data/raw/shakespeare.dvc || echo "data: no git checkout: DVC won't carry the corpus"
 
 test: setup data lint ## run the linters, the type checker and the quick tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: setup data ## run the slow tests too
 	@$(BIN)/python -m pytest

@@ -50,13 +50,17 @@ QUALITY = {
 DECODE_RATIO, PREFILL_RATIO, STREAMS_RATIO, START_SECONDS = 5.0, 1.0, 4.0, 5.0
 
 
-def make_models(folder: Path) -> dict[str, Path]:
-    """cpu/small with random weights: the PyTorch model, and its exports in the cheapest formats of each scheme."""
+def make_models(folder: Path, **changes: Any) -> dict[str, Path]:
+    """cpu/small with random weights: the PyTorch model, and its exports in the cheapest formats of each scheme.
+
+    Args:
+        folder: gets a folder for each.
+        changes: fields of the model's configuration.
+    """
     config = resolve(config_file=PRESET).config
     torch.manual_seed(0)
-    model = EnhancedMoEForCausalLM(
-        EnhancedMoEConfig(**config.model.model_dump(), vocab_size=config.tokenizer.vocab_size)
-    ).eval()
+    fields = {**config.model.model_dump(), "vocab_size": config.tokenizer.vocab_size, **changes}
+    model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**fields)).eval()
     made = {"torch": folder / "torch"}
     model.save_pretrained(made["torch"])
     settings = QuantizeConfig()

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,12 +36,13 @@ class Worker:
     Args:
         name: of the subject, for messages.
         factory: `module:function`; called in the process with `arguments`, which must fit JSON.
+        python: interpreter, for a subject that needs other packages than ours.
     """
 
-    def __init__(self, name: str, factory: str, arguments: dict[str, Any]):
+    def __init__(self, name: str, factory: str, arguments: dict[str, Any], python: str = sys.executable):
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.turns", factory, json.dumps(arguments)],
+            [python, "-m", "benchmarks.turns", factory, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -110,10 +111,15 @@ class Workers:
     Attributes:
         alive: workers by name, in order. One that fails leaves it.
         failures: why, by name.
+
+    Args:
+        subjects: name, factory and arguments of each.
+        pythons: interpreters by name, for subjects that need other packages than ours.
     """
 
-    def __init__(self, subjects: Iterable[tuple[str, str, dict[str, Any]]]):
+    def __init__(self, subjects: Iterable[tuple[str, str, dict[str, Any]]], pythons: Mapping[str, str] | None = None):
         self._subjects = list(subjects)
+        self._pythons = pythons or {}
         self._started: list[Worker] = []
         self.alive: dict[str, Worker] = {}
         self.failures: dict[str, str] = {}
@@ -121,7 +127,7 @@ class Workers:
     def __enter__(self) -> Workers:
         try:
             for name, factory, arguments in self._subjects:
-                worker = Worker(name, factory, arguments)
+                worker = Worker(name, factory, arguments, self._pythons.get(name, sys.executable))
                 self._started.append(worker)
                 self.alive[name] = worker
             for name in list(self.alive):

@@ -5,10 +5,15 @@ step doesn't fail the tests of all others.
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import yaml
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before anything imports torch: as many threads as there are workers would fight for the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.mlflow_server_fixture import mlflow_folder, mlflow_server  # noqa: F401  fixtures for all tests
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from ava_core.errors import AvaError
 from ava_core.generation.loading import load_model
 from ava_core.generation.prompts import TOKENIZER
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.conversion import to_transformers
+from ava_core.models.quiet import quiet
 from ava_core.runtime.placing import place
 
 log = logging.getLogger(__name__)
@@ -25,13 +31,14 @@ TRAINING_ONLY = {
 """Fields that change no logits in evaluation, and what switches them off; the other architectures lack them."""
 
 
-def export_model(folder: Path, target: str, output: Path) -> None:
+def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) -> None:
     """Write the model in `folder` as OLMoE, Mixtral or Qwen3-MoE, with its tokenizer: float32 safetensors.
 
     Args:
         folder: output of `ava train`.
         target: olmoe, mixtral or qwen3_moe.
         output: appears whole or not at all.
+        tied: False writes the output projection as a matrix of its own also where the model shares the embeddings.
 
     Raises:
         AvaError: the folder holds no trained model, `output` exists, or the target lacks something that the model has.
@@ -50,9 +57,22 @@ def export_model(folder: Path, target: str, output: Path) -> None:
         exported = to_transformers(model, target)
     except ValueError as error:
         raise AvaError(f"{folder}: {error}") from error
+    if not tied:
+        _untie(exported)
     with tempfile.TemporaryDirectory(prefix="ava-export-") as name:
         partial = Path(name, "model")
-        exported.save_pretrained(partial)
+        if not torch.cuda.is_available():
+            # `save_pretrained` imports DeepSpeed by way of Accelerate, which else prints that it found no GPU.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        with quiet():
+            exported.save_pretrained(partial)
         for file in TOKENIZER:
             shutil.copyfile(folder / file, partial / file)
         place(partial, output, {})
+
+
+def _untie(model: PreTrainedModel) -> None:
+    model.config.tie_word_embeddings = False
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    assert isinstance(head, nn.Linear) and isinstance(embeddings, nn.Embedding)
+    head.weight = nn.Parameter(embeddings.weight.detach().clone())

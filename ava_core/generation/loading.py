@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.generation.prompts import TOKENIZER, load_tokenizer, unreadable
+from ava_core.models.quiet import quiet
 
 ONNX_NAME = "model.onnx"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -63,7 +61,7 @@ def _require_files(folder: Path) -> None:
 def _load_torch(folder: Path) -> PreTrainedModel:
     try:
         # `dtype` is given because the default would be what config.json says the weights were saved in.
-        with _no_progress_bar():
+        with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
@@ -75,18 +73,6 @@ def _load_torch(folder: Path) -> PreTrainedModel:
             f"{folder / WEIGHTS[0]}: lacks the weight {min(report['missing_keys'])}: restore the folder or train again"
         )
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Transformers' bar would go to the log where there is no terminal, and ours shows the work itself."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _require_fit(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.models.quiet import quiet
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
 RUNTIME_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -63,13 +63,8 @@ def load_original(folder: Path) -> Original:
 
 def _from_pretrained(folder: Path) -> tuple[EnhancedMoEForCausalLM, dict[str, Any]]:
     """The model, and what of the weights didn't fit; without Transformers' own progress bar."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with quiet():
         loaded: Any = EnhancedMoEForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     return loaded
