@@ -44,7 +44,7 @@ def serve(
     keys = _read_keys(api_key_file)
     template = _read(chat_template, "--chat-template") if chat_template else None
 
-    from ava_core.serving.http.app import Limits
+    from ava_core.serving.http.limits import Limits
     from ava_core.serving.http.server import run
 
     registered = model.startswith(REGISTRY_SCHEME)

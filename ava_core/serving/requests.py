@@ -19,6 +19,7 @@ class Request:
         settings: lengths, filters and stop strings.
         seed: of its own generator.
         logprobs: log-probabilities of so many of the most probable tokens to give with each token; None: none at all.
+        ignore_end: go on past the end of the document, to the limit of tokens.
     """
 
     prompt_ids: tuple[int, ...]
@@ -26,6 +27,7 @@ class Request:
     settings: GenerationConfig
     seed: int
     logprobs: int | None = None
+    ignore_end: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class Sequence:
         self.last_token = -1
         self._sampler = Sampler(request.strategy, request.settings, request.seed, request.prompt_ids)
         self._text = TextStream(tokenizer, request.settings.stop)
-        self._end = tokenizer.eos_token_id
+        self._end = None if request.ignore_end else tokenizer.eos_token_id
         self._count, self._limit = 0, min(request.settings.max_new_tokens, context - len(request.prompt_ids))
 
     def cancel(self) -> None:

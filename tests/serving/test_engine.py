@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,9 +59,13 @@ def test_end_of_a_document_ends_the_text(make_engine, collector, ask, served_mod
         return logits
 
     decoder.run = ends
-    [deltas] = collector.wait([make_engine(decoder).submit(ask(length=9, strategy="greedy"))])
-    assert deltas[-1].finish_reason == "stop"
-    assert deltas[-1].tokens < 20
+    engine = make_engine(decoder)
+    request = ask(length=9, strategy="greedy")
+    ended, went_on = collector.wait([engine.submit(request), engine.submit(replace(request, ignore_end=True))])
+    assert ended[-1].finish_reason == "stop"
+    assert ended[-1].tokens < 20
+    assert went_on[-1].finish_reason == "length"
+    assert went_on[-1].tokens == request.settings.max_new_tokens
 
 
 def test_log_probabilities_are_the_models(make_engine, collector, ask):

@@ -75,10 +75,10 @@ class Answer:
             return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None, None)
         return self._chunk(index, {"text": self.echoes[index]}, None, None) if self.echoes[index] else b""
 
-    def chunk(self, index: int, delta: Delta) -> bytes:
-        """A delta as an event."""
+    def chunk(self, index: int, delta: Delta, tokens: int | None = None) -> bytes:
+        """A delta as an event; with the usage if the number of tokens so far is given."""
         said = {"delta": {"content": delta.text} if delta.text else {}} if self.chat else {"text": delta.text}
-        return self._chunk(index, said, self._logprobs(index, delta.logprobs), delta.finish_reason)
+        return self._chunk(index, said, self._logprobs(index, delta.logprobs), delta.finish_reason, tokens)
 
     def closing(self, tokens: int) -> bytes:
         """The event with the usage."""
@@ -92,9 +92,12 @@ class Answer:
             "total_tokens": self.prompt_tokens + tokens,
         }
 
-    def _chunk(self, index: int, said: dict[str, Any], logprobs: Any, finish_reason: str | None) -> bytes:
+    def _chunk(
+        self, index: int, said: dict[str, Any], logprobs: Any, finish_reason: str | None, tokens: int | None = None
+    ) -> bytes:
         choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish_reason}
-        return event({**self.chunk_head, "choices": [choice]})
+        usage = {} if tokens is None else {"usage": self.usage(tokens)}
+        return event({**self.chunk_head, "choices": [choice], **usage})
 
     def _logprobs(self, index: int, given: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         if not given:

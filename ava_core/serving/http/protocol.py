@@ -1,7 +1,8 @@
 """OpenAI's requests as typed models: https://platform.openai.com/docs/api-reference. Unknown fields are refused.
 
-`top_k`, `min_p` and `repetition_penalty` are extensions, under the names that other servers use for them. What the
-decoder can't do is refused where it would change the answer, and taken where it is off.
+`top_k`, `min_p`, `repetition_penalty`, `ignore_eos` and `continuous_usage_stats` are extensions, under the names that
+other servers use for them. What the decoder can't do is refused where it would change the answer, and taken where it
+is off.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class StreamOptions(BaseModel):
     model_config = STRICT
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class GenerationRequest(BaseModel):
@@ -64,6 +66,7 @@ class GenerationRequest(BaseModel):
     top_k: Annotated[int, Field(ge=-1)] | None = 0
     min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = 1.0
+    ignore_eos: bool | None = False
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from ava_core.errors import AvaError
-from ava_core.serving.http.app import Limits, create_app
+from ava_core.serving.http.app import create_app
 from ava_core.serving.http.connections import BoundedProtocol, DrainingServer
+from ava_core.serving.http.limits import Limits
 from ava_core.serving.models import ServedModels, Source
 from ava_core.serving.streams import Bridge
 

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from ava_core.serving.http import connections
-from ava_core.serving.http.app import Limits
+from ava_core.serving.http.limits import Limits
 from tests.serving.http.conftest import wait_until
 
 

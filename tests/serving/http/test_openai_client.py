@@ -77,6 +77,16 @@ def test_a_stream_holds_the_same_text_and_ends_with_the_usage(serve, client_of):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_load_generators_get_a_fixed_length_and_the_usage_of_each_event(serve, client_of):
+    server = serve()
+    asked = {"ignore_eos": True, "stream_options": {"continuous_usage_stats": True}}
+    stream = client_of(server).completions.create(
+        model="ava-test", prompt="a", max_tokens=3, stream=True, extra_body=asked
+    )
+    assert [chunk.usage.completion_tokens for chunk in stream] == [1, 2, 3]
+    assert server.engine.requests[0].ignore_end
+
+
 def test_a_chat_goes_through_the_template_and_fills_the_context_by_default(serve, client_of):
     server = serve(chat_template="{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}>")
     answer = client_of(server).chat.completions.create(
@@ -180,7 +190,7 @@ def test_a_fault_in_the_middle_of_a_stream_is_an_api_error_after_the_text_so_far
 
 
 def test_a_request_over_its_time_is_answered_with_504(serve, client_of):
-    from ava_core.serving.http.app import Limits
+    from ava_core.serving.http.limits import Limits
 
     server = serve(limits=Limits(request_seconds=0.3))
     server.engine.seconds = 0.1
