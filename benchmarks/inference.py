@@ -42,6 +42,7 @@ from benchmarks.turns import Workers
 PRESET = Path("configs/cpu/small.yaml")
 PROMPT, NEW = 16, 480
 """Tokens of the decoding runs, in a context of 512."""
+LETTERS = ("".join(map(chr, range(32, 127))),) * 100
 STREAMS, STREAM_NEW = 16, 128
 QUALITY = {
     "int8": {"size": 0.28, "increase_percent": 0.1, "expert_agreement": 0.995},
@@ -188,10 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(row[3] for row in rows) else 1
 
 
-def finish(folder: Path) -> None:
-    """Add what `ava serve` wants beside the graph: a tokenizer, any one, for the text isn't read; and a manifest."""
-    letters = ["".join(map(chr, range(32, 127)))] * 100
-    save_tokenizer(train_tokenizer(letters, TokenizerConfig(vocab_size=300)), folder)
+def finish(folder: Path, texts: Sequence[str] = LETTERS, vocab_size: int = 300) -> None:
+    """Add what `ava serve` wants beside the graph: a tokenizer, any one where no text is read, and a manifest."""
+    save_tokenizer(train_tokenizer(texts, TokenizerConfig(vocab_size=vocab_size)), folder)
     (folder / "metrics.json").write_text("{}")
     blank = {"key": "0" * 32, "version": "0", "code": "0", "config": "0"}
     files = manifest.describe_files(folder)
