@@ -21,7 +21,9 @@ def export(
 ) -> None:
     """Write a model as an architecture that other tools know; what that lacks is refused by name."""
     from ava_core.errors import ConfigError
+    from ava_core.runtime import logs
 
+    logs.configure()
     if to not in TARGETS:
         raise ConfigError(f"--to {to}: must be one of {', '.join(TARGETS)}")
     if (to == "gguf") != (llama_cpp is not None):

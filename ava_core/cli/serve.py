@@ -38,7 +38,9 @@ def serve(
     started = time.perf_counter()
     from ava_core.config.hardware import usable_cores
     from ava_core.errors import ConfigError
+    from ava_core.runtime import logs
 
+    logs.configure()
     if weights not in ("auto", "int4", "int8", "fp32"):
         raise ConfigError(f"--weights {weights}: must be one of auto, int4, int8, fp32")
     keys = _read_keys(api_key_file)

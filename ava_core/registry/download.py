@@ -58,6 +58,16 @@ class Downloaded(NamedTuple):
     version: int
 
 
+def find_version(uri: str, tracking_uri: str) -> int:
+    """Number of the version that an address means now; nothing is fetched.
+
+    Raises:
+        ConfigError: `uri` is no such address.
+        AvaError: the registry has no such version, or doesn't answer.
+    """
+    return int(_find(connect(tracking_uri), parse_address(uri), uri, tracking_uri).version)
+
+
 def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAINED) -> Downloaded:
     """A registered model's folder, laid out like the output of `ava train` or `ava quantize`.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ava_core.registry.download import download_model
+from ava_core.registry.download import download_model, find_version
 from ava_core.serving.models import Source
 
 
 def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable[[], Source]:
-    """What the address means now, each time it is called.
+    """What the address means now, each time it is called; what is known is neither fetched nor verified again.
 
     Args:
         model: models:/NAME@ALIAS or models:/NAME/VERSION.
@@ -19,8 +19,14 @@ def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable
         cache: folder for downloads.
     """
 
+    known: dict[int, Source] = {}
+
     def look() -> Source:
-        folder, version = download_model(model, tracking_uri, cache, weights)
-        return Source(str(version), folder)
+        version = find_version(model, tracking_uri)
+        if version not in known:
+            folder, version = download_model(model, tracking_uri, cache, weights)
+            known.clear()
+            known[version] = Source(str(version), folder)
+        return known[version]
 
     return look

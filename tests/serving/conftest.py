@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections import defaultdict
 from dataclasses import replace
@@ -19,6 +21,7 @@ from ava_core.runtime import manifest
 from ava_core.serving.engine import Engine
 from ava_core.serving.requests import Request
 from tests.quantization.conftest import round_all
+from tests.registry.conftest import finished
 
 SEED = 11
 
@@ -38,6 +41,14 @@ def served_model(tiny_model, tmp_path_factory):
     )
     manifest.write(folder, replace(written, files=manifest.describe_files(folder)))
     return folder
+
+
+@pytest.fixture
+def int8_model(tiny_model, served_model, tmp_path):
+    """The folder of `served_model` with the manifest that makes it a quantised form of `tiny_model`."""
+    folder = shutil.copytree(served_model, tmp_path / "int8", ignore=shutil.ignore_patterns("manifest.json"))
+    (folder / "quantization.json").write_text(json.dumps({"scheme": "int8", "block_size": 16}))
+    return finished(folder, "quantize", {"model": manifest.read(tiny_model).digest}, {"scheme": "int8"})
 
 
 class Collector:

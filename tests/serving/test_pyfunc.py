@@ -18,9 +18,8 @@ import pytest
 from ava_core.config.schema import GenerationConfig
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.generation import generate, load_model
-from ava_core.runtime import manifest
 from ava_core.serving.pyfunc import TextModel, read_prompts, signature
-from tests.registry.conftest import Inputs, call_register, finished, write_evaluation, write_inputs
+from tests.registry.conftest import Inputs, call_register, write_evaluation, write_inputs
 
 FRESH = """
 import json, sys
@@ -69,14 +68,6 @@ def test_champion_continues_prompts_in_a_fresh_process_with_the_code_it_was_regi
     ] * 2
     assert sampled == again
     assert os.sep + "code" + os.sep in result["code"]
-
-
-@pytest.fixture
-def int8_model(tiny_model, served_model, tmp_path):
-    """The folder of `served_model` with the manifest that makes it a quantised form of `tiny_model`."""
-    folder = shutil.copytree(served_model, tmp_path / "int8", ignore=shutil.ignore_patterns("manifest.json"))
-    (folder / "quantization.json").write_text(json.dumps({"scheme": "int8", "block_size": 16}))
-    return finished(folder, "quantize", {"model": manifest.read(tiny_model).digest}, {"scheme": "int8"})
 
 
 def _post(address: str, body: dict) -> tuple[int, str]:

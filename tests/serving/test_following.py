@@ -1,0 +1,117 @@
+"""`ava serve` on a registry whose champion moves while clients ask."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import openai
+import pytest
+
+from ava_core.registry import following
+from ava_core.registry.following import follow
+from tests.registry.conftest import Inputs, call_register, write_evaluation
+
+CLIENTS = 4
+
+
+@pytest.fixture
+def promote(tmp_path, tiny_model, int8_model, mlflow_server, request):
+    """Register the model under a new evaluation, which makes a champion of it; gives the address."""
+    name, made = f"follow-{request.node.name[:40]}", 0
+
+    def register() -> str:
+        nonlocal made
+        made += 1
+        score = 2.0 - made / 100
+        figures = {"test_bits_per_byte": score, "int8_test_bits_per_byte": score + 0.001, f"key_{name}": float(made)}
+        evaluation = write_evaluation(tmp_path / f"evaluation{made}", tiny_model, [int8_model], figures)
+        inputs = Inputs(tiny_model, evaluation, [int8_model])
+        call_register(inputs, tmp_path / f"registration{made}", mlflow_server, name, {})
+        return f"models:/{name}@champion"
+
+    return register
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_the_champion_moves(promote, mlflow_server, tmp_path):
+    address = promote()
+    command = [sys.executable, "-m", "ava_core.cli.main", "serve", "--model", address, "--name", "m", "--port", "0"]
+    command += ["--poll-seconds", "0.2", "--threads", "1"]
+    environment = {"MLFLOW_TRACKING_URI": mlflow_server, "PYTHONPATH": str(Path.cwd())}
+    with (
+        (tmp_path / "stderr").open("w") as errors,
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as server,
+    ):
+        try:
+            found = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+            assert found, (tmp_path / "stderr").read_text()
+            texts, failures, moved = _ask_until(f"{found[0]}/v1", promote)
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0
+    assert not failures
+    assert moved, (tmp_path / "stderr").read_text()
+    assert len(texts) > 2 * CLIENTS
+    assert len(set(texts)) == 1, "the weights are the same, so the words are"
+    assert "2 took over from 1" in (tmp_path / "stderr").read_text()
+
+
+def _ask_until(url: str, promote) -> tuple[list[str], list[Exception], bool]:
+    """What clients got that asked without a pause, before, while and after the alias moved."""
+    done, texts, failures = threading.Event(), [], []
+
+    def ask() -> None:
+        with openai.OpenAI(base_url=url, api_key="k", max_retries=0, timeout=30) as client:
+            while not done.is_set():
+                try:
+                    stream = client.completions.create(
+                        model="m",
+                        prompt="To be",
+                        max_tokens=40,
+                        temperature=0,
+                        stream=True,
+                        extra_body={"ignore_eos": True},
+                    )
+                    texts.append("".join(chunk.choices[0].text for chunk in stream))
+                except Exception as error:
+                    failures.append(error)
+                    return
+
+    clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    promote()
+    with openai.OpenAI(base_url=url, api_key="k") as client:
+        deadline = time.monotonic() + 60
+        while not (moved := client.models.list().data[0].version == "2") and time.monotonic() < deadline:
+            time.sleep(0.2)
+    time.sleep(1)
+    done.set()
+    for client in clients:
+        client.join(60)
+    return texts, failures, moved
+
+
+def test_a_version_is_fetched_and_verified_once(promote, mlflow_server, tmp_path, monkeypatch):
+    fetched = []
+    real = following.download_model
+
+    def counted(*arguments):
+        fetched.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(following, "download_model", counted)
+    look = follow(promote(), "int8", mlflow_server, tmp_path / "cache")
+    first, again = look(), look()
+    assert first == again and first.version == "1" and (first.folder / "model.onnx").is_file()
+    assert len(fetched) == 1
+    promote()
+    assert look().version == look().version == "2"
+    assert len(fetched) == 2
