@@ -112,6 +112,10 @@ class DrainingServer(uvicorn.Server):
         """Whether to end now."""
         running = len(self.server_state.tasks)
         if self._deadline is not None and (not running or time.monotonic() >= self._deadline):
-            self.cut_off = running
             return True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Close; what runs has uvicorn's own short time left, and is cancelled then."""
+        await super().shutdown(sockets)
+        self.cut_off = len(self.server_state.tasks)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import httpx
 import openai
 import pytest
 
@@ -80,6 +81,19 @@ def test_sigterm_lets_a_stream_finish_and_exits_0(ava_serve, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert first + text_of(stream) == whole.choices[0].text
     assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
+
+
+def test_what_is_not_done_when_the_drain_runs_out_is_cut_off_and_said(ava_serve, tmp_path):
+    process, client = ava_serve("--drain-seconds", "0")
+    options = {"prompt": [5, 6], "max_tokens": 120, "n": 16, "stream": True, "extra_body": {"ignore_eos": True}}
+    first, *_, last = [client.completions.create(model="quantized", **options) for _ in range(5)]
+    next(iter(first))
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises((openai.APIError, httpx.HTTPError)):
+        for _ in last:
+            pass
+    assert process.wait(20) == 1
+    assert re.search(r"ava: [1-9]\d* requests weren't done and were cut off", (tmp_path / "stderr").read_text())
 
 
 def test_the_same_words_as_ava_generate(ava_serve, quantized):
