@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 
 import ava_core.models  # noqa: F401  registers the architecture
 from ava_core.config.hardware import usable_cores
-from ava_core.generation.gguf import export_gguf
+from ava_core.exporting.gguf import export_gguf
 from benchmarks import hardware, report
 from benchmarks.inference import NEW, PROMPT, finish, make_models
 from benchmarks.turns import Workers

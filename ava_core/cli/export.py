@@ -29,12 +29,12 @@ def export(
     if (to == "gguf") != (llama_cpp is not None):
         raise ConfigError("--llama-cpp: give it with --to gguf, and only there")
     if llama_cpp is None:
-        from ava_core.generation.exporting import export_model
+        from ava_core.exporting.transformers_folder import export_model
 
         export_model(model, to, output)
         print(f"wrote {output}: {to}, float32 safetensors and the tokenizer")
         return
-    from ava_core.generation.gguf import TYPES, export_gguf
+    from ava_core.exporting.gguf import TYPES, export_gguf
 
     if gguf_type not in TYPES:
         raise ConfigError(f"--gguf-type {gguf_type}: must be one of {', '.join(TYPES)}")

@@ -4,7 +4,7 @@ The converter knows pre-tokenizers by a hash of the ids that a vocabulary gives 
 that somebody trains is unknown to it, whatever splits the words. Ours are split by GPT-2's expression
 (`data.tokenizer`).
 
-Run as: python -m ava_core.generation.gguf_converter LLAMA_CPP MODEL [the converter's own options]
+Run as: python -m ava_core.exporting.gguf_converter LLAMA_CPP MODEL [the converter's own options]
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from transformers import AutoConfig
 
 from ava_core.errors import AvaError
-from ava_core.generation.exporting import export_model
+from ava_core.exporting.transformers_folder import export_model
 from ava_core.models import EnhancedMoEConfig
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _target_of(folder: Path) -> str:
 
 def _convert(llama_cpp: Path, source: Path, output: Path, kind: str) -> None:
     # The converter imports `conversion` and `gguf` from its own folder, and reads nothing but the export.
-    command = [sys.executable, "-m", "ava_core.generation.gguf_converter", str(llama_cpp.resolve()), str(source)]
+    command = [sys.executable, "-m", "ava_core.exporting.gguf_converter", str(llama_cpp.resolve()), str(source)]
     command += ["--outfile", str(output), "--outtype", kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not output.is_file():

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from ava_core.cli.main import app
 from ava_core.errors import AvaError
-from ava_core.generation.exporting import export_model
+from ava_core.exporting.transformers_folder import export_model
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 
 FITTING = {

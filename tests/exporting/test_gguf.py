@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from ava_core.cli.main import app
 from ava_core.errors import AvaError
-from ava_core.generation.gguf import export_gguf
+from ava_core.exporting.gguf import export_gguf
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 
 PACKAGE = "llama-cpp-python==0.3.36"

@@ -1,0 +1,1 @@
+"""A trained model as other tools know it: architectures of Transformers, and GGUF for llama.cpp."""
