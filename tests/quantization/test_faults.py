@@ -196,7 +196,7 @@ def test_fault_between_rounding_and_writing_passes_the_digests_and_is_refused_al
 
 def test_product_whose_rows_are_packed_in_another_order_is_refused(model, tmp_path, monkeypatch):
     rounded = round_all(model, 8, 16)
-    monkeypatch.setattr("ava_core.quantization.fused.stack", lambda parts: packing.stack(parts[::-1]))
+    monkeypatch.setattr("ava_core.quantization.fused_matrices.stack", lambda parts: packing.stack(parts[::-1]))
     digests = export_onnx(model, tmp_path, rounded=rounded)
     verify_file(tmp_path, digests)
     with pytest.raises(ParityError, match=r"layers\.0\.self_attn\.q_proj\.weight"):

@@ -138,7 +138,7 @@ def high_nibble_first(weights, **options):
 )
 def test_fault_in_the_packing_is_refused_by_the_expert(model, tmp_path, monkeypatch, function, fault):
     rounded = round_all(model, 4, 16)
-    monkeypatch.setattr(f"ava_core.quantization.fused.{function}", fault)
+    monkeypatch.setattr(f"ava_core.quantization.fused_mixture.{function}", fault)
     export_onnx(model, tmp_path, rounded=rounded)
     with pytest.raises(ParityError, match=r"experts: expert \d of the exported graph is off by"):
         verify_experts(tmp_path, rounded)
