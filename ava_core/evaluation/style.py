@@ -18,7 +18,7 @@ h3 { font-size: 13px; font-weight: 600; margin: 0; }
 .lead { margin: 0 0 28px; max-width: 80ch; }
 .note { font-size: 13px; margin: 0 0 14px; max-width: 95ch; }
 
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(168px, 1fr)); gap: 14px; margin-bottom: 14px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 14px; margin-bottom: 14px; }
 .card, section { background: white; border: 1px solid var(--line); border-radius: 10px; }
 .card { padding: 16px 18px; }
 .card b { display: block; font-size: 28px; line-height: 1.15; font-weight: 650; letter-spacing: -0.02em; }
