@@ -6,15 +6,15 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from transformers import AutoConfig
 
 from ava_core.errors import AvaError
 from ava_core.exporting.transformers_folder import export_model
 from ava_core.models import EnhancedMoEConfig
+from ava_core.models.conversion.configs import Rule, check
+from ava_core.models.conversion.peers import PEERS
 
 log = logging.getLogger(__name__)
 TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -23,32 +23,16 @@ CONVERTER = "convert_hf_to_gguf.py"
 ERROR_LINES = 3
 
 
-class _Rule(NamedTuple):
+def _rules(config: EnhancedMoEConfig, target: str) -> tuple[Rule, ...]:
     """What llama.cpp fixes in an architecture, where Transformers has a switch."""
-
-    field: str
-    holds: Callable[[EnhancedMoEConfig], bool]
-    must_be: str
-
-
-_NORMALISED = _Rule("normalize_router_weights", lambda config: bool(config.normalize_router_weights), "true")
-_TARGETS: dict[str, tuple[str, tuple[_Rule, ...]]] = {
-    "projection": (
-        "olmoe",
-        (
-            _Rule("normalize_router_weights", lambda config: not config.normalize_router_weights, "false"),
-            _Rule("rms_norm_eps", lambda config: config.rms_norm_eps == 1e-5, "1e-5"),
-            _Rule(
-                "num_key_value_heads",
-                lambda config: config.num_key_value_heads == config.num_attention_heads,
-                "num_attention_heads",
-            ),
-        ),
-    ),
-    "head": ("qwen3_moe", (_NORMALISED,)),
-    "none": ("mixtral", (_NORMALISED,)),
-}
-"""By `qk_norm`: the architecture with just that one, and what llama.cpp asks of it beyond Transformers."""
+    if target != "olmoe":
+        return (Rule("normalize_router_weights", bool, "true", "its router weights always sum to one"),)
+    heads = config.num_attention_heads
+    return (
+        Rule("normalize_router_weights", lambda value: not value, "false", "its router weights are never rescaled"),
+        Rule("rms_norm_eps", lambda value: value == 1e-5, "1e-5", "its norms have no other"),
+        Rule("num_key_value_heads", lambda value: value == heads, "num_attention_heads", "its norm of keys is as wide"),
+    )
 
 
 def export_gguf(folder: Path, output: Path, llama_cpp: Path, kind: str) -> str:
@@ -80,14 +64,15 @@ def export_gguf(folder: Path, output: Path, llama_cpp: Path, kind: str) -> str:
 
 
 def _target_of(folder: Path) -> str:
+    """The architecture whose `qk_norm` is the model's; each has one of its own."""
     config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
     if not isinstance(config, EnhancedMoEConfig):
         raise AvaError(f"{folder}: holds no model of Ava's: give the output folder of `ava train`")
-    target, rules = _TARGETS[str(config.qk_norm)]
-    for rule in rules:
-        if not rule.holds(config):
-            found = getattr(config, rule.field)
-            raise AvaError(f"{folder}: {rule.field} = {found}: must be {rule.must_be} for llama.cpp's {target}")
+    target = next(name for name, peer in PEERS.items() if peer.qk_norm == config.qk_norm)
+    try:
+        check(config, _rules(config, target), f"llama.cpp's {target}")
+    except ValueError as error:
+        raise AvaError(f"{folder}: {error}") from error
     return target
 
 

@@ -88,7 +88,7 @@ def config_from_transformers(config: PreTrainedConfig) -> EnhancedMoEConfig:
         ValueError: it isn't the configuration of one of `PEERS`, or asks for something that our model lacks.
     """
     peer = peer_named(config.model_type)
-    _check(config, _THEIR_RULES, "Ava")
+    check(config, _THEIR_RULES, "Ava")
     rope = config.rope_parameters
     if (rope_type := rope.get("rope_type", "default")) != "default":
         raise ValueError(f"rope_parameters.rope_type = {rope_type!r}: must be 'default' for Ava: RoPE is not scaled")
@@ -125,7 +125,7 @@ def config_to_transformers(config: EnhancedMoEConfig, target: str) -> PreTrained
             training (capacity, jitter, z-loss, dropout) is refused too: set it to nothing to convert without it.
     """
     peer = peer_named(target)
-    _check(config, (*_OUR_RULES, *_rules_of(config, peer)), target)
+    check(config, (*_OUR_RULES, *_rules_of(config, peer)), target)
     fields: dict[str, Any] = {field: getattr(config, field) for field in _SHARED_FIELDS}
     fields |= {
         "num_experts": config.num_ffn_experts,
@@ -157,7 +157,12 @@ def _rules_of(config: EnhancedMoEConfig, peer: Peer) -> list[Rule]:
     return rules
 
 
-def _check(config: PreTrainedConfig, rules: tuple[Rule, ...], target: str) -> None:
+def check(config: PreTrainedConfig, rules: tuple[Rule, ...], target: str) -> None:
+    """Refuse a configuration that breaks a rule.
+
+    Raises:
+        ValueError: the first one that is broken, by field and value.
+    """
     for rule in rules:
         if hasattr(config, rule.field) and not rule.holds(value := getattr(config, rule.field)):
             raise ValueError(f"{rule.field} = {value!r}: must be {rule.must_be} for {target}: {rule.because}")
