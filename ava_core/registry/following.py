@@ -19,14 +19,13 @@ def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable
         cache: folder for downloads.
     """
 
-    known: dict[int, Source] = {}
+    last: Source | None = None
 
     def look() -> Source:
-        version = find_version(model, tracking_uri)
-        if version not in known:
+        nonlocal last
+        if last is None or last.version != str(find_version(model, tracking_uri)):
             folder, version = download_model(model, tracking_uri, cache, weights)
-            known.clear()
-            known[version] = Source(str(version), folder)
-        return known[version]
+            last = Source(str(version), folder)
+        return last
 
     return look
