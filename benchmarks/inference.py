@@ -37,6 +37,7 @@ from ava_core.quantization.plan import formats, groups_of
 from ava_core.quantization.rounding import round_model, unmeasured
 from ava_core.runtime import manifest
 from benchmarks import hardware, report
+from benchmarks.served import NAME, serving
 from benchmarks.turns import Workers
 
 PRESET = Path("configs/cpu/small.yaml")
@@ -97,18 +98,11 @@ def quality(model: Path, shards: Path, work: Path) -> dict[str, dict[str, float]
 
 def start_seconds(folder: Path) -> float:
     """From the start of `ava serve` to the first token that it sends."""
-    command = [sys.executable, "-m", "ava_core.cli.main", "serve", "--model", str(folder), "--port", "0", "--name", "m"]
-    body = json.dumps({"model": "m", "prompt": "To be", "max_tokens": 1}).encode()
+    body = json.dumps({"model": NAME, "prompt": "To be", "max_tokens": 1}).encode()
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            line = next(line for line in server.stdout if "http://" in line)
-            address = next(word for word in line.split() if word.startswith("http://"))
-            httpx.post(f"{address}/v1/completions", content=body, timeout=60).raise_for_status()
-            return time.perf_counter() - started
-        finally:
-            server.terminate()
+    with serving(folder) as (address, _):
+        httpx.post(f"{address}/v1/completions", content=body, timeout=60).raise_for_status()
+        return time.perf_counter() - started
 
 
 def measure_speed(made: dict[str, Path], rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -109,10 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="ava-bench-") as name:
         folder = Path(name)
         made = make_models(folder, **NOT_IN_LLAMA_CPP, **ARCHITECTURES[known.architecture])
-        (folder / "tokenizer").mkdir()
-        finish(folder / "tokenizer")
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(folder / "tokenizer" / file, made["torch"] / file)
+        finish(made["torch"])
         export_gguf(made["torch"], folder / "f32.gguf", known.llama_cpp, "f32")
         rates, difference = measure(made, folder / "f32.gguf", known.python, threads, known.rounds)
         sizes = {kind: (folder / f"{kind}.gguf").stat().st_size for kind in KINDS}

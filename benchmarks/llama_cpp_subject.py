@@ -37,10 +37,6 @@ class LlamaCpp:
         self._forget()
         return {"logits": self._decode(np.asarray(tokens, dtype=np.int32)).tolist()}
 
-    def tokens(self, text: str) -> dict[str, list[int]]:
-        """Ids of a text, with no token before them."""
-        return {"tokens": self.model.tokenize(text.encode(), add_bos=False)}
-
     def decode(self, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
         """Greedy tokens per second of one sequence."""
         self._forget()

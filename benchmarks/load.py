@@ -13,19 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ava_core.config.hardware import usable_cores
 from benchmarks import hardware, report
 from benchmarks.inference import finish, make_models
+from benchmarks.served import NAME, serving
 
 PROMPT, NEW = 64, 64
 SHORT_PROMPT, SHORT_NEW, SHORT_STREAMS = 16, 4, 16
@@ -36,23 +37,6 @@ SAMPLE_SECONDS = 0.5
 QUIET = {"HF_HUB_OFFLINE": "1", "GUIDELLM__LOGGING__CONSOLE_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-@contextmanager
-def serving(model: Path) -> Iterator[tuple[str, int]]:
-    """Address and process id of a server that ends with the context."""
-    command = [sys.executable, "-m", "ava_core.cli.main", "serve", "--model", str(model), "--port", "0", "--name", "m"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            words = server.stdout.readline().split()
-            address = next((word for word in words if word.startswith("http://")), None)
-            if address is None:
-                raise SystemExit("ava serve: didn't start")
-            yield address, server.pid
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(timeout=60)
-
-
 def generate_load(
     guidellm: str, address: str, tokenizer: Path, *, streams: int, requests: int, prompt: int, new: int
 ) -> dict[str, float]:
@@ -60,7 +44,7 @@ def generate_load(
     with tempfile.TemporaryDirectory(prefix="ava-load-") as name:
         result = Path(name, "result.json")
         command = [guidellm, "run", "--disable-console"]
-        command += ["--backend", f"kind=openai_http,target={address},model=m,request_format=/v1/completions"]
+        command += ["--backend", f"kind=openai_http,target={address},model={NAME},request_format=/v1/completions"]
         command[-1] += ",validate_backend=false"  # it would ask for vLLM's /health
         command += ["--profile", f"kind=concurrent,streams={streams}"]
         command += ["--constraint", f"kind=max_requests,count={requests}"]
@@ -93,7 +77,7 @@ class Memory:
     """Samples a process's resident memory in the background, MiB."""
 
     def __init__(self, pid: int) -> None:
-        self._status = Path(f"/proc/{pid}/status")
+        self._process = psutil.Process(pid)
         self._done = threading.Event()
         self.samples: list[float] = []
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -108,8 +92,7 @@ class Memory:
 
     def _sample(self) -> None:
         while not self._done.wait(SAMPLE_SECONDS):
-            line = next(line for line in self._status.read_text().splitlines() if line.startswith("VmRSS"))
-            self.samples.append(int(line.split()[1]) / 1024)
+            self.samples.append(self._process.memory_info().rss / 2**20)
 
     def growth(self) -> dict[str, float]:
         """After the warm-up, at the end, and the largest, MiB."""
