@@ -5,7 +5,6 @@ with llama.cpp's source. Nothing of it is compiled: that takes longer than all o
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,7 +18,6 @@ from typer.testing import CliRunner
 from ava_core.cli.main import app
 from ava_core.errors import AvaError
 from ava_core.exporting.gguf import export_gguf
-from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 
 PACKAGE = "llama-cpp-python==0.3.36"
 SETTINGS = {
@@ -46,19 +44,9 @@ FITTING = {
 
 
 @pytest.fixture
-def trained(tmp_path, tiny_model):
-    """A folder as `ava train` leaves it, of a model that fits a target; with changes of its configuration."""
-
-    def make(target: str, **changes) -> Path:
-        folder = tmp_path / "trained"
-        torch.manual_seed(0)
-        config = EnhancedMoEConfig(**{**SETTINGS, **FITTING[target], **changes})
-        EnhancedMoEForCausalLM(config).save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(tiny_model / name, folder / name)
-        return folder
-
-    return make
+def trained(write_model):
+    """Write a model that fits a target; with changes of its configuration."""
+    return lambda target, **changes: write_model({**SETTINGS, **FITTING[target], **changes})
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from typer.testing import CliRunner
 from ava_core.cli.main import app
 from ava_core.errors import AvaError
 from ava_core.exporting.transformers_folder import export_model
-from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 
 FITTING = {
     "olmoe": {"qk_norm": "projection"},
@@ -20,20 +18,11 @@ NO_ZERO_COMPUTATION = {"num_zero_experts": 0, "num_copy_experts": 0, "num_consta
 
 
 @pytest.fixture
-def trained(tmp_path, tiny_model):
-    """A folder as `ava train` leaves it, of a model that fits a target; with changes of its configuration."""
-
-    def make(target: str, **changes):
-        folder = tmp_path / "trained"
-        torch.manual_seed(0)
-        settings = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 2, "vocab_size": 384, "dropout": 0.1}
-        settings |= {"gating_residuals": False, "capacity_factor": 1.5, **NO_ZERO_COMPUTATION, **FITTING[target]}
-        EnhancedMoEForCausalLM(EnhancedMoEConfig(**{**settings, **changes})).save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(tiny_model / name, folder / name)
-        return folder
-
-    return make
+def trained(write_model):
+    """Write a model that fits a target; with changes of its configuration."""
+    settings = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 2, "vocab_size": 384, "dropout": 0.1}
+    settings |= {"gating_residuals": False, "capacity_factor": 1.5, **NO_ZERO_COMPUTATION}
+    return lambda target, **changes: write_model({**settings, **FITTING[target], **changes})
 
 
 @torch.no_grad()
