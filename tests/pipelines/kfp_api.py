@@ -1,8 +1,9 @@
-"""What the OpenAPI description of Kubeflow Pipelines allows: which requests, with what in them, and which replies.
+"""What the description of Kubeflow Pipelines' API allows: which requests, with what in them, and which replies.
 
-The description is Swagger 2.0, whose schemas are JSON Schema draft 4. It is generated from protocol buffers, so it is
-read as strictly as those are: a field that it doesn't name isn't allowed. What it says only in words is held too: a
-field that begins with "Output" isn't the client's to give, and one that begins with "Required" must be there.
+The description (see `kfp_package`) is Swagger 2.0, whose schemas are JSON Schema draft 4. It comes from protocol
+buffers, so it is read as strictly as those are: a field that it doesn't name isn't allowed. What it says only in words
+is held too: a field that begins with "Output" isn't the client's to give, and one that begins with "Required" must be
+there.
 """
 
 import json
@@ -10,13 +11,13 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 from werkzeug.wrappers import Request
 
-DESCRIPTION = Path(__file__).resolve().parents[3] / "shared/kfp-api/kfp_api_v2beta1.swagger.json"
+from tests.pipelines.kfp_package import describe
+
 FORMATS = jsonschema.FormatChecker(formats=())
 
 
@@ -66,8 +67,8 @@ class Call:
 class Description:
     """The description, ready to judge."""
 
-    def __init__(self, path: Path = DESCRIPTION) -> None:
-        swagger = json.loads(path.read_text())
+    def __init__(self) -> None:
+        swagger = describe()
         self._requests = {name: _strict(schema, of_request=True) for name, schema in swagger["definitions"].items()}
         self._replies = {name: _strict(schema, of_request=False) for name, schema in swagger["definitions"].items()}
         self._operations = [
@@ -128,14 +129,14 @@ class Description:
 
         Protocol buffers also read camelCase names, and numbers for an enumeration's values; kfp.Client sends those.
         """
-        operations = self._requests["v2beta1PredicateOperation"]["enum"]
+        operations = self._requests["V2beta1PredicateOperation"]["enum"]
         value = _read_json(text, f"{name}: query parameter filter")
         for predicate in value.get("predicates", []):
             for key in list(predicate):
                 predicate[re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), key)] = predicate.pop(key)
             if isinstance(predicate.get("operation"), int):
                 predicate["operation"] = operations[predicate["operation"]]
-        self._validate(value, {"$ref": "#/definitions/v2beta1Filter"}, self._requests, f"{name}: filter")
+        self._validate(value, {"$ref": "#/definitions/V2beta1Filter"}, self._requests, f"{name}: filter")
         return value
 
     def _read_body(self, request: Request, wanted: dict[str, Any], name: str) -> Any:

@@ -5,7 +5,8 @@ import json
 import pytest
 import urllib3
 
-from tests.pipelines.kfp_api import DESCRIPTION, Description, NotAllowed
+from tests.pipelines import kfp_package
+from tests.pipelines.kfp_api import Description, NotAllowed
 from tests.pipelines.kfp_server import KfpServer
 
 RUN = {"display_name": "r", "runtime_config": {}}
@@ -14,8 +15,6 @@ RECURRING = {"display_name": "r", "max_concurrency": "1", "trigger": {"cron_sche
 
 @pytest.fixture(scope="module")
 def description():
-    if not DESCRIPTION.exists():
-        pytest.skip(f"the API's description isn't there: {DESCRIPTION}")
     return Description()
 
 
@@ -48,6 +47,18 @@ def send(server, method, path, body=None, **options):
         ("POST", "recurringruns", {**RECURRING, "max_concurrency": "one"}, "'one' is not a 'int64'"),
         ("POST", "recurringruns", {**RECURRING, "mode": "ON"}, "'ON' is not one of"),
         ("POST", "recurringruns", {**RECURRING, "namespace": "n"}, "'namespace' was unexpected"),
+        (
+            "POST",
+            "runs",
+            {**RUN, "pipeline_version_reference": {"pipeline_version_id": "v"}},
+            "'pipeline_id' is a required",
+        ),
+        ("POST", "runs", {**RUN, "run_details": {}}, "'run_details' was unexpected"),
+        ("POST", "recurringruns", {**RECURRING, "trigger": None}, "None is not of type 'object'"),
+        ("DELETE", "recurringruns/1?propagation_policy=NEVER", None, "'NEVER' is none of"),
+        ("DELETE", "pipelines/1?cascade=maybe", None, "'maybe' is neither true nor false"),
+        ("POST", "experiments", {"display_name": "e", "storage_state": "ARCHIVED"}, "'storage_state' was unexpected"),
+        ("PATCH", "pipelines/1", {"tags": {"team": 7}}, "7 is not of type 'string'"),
         ("POST", "pipelines", {"display_name": "p"}, "'name' is a required property"),
     ],
 )
@@ -106,3 +117,23 @@ def test_what_the_description_allows_is_allowed(server):
     listed = send(server, "GET", "experiments?page_size=1&page_token=").json()
     assert listed == {"experiments": [experiment], "total_size": 1}
     assert server.violations == []
+
+
+def test_description_has_every_route_of_the_package():
+    described = kfp_package.describe()
+    operations = {
+        operation["operationId"]: f"{method.upper()} {route}"
+        for route, methods in described["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert len(operations) == 40
+    assert operations["UploadPipelineVersion"] == "POST /apis/v2beta1/pipelines/upload_version"
+    assert operations["RunService_RetryRun"] == "POST /apis/v2beta1/runs/{run_id}:retry"
+    assert operations["PipelineService_GetPipelineByName"] == "GET /apis/v2beta1/pipelines/names/{name}"
+
+
+def test_what_is_written_by_hand_is_about_fields_that_the_package_has_and_says_less_of():
+    for model, attribute in [*kfp_package.TYPES, *kfp_package.ROLES]:
+        assert attribute in getattr(kfp_package.models, model).openapi_types
+    for model, attribute in kfp_package.ROLES:
+        assert kfp_package.described_as(getattr(kfp_package.models, model), attribute) == ""
