@@ -14,13 +14,19 @@ export DVC_NO_ANALYTICS := 1
 # What `make pipeline-local` runs: PARAMS is a file, PRESET a name from configs/, SET is `key=value key=value`, RUNNER
 # is host or docker, FROM a step to compute anew.
 PARAMS ?= params.yaml
-PRESET ?=
-SET ?=
 RUNNER ?= host
-FROM ?=
 # How many processes share the quick tests.
 JOBS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? cores : 8)))
-PIPELINE_FLAGS = --params $(PARAMS) $(if $(PRESET),--set preset=$(PRESET)) $(foreach item,$(SET),--set $(item))
+
+# What the user gives is text: neither make nor a shell may read `$`, quotes, `;` or line breaks in it. So make takes it
+# unexpanded, and recipes have it from their environment, as "$$NAME".
+GIVEN := PYTHON PARAMS PRESET SET RUNNER FROM JOBS TARGET HOST DATA_URI SUBMIT
+define take
+$(if $(filter command environment,$(origin $1)),override $1 := $$(value $1),$1 := $$($1))
+$(if $(value $1),export $1)
+endef
+$(foreach name,$(GIVEN),$(eval $(call take,$(name))))
+PIPELINE_FLAGS = $(if $(PARAMS),--params "$$PARAMS") $(if $(PRESET),--set "preset=$$PRESET") $(if $(SET),--settings "$$SET")
 
 .PHONY: help setup data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference clean
 
@@ -30,9 +36,9 @@ help: ## list the targets
 setup: $(STAMP) ## build .venv with the pinned packages; CPU torch where there is no GPU
 
 $(STAMP): pyproject.toml constraints.txt
-	@"$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "make: $(PYTHON) must be Python 3.11 or later with venv (Debian: apt install python3-venv), or give PYTHON=..." >&2; exit 2; }
-	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@"$$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: $$PYTHON must be Python 3.11 or later with venv (Debian: apt install python3-venv), or give PYTHON=..." >&2; exit 2; }
+	@test -x $(BIN)/python || "$$PYTHON" -m venv $(VENV)
 	@echo "installing the packages pinned in constraints.txt into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m ensurepip --upgrade >/dev/null
 	@if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet --no-compile -c constraints.txt torch; \
@@ -52,7 +58,7 @@ $(CORPUS)/.complete: | $(STAMP)
 	@$(BIN)/dvc commit --quiet --force data/raw/shakespeare.dvc || echo "data: no git checkout: DVC won't carry the corpus"
 
 test: setup data lint ## run the linters, the type checker and the quick tests
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -m "not slow" -n "$$JOBS" --dist loadfile
 
 test-all: setup data ## run the slow tests too
 	@$(BIN)/python -m pytest
@@ -67,16 +73,17 @@ repro: setup data ## run what changed, with DVC
 	@line="$$($(BIN)/python -m pipelines.mlflow_server ensure --export)" && eval "$$line" && $(BIN)/dvc repro
 
 pipeline-local: setup data ## run the KFP pipeline on this machine; RUNNER=docker: each step in a container
-	@$(BIN)/python -m pipelines.local --runner "$(RUNNER)" $(if $(FROM),--from "$(FROM)") $(PIPELINE_FLAGS)
+	@$(BIN)/python -m pipelines.local $(if $(RUNNER),--runner "$$RUNNER") $(if $(FROM),--from "$$FROM") $(PIPELINE_FLAGS)
 
 images: setup ## build the image that the steps run in, check and record it: make images TARGET=gpu
-	@$(BIN)/python -m pipelines.images $(if $(TARGET),--target "$(TARGET)")
+	@$(BIN)/python -m pipelines.images $(if $(TARGET),--target "$$TARGET")
 
 pipeline-compile: setup ## write the pipeline's IR to build/pipeline.yaml
 	@$(BIN)/python -m pipelines.compile --output build/pipeline.yaml
 
 pipeline-submit: setup ## submit to Kubeflow Pipelines: make pipeline-submit HOST=http://... DATA_URI=s3://... SUBMIT=--wait
-	@$(BIN)/python -m pipelines.submit $(if $(HOST),--host "$(HOST)") --data-uri "$(DATA_URI)" $(PIPELINE_FLAGS) $(SUBMIT)
+	@$(BIN)/python -m pipelines.submit $(if $(HOST),--host "$$HOST") $(if $(DATA_URI),--data-uri "$$DATA_URI") $(PIPELINE_FLAGS) \
+	  $(if $(SUBMIT),--flags="$$SUBMIT")
 
 COMPOSE = DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 \
   $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
@@ -109,7 +116,7 @@ bench-losses: setup ## what each optional part of the loss does to bits per byte
 	@$(BIN)/python -m benchmarks.losses
 
 bench-pipeline: setup data ## what the pipeline costs beside its steps' work, and a run with nothing to do
-	@$(BIN)/python -m benchmarks.pipeline --runner "$(RUNNER)" $(PIPELINE_FLAGS)
+	@$(BIN)/python -m benchmarks.pipeline $(if $(RUNNER),--runner "$$RUNNER") $(PIPELINE_FLAGS)
 
 bench-inference: setup ## size, quality and speed of quantised models, and the server's start; targets in the script
 	@$(BIN)/python -m benchmarks.inference

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ava_core.config import AvaConfig, Resolved, resolve, to_yaml
+from ava_core.config.yaml_text import is_whole
 from ava_core.errors import AvaError, ConfigError
 
 if TYPE_CHECKING:
@@ -21,12 +23,58 @@ if TYPE_CHECKING:
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --params, --config and --set, with the meaning that they have for `ava`."""
+    """Add --params, --config, --set and --settings, with the meaning that they have for `ava`."""
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
     parser.add_argument("--config", type=Path, help="a file over the parameters, such as configs/cpu/small.yaml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="over everything; repeatable"
     )
+    parser.add_argument(
+        "--settings",
+        action="extend",
+        type=split_settings,
+        metavar="'KEY=VALUE KEY=VALUE'",
+        dest="overrides",
+        help="several of --set in one text, as make's SET has them",
+    )
+
+
+class FlagsInOneText(argparse.Action):
+    """A flag whose value holds other flags, divided and unquoted as a shell would, as make's SUBMIT has them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            words = shlex.split(str(values))
+        except ValueError as error:
+            raise argparse.ArgumentError(self, f"{values}: {error}") from error
+        parser.parse_args(words, namespace)
+
+
+def split_settings(text: str) -> list[str]:
+    """The settings of `key=value key=value`, each as --set takes it.
+
+    A value ends where the next `key=` begins, unless a quote or a bracket of it is still open there:
+    `evaluate.prompts=["To be, or", "x = 1"] seed=3` are two.
+
+    Raises:
+        ConfigError: the text doesn't begin with a key.
+    """
+    text = text.strip()
+    starts = [found.start() for found in re.finditer(r"(?<!\S)[A-Za-z_][\w.]*=", text)]
+    if text and starts[:1] != [0]:
+        raise ConfigError(f"--settings {text}: must be key.path=value, and further ones after a space")
+    settings, begin = [], 0
+    for end in starts[1:]:
+        if is_whole(text[begin:end].partition("=")[2]):
+            settings.append(text[begin:end].rstrip())
+            begin = end
+    return [*settings, text[begin:]] if text else []
 
 
 def resolve_flags(flags: argparse.Namespace) -> Resolved:

@@ -17,3 +17,13 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     if any(separator in text for separator in _SEPARATORS):
         return yaml.safe_dump(dict(values), sort_keys=False)
     return text
+
+
+def is_whole(text: str) -> bool:
+    """Whether the text is YAML in which no quote and no bracket is left open."""
+    try:
+        for _ in yaml.parse(text, Loader=yaml.SafeLoader):
+            pass
+    except yaml.YAMLError:
+        return False
+    return True

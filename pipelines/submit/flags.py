@@ -49,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"A bearer token that stands in no file is taken from the variable {TOKEN_VARIABLE}.",
     )
     command_line.add_config_flags(parser)
+    parser.add_argument(
+        "--flags",
+        action=command_line.FlagsInOneText,
+        metavar="'--FLAG VALUE ...'",
+        help="further flags in one text, quoted as in a shell, as make's SUBMIT has them: --flags='--wait'",
+    )
     _add_server(parser.add_argument_group("the server"))
     _add_run(parser.add_argument_group("what to run"))
     _add_times(parser.add_argument_group("again and again"))
