@@ -34,7 +34,8 @@ def _require_off(value: Any) -> Any:
     return value
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
 Off = Annotated[float | None, BeforeValidator(_require_off)]
 Text = Annotated[str, Field(min_length=1)]
 DEFAULT_MAX_TOKENS = 16
@@ -103,7 +104,9 @@ class GenerationRequest(BaseModel):
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
-    prompt: Annotated[str | list[str] | Ids | list[Ids], BeforeValidator(_require_prompt)] = ""
+    prompt: Annotated[
+        str | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True)], BeforeValidator(_require_prompt)
+    ] = ""
     max_tokens: Annotated[int, Field(ge=1)] | None = DEFAULT_MAX_TOKENS
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -152,7 +155,7 @@ class Message(BaseModel):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False

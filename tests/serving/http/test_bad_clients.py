@@ -12,6 +12,8 @@ from ava_core.serving.http import connections
 from ava_core.serving.http.limits import Limits
 from tests.serving.http.conftest import wait_until
 
+HEADERS = "Host: localhost\r\nContent-Type: application/json\r\n"
+
 
 def post(server, body, path="/v1/completions"):
     """Status and parsed answer."""
@@ -36,9 +38,9 @@ def raw(server, text):
     return connection
 
 
-def request_text(body):
+def request_text(body, path="/v1/completions"):
     data = json.dumps(body)
-    return f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(data)}\r\n\r\n{data}"
+    return f"POST {path} HTTP/1.1\r\n{HEADERS}Content-Length: {len(data)}\r\n\r\n{data}"
 
 
 BODY = {"model": "ava-test", "prompt": "a"}
@@ -83,16 +85,14 @@ def test_unknown_paths_and_methods_answer_in_the_same_shape(serve):
 
 def test_a_body_is_refused_while_it_comes(serve):
     server = serve(limits=Limits(body_bytes=1000))
-    with raw(
-        server, f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{'x' * 2000}"
-    ) as late:
+    with raw(server, f"POST /v1/completions HTTP/1.1\r\n{HEADERS}Content-Length: 1000000\r\n\r\n{'x' * 2000}") as late:
         assert late.recv(100).startswith(b"HTTP/1.1 413")
     assert works(server)
 
 
 def test_a_body_that_never_comes_is_answered_with_408(serve):
     server = serve(limits=Limits(body_seconds=0.2))
-    with raw(server, "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{") as late:
+    with raw(server, f"POST /v1/completions HTTP/1.1\r\n{HEADERS}Content-Length: 10\r\n\r\n{{") as late:
         assert late.recv(100).startswith(b"HTTP/1.1 408")
 
 
