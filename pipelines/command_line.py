@@ -6,17 +6,16 @@ import argparse
 import hashlib
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ava_core.config import AvaConfig, Resolved, resolve, to_yaml
 from ava_core.config.yaml_text import is_whole
 from ava_core.errors import AvaError, ConfigError
+from ava_core.interruption import Interrupted, handle_signals, outlive_terminal
 
 if TYPE_CHECKING:
     from pipelines.graph import Graph
@@ -141,8 +140,9 @@ def parse_timeouts(given: Sequence[str], graph: Graph) -> dict[str, float]:
 
 
 def run(name: str, main: Callable[[], int | None]) -> None:
-    """Call `main` and exit: 0, 1 (the work failed), 2 (wrong input), 130 or 143 (interrupted); no traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Call `main` and exit: 0, 1 (the work failed), 2 (wrong input), 129, 130 or 143 (a signal); no traceback."""
+    handle_signals()
+    outlive_terminal()
     try:
         sys.exit(main() or 0)
     except ConfigError as error:
@@ -154,13 +154,9 @@ def run(name: str, main: Callable[[], int | None]) -> None:
     except OSError as error:
         _say(name, f"{error.filename or name}: {error.strerror or error}")
         sys.exit(AvaError.exit_code)
-    except KeyboardInterrupt:
-        _say(name, "interrupted: run the same command again to go on")
-        sys.exit(130)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    sys.exit(143)
+    except Interrupted as interrupted:
+        _say(name, f"{interrupted.word}: run the same command again to go on")
+        sys.exit(interrupted.code)
 
 
 def _say(name: str, *lines: str) -> None:

@@ -118,6 +118,11 @@ class DockerTask:
     def __init__(self, container: Any) -> None:
         self._container = container
 
+    @property
+    def handle(self) -> str:
+        """See `RunningTask`."""
+        return self._container.name
+
     def lines(self) -> Iterator[bytes]:
         """See `RunningTask`."""
         with contextlib.suppress(*_errors()):  # the wait tells what happened
@@ -168,6 +173,12 @@ class DockerTask:
     def _kill(self, number: str) -> None:
         with contextlib.suppress(*_errors()):  # it has just ended
             self._container.kill(number)
+
+
+def remove(name: str) -> None:
+    """End and remove a container that an earlier process of ours has left, if it is there."""
+    with contextlib.suppress(AvaError, *_errors()):
+        _connect().containers.get(name).remove(force=True, v=True)
 
 
 def whole_lines(frames: Iterable[bytes]) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from ava_core.errors import ConfigError
 from ava_core.steps import STEPS
 
 COMPONENT_PREFIX = "comp-"
+RUNS_LAST = "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Component:
     Attributes:
         name: its name, without KFP's prefix.
         definition: its ComponentSpec.
+        program: the words of its command from `ava` on; empty for another program.
         step: the step of the step table that it runs; None for another command.
         image: its image.
         timeout: seconds that a task of it may take; None for as long as it likes.
@@ -28,6 +30,7 @@ class Component:
 
     name: str
     definition: Mapping[str, Any]
+    program: Sequence[str]
     step: str | None
     image: str
     timeout: float | None
@@ -64,6 +67,13 @@ class Graph:
         """Images of all components."""
         return {component.image for component in self._components.values()}
 
+    @property
+    def exit_handler(self) -> Component | None:
+        """The component that runs last, whatever happened before."""
+        tasks = self.spec["root"]["dag"]["tasks"].values()
+        last = [task for task in tasks if task.get("triggerPolicy", {}).get("strategy") == RUNS_LAST]
+        return self.component(last[0]["componentRef"]["name"].removeprefix(COMPONENT_PREFIX)) if last else None
+
     def select(self, wanted: str, flag: str) -> set[str]:
         """Names of the components that a person means by a name.
 
@@ -93,7 +103,8 @@ class Graph:
         return Component(
             name=key.removeprefix(COMPONENT_PREFIX),
             definition=definition,
-            step=_step(container["command"]),
+            program=(program := _program(container["command"])),
+            step=program[1] if program[1:] and program[1] in STEPS else None,
             image=container["image"],
             timeout=None if timeout is None else float(timeout),
         )
@@ -122,8 +133,6 @@ class Graph:
             yield name, below or name in start
 
 
-def _step(command: Sequence[str]) -> str | None:
-    """The step that a container's command runs: the word after `ava`."""
+def _program(command: Sequence[str]) -> list[str]:
     words = list(command)
-    following = words[words.index("ava") + 1 :] if "ava" in words else []
-    return following[0] if following and following[0] in STEPS else None
+    return words[words.index("ava") :] if "ava" in words else []

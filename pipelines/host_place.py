@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ava_core.errors import AvaError
 from pipelines.place import Ending
+from pipelines.processes import Process
 
 
 class HostPlace:
@@ -49,6 +52,11 @@ class HostTask:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+
+    @property
+    def handle(self) -> dict[str, Any]:
+        """See `RunningTask`."""
+        return asdict(Process.of(self._process.pid))
 
     def lines(self) -> Iterator[bytes]:
         """See `RunningTask`."""

@@ -33,6 +33,7 @@ from pipelines.graph import Graph
 from pipelines.host_place import HostPlace
 from pipelines.image_drift import find_drift
 from pipelines.place import Place
+from pipelines.run_record import RunRecord, find_left, is_going_on
 from pipelines.runner import LocalRunner
 
 DATA = Path("data/raw")
@@ -42,6 +43,8 @@ RUNNERS = ("host", "docker")
 NEED_SERVER = ("gate", "register")
 """Steps that can't do without the tracking server, and wait for it; the others are only recorded there."""
 KEPT_RUNS = 10
+MEND_SECONDS = 60.0
+"""How long a run waits at its end until those before it are recorded."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeouts=timeouts,
         forced=forced,
     )
+    mending = mend_left(flags.runs, runner, server)
     result = runner.run(
         {
             "params_yaml": command_line.params_yaml(config),
@@ -71,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "git_commit": command_line.head_commit(),
         }
     )
+    mending.join(MEND_SECONDS)
     closing = summary.outcome(result) if result.succeeded else summary.failure(result, _again(arguments))
     for line in ("", *summary.task_table(result), "", *closing):
         console.show(line)
@@ -177,6 +182,27 @@ def start_server(environment: Mapping[str, str]) -> Future[str]:
     return server
 
 
+def mend_left(runs: Path, runner: LocalRunner, server: Future[str]) -> threading.Thread:
+    """End at once what runs have left running whose runner was killed; the thread records how they ended.
+
+    It waits for the server, without which their runs in MLflow can't be ended.
+    """
+    left = list(find_left(runs))
+    for run in left:
+        run.end_tasks()
+
+    def record() -> None:
+        with contextlib.suppress(Exception):
+            server.result()
+        for run in left:
+            runner.record_outcome(run.folder, "CANCELLED", "its runner was killed", ", ".join(run.tasks))
+            RunRecord(run.folder).remove()
+
+    mending = threading.Thread(target=record, name="mend", daemon=True)
+    mending.start()
+    return mending
+
+
 def task_variables(task: str, environment: Mapping[str, str], server: Future[str]) -> dict[str, str]:
     """The variables of a task that aren't the machine's: one work folder for all, and the tracking server.
 
@@ -208,7 +234,7 @@ def _address(task: str, server: Future[str]) -> str | None:
 def prune_runs(runs: Path, kept: int = KEPT_RUNS) -> list[Path]:
     """Make room for one more run among the `kept` last ones; the work folder, which makes a rerun quick, stays."""
     present = sorted(runs.glob(f"{NAME}-[0-9][0-9][0-9][0-9]-*"))
-    old = present[: max(0, len(present) + 1 - kept)]
+    old = [run for run in present[: max(0, len(present) + 1 - kept)] if not is_going_on(run)]
     for folder in old:
         shutil.rmtree(folder, ignore_errors=True)
     return old

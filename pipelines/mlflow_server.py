@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ava_core.errors import AvaError, ConfigError
+from pipelines.processes import Process
 
 FOLDER = Path(".ava/mlflow")
 ADDRESS_VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
@@ -41,23 +41,14 @@ CLIENT_VARIABLES = (*ADDRESS_VARIABLES, "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", 
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server of ours.
+class Server(Process):
+    """A server of ours: its process, the leader of its own session.
 
     Attributes:
         address: `http://127.0.0.1:PORT`.
-        pid: its process, the leader of its own session.
-        started: the kernel's start time of that process, so that a recycled number isn't taken for it.
     """
 
     address: str
-    pid: int
-    started: str
-
-    @property
-    def running(self) -> bool:
-        """Whether that very process still runs."""
-        return _start_time(self.pid) == self.started
 
     @property
     def answers(self) -> bool:
@@ -88,7 +79,7 @@ def ensure(folder: Path = FOLDER, environment: Mapping[str, str] | None = None) 
             return server.address
         if server is not None and server.running:
             _say(f"mlflow: {server.address} no longer answers: starting it again")
-            _end(server)
+            server.end_group(STOP_SECONDS)
         return _start(folder, environment).address
 
 
@@ -105,7 +96,7 @@ def stop(folder: Path = FOLDER) -> bool:
     server = read(folder)
     if server is None or not server.running:
         return False
-    _end(server)
+    server.end_group(STOP_SECONDS)
     (folder / "server.json").unlink(missing_ok=True)
     return True
 
@@ -165,12 +156,12 @@ def _start(folder: Path, environment: Mapping[str, str]) -> Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(address, process.pid, _start_time(process.pid) or "")
+    server = Server(**asdict(Process.of(process.pid)), address=address)
     (folder / "server.json").write_text(json.dumps(asdict(server)) + "\n")
     try:
         _wait(process, server, log_file)
     except BaseException:
-        _end(server)
+        server.end_group(STOP_SECONDS)
         (folder / "server.json").unlink(missing_ok=True)
         if new:  # half made, it would keep every later server from starting
             (folder / "mlflow.db").unlink(missing_ok=True)
@@ -193,27 +184,6 @@ def _wait(process: subprocess.Popen[bytes], server: Server, log_file: Path) -> N
             shown = now
         time.sleep(0.1)
     _say(f"mlflow: {server.address} answers after {time.monotonic() - started:.1f} s")
-
-
-def _end(server: Server) -> None:
-    """End the server and its workers: they share its session's process group."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if not server.running:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, number)
-        deadline = time.monotonic() + STOP_SECONDS
-        while server.running and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def _start_time(pid: int) -> str | None:
-    """Field 22 of /proc/PID/stat, clock ticks since boot; None if the process is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
 
 
 def _free_port() -> int:

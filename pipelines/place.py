@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 GRACE_SECONDS = 15.0
 """Time to end after SIGTERM, before SIGKILL: a step flushes its log and leaves its state as it is."""
@@ -58,6 +58,11 @@ class Ending:
 
 class RunningTask(Protocol):
     """A task that was started. Its methods may be called from several threads."""
+
+    @property
+    def handle(self) -> Any:
+        """By which another process finds it, as JSON: a process (`pipelines.processes`), or a container's name."""
+        ...
 
     def lines(self) -> Iterator[bytes]:
         """Standard output and standard error, line by line, until it has ended."""

@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import AvaError
+from ava_core.interruption import Interrupted
+from pipelines import exit_handler
 from pipelines.graph import Component, Graph
 from pipelines.place import GRACE_SECONDS, Place, RunningTask, follow
 from pipelines.results import CONSOLE_LOG, PipelineResult, TaskResult, last_lines
+from pipelines.run_record import RunRecord
 from pipelines.task_outputs import EXECUTOR_OUTPUT, find_faults, read_figures, was_cached
 
 FORCE = "--force"
@@ -68,11 +71,13 @@ class LocalRunner:
         self._stopping = False
         self._running: dict[Path, RunningTask | None] = {}  # by folder; None while it starts
         self._components: dict[Path, str] = {}
+        self._record: RunRecord | None = None
 
     def run(self, arguments: Mapping[str, Any]) -> PipelineResult:
         """Run the pipeline with these arguments; a failed task is in the result, not raised.
 
-        Whatever interrupts the wait (Ctrl-C, SIGTERM) ends the tasks that run, starts no other, and is raised.
+        Whatever interrupts the wait (Ctrl-C, SIGTERM, SIGHUP) ends the tasks that run, starts no other but the exit
+        handler, and is raised.
         """
         self.result = PipelineResult(order=self.graph.order)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -82,10 +87,42 @@ class LocalRunner:
         try:
             threading.Thread(target=self._run, args=(arguments, ended), name="kfp.local", daemon=True).start()
             ended.wait()
-        except BaseException:
+        except BaseException as error:
             self._stop(ended)
+            self._close("CANCELLED", error.word if isinstance(error, Interrupted) else "interrupted")
             raise
+        self._close("FAILED", self.result.fault)
         return self.result
+
+    def record_outcome(self, run: Path, state: str, message: str, task: str = "") -> None:
+        """Run the exit handler of a run in which it hasn't run, this one's or an earlier one's.
+
+        Args:
+            run: the run's folder.
+            state: CANCELLED or FAILED.
+            message: what happened, in one line.
+            task: the task in which it happened, if one is known.
+        """
+        handler = self.graph.exit_handler
+        if handler is None or exit_handler.has_run(run, handler):
+            return
+        try:
+            variables = self.variables(handler.name)
+        except AvaError as error:
+            fault = str(error)
+        else:
+            fault = exit_handler.record(run, handler, self.place, variables, state=state, task=task, message=message)
+        self.show(
+            f"{run.name}: {message}: " + (f"its outcome isn't recorded: {fault}" if fault else f"recorded as {state}")
+        )
+
+    def _close(self, state: str, message: str) -> None:
+        """Record the outcome, unless kfp.local has run the exit handler; nothing is left to mend afterwards."""
+        if self._record is None:
+            return
+        task = self.result.failed
+        self.record_outcome(self._record.run, state, message, task.name if task else "")
+        self._record.remove()
 
     def _run(self, arguments: Mapping[str, Any], ended: threading.Event) -> None:
         from kfp import components, local
@@ -215,11 +252,20 @@ class LocalRunner:
                 raise AvaError("interrupted")
             task = self.place.start(command, name=f"{folder.parent.name}-{folder.name}", **given)
             self._running[folder] = task
+            self._note(folder, task.handle)
             if self._stopping:  # the interrupt came meanwhile
                 task.kill()
             yield task
         finally:
             del self._running[folder]
+            self._note(folder, None)
+
+    def _note(self, folder: Path, handle: Any) -> None:
+        """Keep the run's record; a full disk fails the task for a better reason than this one."""
+        if self._record is None:
+            self._record = RunRecord(folder.parent)
+        with contextlib.suppress(OSError):
+            self._record.note(folder.name, handle)
 
 
 class _Task:

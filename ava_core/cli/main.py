@@ -12,8 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -33,6 +32,7 @@ from ava_core.cli import (
 )
 from ava_core.cli.version import version_option
 from ava_core.errors import AvaError, ConfigError, one_line
+from ava_core.interruption import Interrupted, handle_signals, outlive_terminal
 
 ENVIRONMENT = (
     "AVA_TRACKING_URI",
@@ -69,27 +69,21 @@ def _main(version: Annotated[bool, version_option()] = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; exits 0, 1 (the work failed), 2 (wrong input), 130 or 143 (interrupted)."""
-    # Exceptions that pass through libraries, instead of a death that leaves half-built files behind.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    """Run the command line; exits 0, 1 (the work failed), 2 (wrong input), 129, 130 or 143 (a signal)."""
+    handle_signals()
+    outlive_terminal()
     sys.exit(_run(lambda: app(standalone_mode=False)))
-
-
-class _Interrupted(SystemExit):
-    """A signal asked the process to end; the code is the shell's, 128 + the signal's number."""
 
 
 def _run(work: Callable[[], int | None]) -> int:
     try:
         _refuse_unknown_environment()
         return work() or 0
-    except _Interrupted as interrupted:
-        name = {130: "interrupted", 143: "terminated"}[interrupted.code]  # type: ignore[index]
-        _say(f"{name}: run the same command again to go on")
-        return interrupted.code  # type: ignore[return-value]
-    except KeyboardInterrupt:  # raised by a library that has put Python's own handler back
-        return _run(lambda: _interrupt(signal.SIGINT, None))
+    except (Interrupted, KeyboardInterrupt) as error:
+        # A KeyboardInterrupt is raised by a library that has put Python's own handler back.
+        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        _say(f"{interrupted.word}: run the same command again to go on")
+        return 128 + interrupted.number
     except ConfigError as error:
         for fault in error.faults:
             _say(fault)
@@ -102,10 +96,6 @@ def _run(work: Callable[[], int | None]) -> int:
         return _fail(_explain_os_error(error))
     except Exception as error:
         return _fail(f"{type(error).__name__}: {_first_line(error)}")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Interrupted(128 + number)
 
 
 def _explain_usage(error: typer.TyperException) -> int:

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from pathlib import Path
+from typing import TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -29,6 +30,17 @@ class _RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class _StandardError(logging.StreamHandler):
+    """Writes to what `sys.stderr` is now: while bars are shown, that is above them."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
 class _FollowedFile(logging.FileHandler):
     """A log file that is flushed line by line and whose own failure, such as a full disk, stops nothing."""
 
@@ -49,7 +61,7 @@ def configure(level: str = "info", file: Path | None = None) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    console = logging.StreamHandler(sys.stderr)
+    console = _StandardError()
     console.setLevel(level.upper())
     console.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     console.addFilter(lambda record: not getattr(record, "file_only", False))

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 LINE_EVERY_SECONDS = 10.0
@@ -20,7 +20,10 @@ class Advance(Protocol):
 
 
 class Progress:
-    """Shows how far a piece of work is.
+    """Shows how far pieces of work are.
+
+    All bars are one display, on one console: two that draw over each other, or over a line of the log, would leave
+    halves of themselves behind.
 
     Args:
         quiet: show nothing.
@@ -28,6 +31,7 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._display: Any = None
 
     @contextmanager
     def task(self, name: str, total: float) -> Iterator[Advance]:
@@ -42,24 +46,38 @@ class Progress:
 
     @contextmanager
     def _bar(self, name: str, total: float) -> Iterator[Advance]:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bars:
-            bar = bars.add_task(name, total=total, figures="")
+        outermost = self._display is None
+        if outermost:
+            self._display = _display()
+            self._display.start()
+        try:
+            bar = self._display.add_task(name, total=total, figures="")
+            display = self._display
 
             def advance(done: float, **figures: str) -> None:
-                bars.update(bar, completed=done, figures=_join(figures))
+                display.update(bar, completed=done, figures=_join(figures))
 
             yield advance
+        finally:
+            if outermost:
+                self._display.stop()
+                self._display = None
+
+
+def _display() -> Any:
+    """Bars on standard error. While they are shown, `sys.stdout` and `sys.stderr` write above them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True))
 
 
 class _Lines:

@@ -80,17 +80,19 @@ class FakePipeline:
         self.folder, self.graph, self.place, self.lines = folder, Graph(ir), place, []
         self.variables = {**variables, "FAKE_JOURNAL": str(folder / "journal.jsonl")}
 
-    def run(self, fault: str = "", variables=None, timeouts=None, forced=(), **arguments):
-        self.variables["FAKE_FAULT"] = fault
-        runner = LocalRunner(
+    def runner(self, variables=None, **options) -> LocalRunner:
+        return LocalRunner(
             self.graph,
             self.folder / "runs",
             self.place,
             variables=variables or (lambda task: self.variables),
             show=self.lines.append,
-            timeouts=timeouts,
-            forced=forced,
+            **options,
         )
+
+    def run(self, fault: str = "", variables=None, timeouts=None, forced=(), **arguments):
+        self.variables["FAKE_FAULT"] = fault
+        runner = self.runner(variables, timeouts=timeouts, forced=forced)
         return runner.run({"params_yaml": "preset: cpu/tiny\n", "data_uri": str(self.folder), **arguments})
 
     @property

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ava_core.config import resolve
 from ava_core.errors import AvaError, ConfigError
 from pipelines import local, mlflow_server
 from pipelines.host_place import HostPlace
+from pipelines.processes import Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +131,7 @@ def test_step_that_is_only_recorded_does_not_wait_for_the_server_s_start(monkeyp
     never: Future[str] = Future()
     monkeypatch.setattr(mlflow_server, "read", lambda: None)
     assert "MLFLOW_TRACKING_URI" not in local.task_variables("preprocess", {}, never)
-    us = mlflow_server.Server("http://127.0.0.1:2", os.getpid(), mlflow_server._start_time(os.getpid()))
+    us = mlflow_server.Server(**asdict(Process.of(os.getpid())), address="http://127.0.0.1:2")
     monkeypatch.setattr(mlflow_server, "read", lambda: us)
     assert local.task_variables("preprocess", {}, never)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:2"
 

@@ -180,23 +180,26 @@ def interrupt(fake, ir: str, number: int, runner: str, fault: str) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=Path(__file__).parents[2])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), ENDINGS)
 def test_interrupt_ends_the_step_with_its_children(host, ir, number, code):
     answer = interrupt(host, ir, number, "host", "train=hang")
     assert answer.returncode == code, answer.stderr
     assert "Traceback" not in answer.stderr
-    assert host.called == ["preprocess", "train"]
+    assert host.called == ["preprocess", "train", "record-outcome"]
     assert gone(host.journal[-1]["pid"]) and gone(int((host.folder / "child.pid").read_text()))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), ENDINGS)
 @pytest.mark.parametrize("fault", ["train=hang", "train=hang deaf"])
 def test_interrupt_ends_the_container_and_leaves_none_behind(docker, fake_image, ir, containers, number, code, fault):
     answer = interrupt(docker, ir.replace("ava-moe:cpu", fake_image), number, "docker", fault)
     assert answer.returncode == code, answer.stderr
     assert "Traceback" not in answer.stderr
-    assert docker.called == ["preprocess", "train"]
+    assert docker.called == ["preprocess", "train", "record-outcome"]
     assert containers(docker) == []
 
 
@@ -210,6 +213,10 @@ class SlowPlace:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.5)
         return self
+
+    @property
+    def handle(self):
+        return "a container"
 
     def lines(self):
         return iter([])
@@ -356,9 +363,9 @@ def test_what_the_adapter_relies_on_in_kfp_local(host):
     assert config.LocalExecutionConfig.instance is None
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended, within ten seconds."""
-    for _ in range(100):
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    """Whether a process has ended, within so many seconds."""
+    for _ in range(round(seconds * 10)):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from ava_core.errors import AvaError
+from ava_core.interruption import handle_signals, outlive_terminal
 from ava_core.runtime import logs
 from ava_core.training.processes import failures, heartbeat
 from ava_core.training.processes.lifetime import die_with_parent
@@ -37,8 +36,8 @@ def main(train: Callable[..., Any] | None = None) -> NoReturn:
     """
     path = Path(sys.argv[1])
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    handle_signals()
+    outlive_terminal()
     ranks = Ranks.from_environment()
     heartbeat.when_lost = lambda error: _fail(path.parent, error, ranks.rank)
     try:
@@ -108,10 +107,6 @@ def _end(code: int) -> NoReturn:
         stream.flush()
     logging.shutdown()
     os._exit(code)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -95,15 +95,14 @@ def test_more_processes_than_cores_are_refused_before_the_first_step(tmp_path, m
 
 
 PARENT = """
-import signal, sys
+import sys
 from pathlib import Path
-from ava_core.cli.main import _interrupt
 from ava_core.config.training import TrainConfig
+from ava_core.interruption import handle_signals
 from ava_core.runtime.progress import Progress
 from ava_core.training.processes import launch
 
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, _interrupt)
+handle_signals()
 launch.require_devices = lambda processes: None
 launch.PATIENCE_SECONDS = 1.0
 launch.train_in_processes(
@@ -119,7 +118,12 @@ launch.train_in_processes(
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    [
+        (signal.SIGKILL, -9),
+        (signal.SIGINT, 130),
+        (signal.SIGHUP, 129),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_no_process_outlives_ava(tmp_path, number, code):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
