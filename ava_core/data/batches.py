@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class TrainingBatches:
         sequence_length: T.
         global_batch_size: B over all ranks.
         seed: seeds the offsets and orders.
+        stream: what tells the stream from others.
 
     Raises:
         AvaError: the stream is shorter than one window.
@@ -50,6 +52,7 @@ class TrainingBatches:
     sequence_length: int
     global_batch_size: int
     seed: int
+    stream: str = ""
 
     def __post_init__(self) -> None:
         if len(self.tokens) < self.sequence_length + 1:
@@ -63,9 +66,15 @@ class TrainingBatches:
         """Windows of one epoch; the same for every epoch, so that a step's epoch follows from its number."""
         return max(1, len(self.tokens) // self.sequence_length - 1)
 
-    def epoch(self, step: int) -> float:
-        """Passes over the stream that are done before `step`."""
-        return step * self.global_batch_size / self.windows_per_epoch
+    @property
+    def order(self) -> dict[str, Any]:
+        """What determines in which order the windows are dealt out, and which they are; of JSON types."""
+        return {
+            "stream": self.stream,
+            "sequence_length": self.sequence_length,
+            "seed": self.seed,
+            "windows_per_epoch": self.windows_per_epoch,
+        }
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> np.ndarray:
         """The windows of one optimiser step; the batches of all ranks, put together, are the one of a single rank.

@@ -1,24 +1,28 @@
 """Batches that begin easier: shorter sequences, smaller batches, easy windows first.
 
-All of it is a pure function of (seed, index of the batch), as in `batches`. A *window* is what `TrainingBatches` deals
+All of it is a pure function of (seed, index of the batch) and, in a run that goes on from a checkpoint, of where that
+one ended. A *window* is what `TrainingBatches` deals
 out, train.sequence_length inputs long; batch sizes count windows, whatever length the sequences are cut to.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ava_core.config.training import CurriculumConfig, TrainConfig
 from ava_core.data.batches import Batch, TrainingBatches
 from ava_core.data.difficulty import bigram_scores, count_windows, length_scores, rarity_scores
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, IntegrityError
 
+log = logging.getLogger(__name__)
 _ORDER, _DRAW = 1, 2
 """Third words of the random seeds here; the seeds of `batches` have two words."""
 
@@ -52,6 +56,19 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where the ordinary order of windows is gone on with.
+
+    Attributes:
+        batch: index of a batch.
+        windows: windows of the order that are behind it, over all epochs: trained on, or passed over after a rewind.
+    """
+
+    batch: int = 0
+    windows: int = 0
+
+
+@dataclass(frozen=True)
 class CurriculumBatches:
     """Training batches under a curriculum; with an empty one, exactly those of `ordinary`.
 
@@ -63,12 +80,14 @@ class CurriculumBatches:
       windows of a fixed grid (see `difficulty`). c(t) = min(1, sqrt(t (1 - c0^2) / T + c0^2)), the square-root
       competence of arXiv 1903.09848; c0 = difficulty_start, T = difficulty_share x steps. From then on the ordinary
       order, from the beginning of its first epoch.
+    - Going on: the next window is the one after those that were dealt out, whatever the sizes of batches were and are.
 
     Attributes:
         ordinary: the stream, and the order of its windows without a curriculum.
         curriculum: what is done.
         steps: steps of the whole training, which the shares are of.
         scores: difficulty of each window of the grid, shape (W,), if `curriculum.difficulty` isn't none.
+        start: where the ordinary order is gone on with; a training's own beginning if it is left out.
 
     Raises:
         AvaError: there is not one finite score for each window, or all scores are the same.
@@ -78,6 +97,7 @@ class CurriculumBatches:
     curriculum: CurriculumConfig
     steps: int
     scores: np.ndarray | None = None
+    start: Start = Start()
 
     def __post_init__(self) -> None:
         if self.scores is None:
@@ -121,15 +141,53 @@ class CurriculumBatches:
         """Tokens trained on before batch `index`."""
         return self.sizes.total(index) * self.ordinary.sequence_length
 
-    def epoch(self, index: int) -> float:
-        """Tokens trained on before batch `index` as a multiple of the windows of one epoch."""
-        return self.sizes.total(index) / self.ordinary.windows_per_epoch
+    def passes(self, first: int, last: int) -> float:
+        """Tokens of the batches from `first` up to `last`, that one excluded, as a multiple of those of one epoch."""
+        return (self.sizes.total(last) - self.sizes.total(first)) / self.ordinary.windows_per_epoch
+
+    def windows_before(self, index: int) -> int:
+        """Windows of the ordinary order that are behind batch `index`; not before `start`."""
+        first, last = max(self.start.batch, self.drawn_batches), max(index, self.drawn_batches)
+        return self.start.windows + max(0, self.sizes.total(last) - self.sizes.total(first))
+
+    def going_on(self, index: int, windows: int) -> CurriculumBatches:
+        """The same, with `windows` windows of the ordinary order behind batch `index`."""
+        return replace(self, start=Start(index, windows))
+
+    def record(self, index: int) -> dict[str, Any]:
+        """What a checkpoint before batch `index` says of the windows: how many were dealt out, and of which order."""
+        return {"dealt": self.windows_before(index), **self.ordinary.order}
+
+    def resumed(self, index: int, record: Mapping[str, Any]) -> CurriculumBatches:
+        """The same, after the windows that a checkpoint before batch `index` has recorded.
+
+        Of another stream none was dealt out. With another sequence length or seed the windows are other ones, so that
+        what is left of the epoch can't be told: the next one begins.
+
+        Raises:
+            IntegrityError: the record doesn't say all this.
+        """
+        order, dealt, per_epoch = self.ordinary.order, record.get("dealt"), record.get("windows_per_epoch")
+        if order.keys() - record.keys() or type(dealt) is not int or type(per_epoch) is not int:
+            raise IntegrityError("the checkpoint doesn't say which windows were dealt out: it can't be gone on from")
+        if all(record[name] == value for name, value in order.items()):
+            return self.going_on(index, dealt)
+        if record["stream"] != order["stream"]:
+            log.info("train: begins with the first window: the checkpoint's training split is another one")
+            return self.going_on(index, 0)
+        epochs = -(-dealt // max(1, per_epoch))
+        changed = [name for name in ("sequence_length", "seed") if record[name] != order[name]]
+        log.info(
+            "train: begins pass %d over the training split: with another %s the rest of the one before can't be told",
+            epochs + 1,
+            " and ".join(changed),
+        )
+        return self.going_on(index, epochs * self.ordinary.windows_per_epoch)
 
     def batch(self, index: int, rank: int = 0, ranks: int = 1, passed_over: int = 0) -> Batch:
         """The batch of optimiser step `index`, from 0; those of all ranks, put together, are the one of a single rank.
 
-        `passed_over` batches of its size are left out before it, after a rewind for one: what is in it moves on, the
-        curriculum doesn't.
+        Draws by difficulty move on by `passed_over` batches, after rewinds; the ordinary order is moved on by `start`.
 
         Its figures are those of what is on: `sequence_length` (tokens), `global_batch_size` (windows over all ranks,
         that is sequences of full length), `competence`, and `difficulty` (mean score of the whole batch; a window off
@@ -146,8 +204,7 @@ class CurriculumBatches:
         if index < self.drawn_batches:
             starts = self._draw(index, size, passed_over)
         else:
-            first = self.sizes.total(index) - self.sizes.total(self.drawn_batches)
-            starts = self.ordinary.starts(first + passed_over * size, size)
+            starts = self.ordinary.starts(self.windows_before(index), size)
         figures: dict[str, float] = {}
         if self.curriculum.sequence_lengths:
             figures["sequence_length"] = float(length)
@@ -195,6 +252,7 @@ def build_batches(
     config: TrainConfig,
     seed: int,
     difficulty: np.ndarray | None = None,
+    stream: str = "",
 ) -> CurriculumBatches:
     """The training batches that `config` asks for.
 
@@ -205,6 +263,7 @@ def build_batches(
         seed: of offsets, orders and draws.
         difficulty: losses of the windows under a reference model, shape (W,) as from `difficulty.window_losses`, for
             curriculum.difficulty = reference; None: those of a bigram model of the split.
+        stream: what tells the stream from others, for runs that go on from one another.
 
     Raises:
         AvaError: the stream is shorter than one window, or the scores can't order the windows.
@@ -212,7 +271,7 @@ def build_batches(
     kind, length = config.curriculum.difficulty, config.sequence_length
     if difficulty is not None and kind != "reference":
         raise AvaError(f"train.curriculum.difficulty = {kind}: uses no reference model: set it to reference")
-    ordinary = TrainingBatches(split_tokens, length, config.global_batch_size, seed)
+    ordinary = TrainingBatches(split_tokens, length, config.global_batch_size, seed, stream)
     scores = difficulty
     if kind == "length":
         scores = length_scores(split_tokens, length, boundary_token_id)

@@ -183,6 +183,7 @@ class ShardedSplit:
         num_bytes: UTF-8 bytes of the text.
         vocab_size: entries of the tokenizer.
         boundary_token_id: the token that ends every document.
+        fingerprint: tells its content from that of others.
     """
 
     name: str
@@ -191,6 +192,7 @@ class ShardedSplit:
     num_bytes: int
     vocab_size: int
     boundary_token_id: int
+    fingerprint: str
 
     @property
     def num_tokens(self) -> int:
@@ -215,7 +217,8 @@ class ShardedSplit:
         if name not in info.splits:
             raise AvaError(f"{folder}: has no split `{name}`: its splits are {', '.join(sorted(info.splits))}")
         counts = info.splits[name]
-        streams, ids = zip(*[_read_shard(path) for path in _shard_paths(folder / name)], strict=True)
+        paths, fingerprint = _read_state(folder / name)
+        streams, ids = zip(*[_read_shard(path) for path in paths], strict=True)
         tokens = streams[0] if len(streams) == 1 else np.concatenate(streams)
         row_ids, row_tokens = np.concatenate([part[0] for part in ids]), np.concatenate([part[1] for part in ids])
         first = np.flatnonzero(np.diff(row_ids, prepend=-1))
@@ -227,19 +230,21 @@ class ShardedSplit:
                 f" {counts.num_tokens}, {counts.num_documents}, {counts.num_shards}: run `ava preprocess` again"
             )
         tokens.flags.writeable = False
-        return cls(name, tokens, starts.astype(np.int64), counts.num_bytes, info.vocab_size, info.boundary_token_id)
+        bounds = starts.astype(np.int64)
+        return cls(name, tokens, bounds, counts.num_bytes, info.vocab_size, info.boundary_token_id, fingerprint)
 
 
-def _shard_paths(folder: Path) -> list[Path]:
-    """The Arrow files of a split in their order, as `state.json` lists them."""
+def _read_state(folder: Path) -> tuple[list[Path], str]:
+    """The Arrow files of a split in their order, as `state.json` lists them, and its fingerprint."""
     path = folder / "state.json"
     try:
-        files = [folder / item["filename"] for item in json.loads(path.read_text())["_data_files"]]
+        state = json.loads(path.read_text())
+        files, fingerprint = [folder / item["filename"] for item in state["_data_files"]], str(state["_fingerprint"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{path}: can't be read ({error}): run `ava preprocess` again") from error
     if not files:
         raise IntegrityError(f"{path}: lists no shards: run `ava preprocess` again")
-    return files
+    return files, fingerprint
 
 
 def _read_shard(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

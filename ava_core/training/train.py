@@ -175,7 +175,7 @@ class _Training:
             f"{parameters:,}",
             self.config.steps,
             f"{self.config.global_batch_size * self.config.sequence_length:,}",
-            batches.epoch(self.config.steps),
+            batches.passes(0, self.config.steps),
         )
         trainer = self._trainer(model, batches)
         trainer.run(partial(self._start, trainer.engine, self.resume) if self.resume else None)
@@ -217,7 +217,9 @@ class _Training:
         if self.reference:
             if self.config.curriculum.difficulty != "reference":
                 raise ConfigError("--reference: is used only with train.curriculum.difficulty = reference")
-            model = EnhancedMoEForCausalLM.from_pretrained(self.reference)
+            model = EnhancedMoEForCausalLM.from_pretrained(
+                self.reference, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
             difficulty = reference_difficulty(
                 model,
                 split.tokens,
@@ -225,7 +227,8 @@ class _Training:
                 vocab_size=split.vocab_size,
                 boundary_token_id=split.boundary_token_id,
             )
-        return build_batches(split.tokens, split.boundary_token_id, self.config, self.seed, difficulty)
+        boundary = split.boundary_token_id
+        return build_batches(split.tokens, boundary, self.config, self.seed, difficulty, split.fingerprint)
 
     def _trainer(self, model: EnhancedMoEForCausalLM, batches: CurriculumBatches) -> Trainer:
         config, ranks = self.config, self.ranks

@@ -253,13 +253,17 @@ class Trainer:
             ) from error
 
     def _rewind(self) -> None:
-        """Back to the last good checkpoint, with other batches and a lower rate; see `Guard` for the order of calls."""
+        """Back to the last good checkpoint, with the windows after those of the failed step and a lower rate.
+
+        See `Guard` for the order of calls.
+        """
         failed = self.step + 1
-        memory = self.guard.memory()
+        memory, dealt = self.guard.memory(), self.batches.windows_before(failed)
         restored = self.checkpoints.restore(self.engine, lambda step: self.guard.may_restore(step, failed))
         if restored is None:
             raise AvaError(f"step {failed}: no good checkpoint is left to rewind to: lower train.learning_rate")
         self._load(restored)
+        self.batches = self.batches.going_on(self.step, dealt)
         self.rates.lower(self.guard.rewound(memory, failed_step=failed, restored_step=self.step))
         self.checkpoints.forget_after(self.step)
         self._read_history()
@@ -282,11 +286,13 @@ class Trainer:
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         parts[STOP] = {"reason": self._stop_reason}
         with self.clock.phase("checkpoint"):
-            self.checkpoints.save(self.engine, self.step, parts, validation_loss, self.tokens_seen)
+            windows = self.batches.record(self.step)
+            self.checkpoints.save(self.engine, self.step, parts, validation_loss, self.tokens_seen, windows)
 
     def _load(self, restored: Restored) -> None:
         self.step = restored.step
         self.tokens_seen = restored.tokens_seen
+        self.batches = self.batches.resumed(self.step, restored.windows)
         for name, part in self._parts().items():
             if name in restored.parts:
                 part.load_state_dict(restored.parts[name])

@@ -1,5 +1,7 @@
 """Batches under a curriculum: the same windows in other portions, and easy windows first."""
 
+import json
+import logging
 import math
 
 import numpy as np
@@ -11,7 +13,7 @@ from ava_core.config.training import CurriculumConfig, TrainConfig
 from ava_core.data.batches import TrainingBatches
 from ava_core.data.curriculum import Stages, build_batches
 from ava_core.data.difficulty import count_windows
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, IntegrityError
 
 LENGTH = 32
 STREAM = np.arange(2_000, dtype=np.uint16)
@@ -20,10 +22,10 @@ STAGED = {"sequence_lengths": [8, 16], "batch_sizes": [2, 4], "sequence_share": 
 COMPETENCE = {"difficulty": "reference", "difficulty_start": 0.25, "difficulty_share": 0.5}
 
 
-def build(curriculum=None, tokens=STREAM, difficulty=None, seed=5, **changes):
+def build(curriculum=None, tokens=STREAM, difficulty=None, seed=5, stream="", **changes):
     values = {"steps": 20, "warmup_steps": 2, "sequence_length": LENGTH, "global_batch_size": 8, "micro_batch_size": 2}
     config = TrainConfig(**{**values, **changes}, curriculum=CurriculumConfig(**curriculum or {}))
-    return build_batches(tokens, 0, config, seed, difficulty)
+    return build_batches(tokens, 0, config, seed, difficulty, stream)
 
 
 def grid_scores(seed=0, tokens=STREAM):
@@ -55,7 +57,7 @@ def test_without_a_curriculum_batches_are_those_of_the_ordinary_order(size, inde
     assert np.array_equal(batch.windows, ordinary.batch(index))
     assert batch.windows.dtype == np.int64
     assert batch.figures == {}
-    assert batches.epoch(index) == ordinary.epoch(index)
+    assert batches.passes(0, index) == index * 8 / ordinary.windows_per_epoch
     assert batches.tokens_before(index) == index * 8 * LENGTH
 
 
@@ -69,7 +71,8 @@ def test_stages_deal_out_the_windows_of_the_ordinary_order_without_gap_or_repeti
     assert len(dealt) > epoch
     assert len(set(dealt[:epoch].tolist())) == epoch
     assert batches.tokens_before(25) == len(dealt) * LENGTH
-    assert batches.epoch(25) == len(dealt) / epoch
+    assert batches.passes(0, 25) == len(dealt) / epoch
+    assert batches.passes(5, 25) == (len(dealt) - batches.windows_before(5)) / epoch
 
 
 @settings(deadline=None, max_examples=50)
@@ -191,6 +194,75 @@ def test_at_full_competence_the_ordinary_order_begins_at_its_first_window(curric
     dealt = np.concatenate([whole_starts(batches.batch(index)) for index in range(10, 30)])
     assert np.array_equal(dealt, batches.ordinary.starts(0, len(dealt)))
     assert batches.tokens_before(30) == (batches.sizes.total(10) + len(dealt)) * LENGTH
+
+
+sizes = st.fixed_dictionaries(
+    {
+        "global_batch_size": st.sampled_from([6, 8, 14, 32]),
+        "steps": st.sampled_from([5, 20, 90]),
+        "curriculum": st.fixed_dictionaries(
+            {"batch_sizes": st.sampled_from([[], [4], [2, 4]]), "batch_share": st.floats(0, 1)},
+            optional={"sequence_lengths": st.just([8, 16]), "sequence_share": st.floats(0, 1)},
+        ),
+    }
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(sizes, st.integers(0, 12)), min_size=2, max_size=4), st.integers(0, 99), st.booleans())
+def test_runs_that_go_on_from_one_another_deal_out_every_window_once(runs, seed, drawn):
+    """With other sizes, steps, stages and lengths in each: in every epoch each window once, in the ordinary order."""
+    step, record, dealt = 0, None, []
+    scores = {"difficulty": grid_scores()} if drawn else {}
+    for changes, count in runs:
+        difficulty = {**COMPETENCE, "difficulty_share": 0.1} if drawn else {}
+        batches = build(**scores, seed=seed, **{**changes, "curriculum": {**changes["curriculum"], **difficulty}})
+        if record is not None:
+            batches = batches.resumed(step, record)
+        for index in range(step, step + count):
+            if index >= batches.drawn_batches:
+                dealt.append(whole_starts(batches.batch(index)))
+        step += count
+        record = json.loads(json.dumps(batches.record(step)))
+    dealt = np.concatenate(dealt) if dealt else np.zeros(0, np.int64)
+    assert np.array_equal(dealt, batches.ordinary.starts(0, len(dealt)))
+    assert record["dealt"] == len(dealt)
+    epoch = batches.ordinary.windows_per_epoch
+    for first in range(0, len(dealt) - epoch + 1, epoch):
+        assert len(set(dealt[first : first + epoch].tolist())) == epoch
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 25), st.integers(0, 10), st.sampled_from([[], [2, 4, 6]]))
+def test_run_that_goes_on_unchanged_has_the_batches_of_one_that_never_stopped(step, further, batch_sizes):
+    whole = build({**COMPETENCE, "batch_sizes": batch_sizes}, difficulty=grid_scores())
+    again = whole.resumed(step, whole.record(step))
+    assert np.array_equal(again.batch(step + further).windows, whole.batch(step + further).windows)
+    assert again.record(step + further) == whole.record(step + further)
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"tokens": STREAM[:-1], "stream": "other"}, 0),  # text that none of it was of
+        ({"seed": 6}, 2 * 61),  # 80 windows are 1.3 epochs of 61
+        ({"sequence_length": 2 * LENGTH}, 2 * 30),
+    ],
+)
+def test_other_text_begins_anew_and_another_order_with_its_next_epoch(changes, windows, caplog):
+    caplog.set_level(logging.INFO)
+    record = build(stream="this").record(10)
+    batches = build(**{"stream": "this", **changes}).resumed(10, record)
+    assert batches.windows_before(10) == windows
+    assert np.array_equal(batches.batch(10).windows[:, 0], batches.ordinary.starts(windows, 8))
+    assert caplog.text.count("train: begins") == 1
+
+
+def test_record_that_says_nothing_of_windows_is_refused():
+    batches = build()
+    for record in ({}, {**batches.record(2), "dealt": None}, {**batches.record(2), "dealt": True}):
+        with pytest.raises(IntegrityError, match="doesn't say which windows were dealt out"):
+            batches.resumed(2, record)
 
 
 def test_windows_off_the_grid_have_the_score_between_those_they_overlap():

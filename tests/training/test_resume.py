@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from ava_core.data.batches import TrainingBatches
+from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime.digests import digest_tree
 from ava_core.training import trainer
@@ -202,6 +205,28 @@ def test_another_run_goes_on_where_a_checkpoint_ends(run, stable, tmp_path):
     assert [row["step"] for row in decaying] == [3, 4]
     assert [row["learning_rate"] for row in decaying] == pytest.approx([0.02, 0.01])
     assert decaying[0]["train_loss"] == original[2]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({"global_batch_size": 8}, [8, 8]),
+        ({"global_batch_size": 2, "micro_batch_size": 1}, [2, 2, 2]),
+        ({"curriculum": {"batch_sizes": [2], "batch_share": 0.6}}, [2, 4, 4]),
+    ],
+)
+def test_run_with_other_batches_goes_on_after_the_windows_that_were_dealt(
+    run, stable, monkeypatch, tiny_shards, changes, sizes
+):
+    """The two steps before were of four windows each; a run of all sizes deals out each window once."""
+    trained = []
+    accumulate = TrainingEngine.accumulate
+    monkeypatch.setattr(TrainingEngine, "accumulate", lambda *a: trained.append(a[1].windows) or accumulate(*a))
+    run("branch", resume=stable / "step-00000002", **branch(steps=2 + len(sizes), **changes))
+    assert [len(windows) for windows in trained] == sizes
+    split = ShardedSplit.open(tiny_shards, "train")
+    order = TrainingBatches(split.tokens, 64, 4, seed=1337)
+    assert np.array_equal(np.concatenate(trained), order.windows(order.starts(2 * 4, sum(sizes))))
 
 
 def test_checkpoint_brings_all_that_steers_the_steps(run, monkeypatch, tmp_path):

@@ -24,6 +24,16 @@ from ava_core.runtime.digests import digest_file, digest_value
 RECORD = "checkpoint.json"
 ENGINE = "engine"
 PARTIAL, REMOVED = ".partial", ".removed"
+FIELDS: dict[str, type] = {
+    "step": int,
+    "ranks": int,
+    "zero_stage": int,
+    "tokens_seen": int,
+    "windows": dict,
+    "identity": dict,
+    "files": dict,
+}
+"""What every record has, beside `parameters` and `validation_loss`, which may be null."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ class Checkpoint:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """step, ranks, zero_stage, tokens_seen, validation_loss, identity, parameters and files (SHA-256 by name).
+        """step, ranks, zero_stage, tokens_seen, windows (how far they were dealt out), validation_loss, identity,
+        parameters and files (SHA-256 by name).
 
         Raises:
             IntegrityError: it can't be read, or isn't the one that was written.
@@ -53,14 +64,23 @@ class Checkpoint:
             raise IntegrityError(f"{path}: can't be read: the checkpoint is not used") from error
         if digest != digest_value(record):
             raise IntegrityError(f"{path}: was changed after it was written: the checkpoint is not used")
+        for name, kind in FIELDS.items():
+            if type(record.get(name)) is not kind:
+                raise IntegrityError(
+                    f"{path}: {name}: is missing or no {kind.__name__}: it is of another version of Ava, or none of"
+                    " its checkpoints"
+                )
         return record
 
     def verify(self, share: int = 0, shares: int = 1) -> None:
         """Hold the files against their digests: all, or every `shares`-th beginning with `share`.
 
         Raises:
-            IntegrityError: a file is missing or changed; the message names it.
+            IntegrityError: a file is missing, added or changed; the message names it.
         """
+        present = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()}
+        for name in sorted(present - self.record["files"].keys() - {RECORD}):
+            raise IntegrityError(f"{self.folder / name}: is not in {RECORD}: the checkpoint is not used")
         for name, digest in sorted(self.record["files"].items())[share::shares]:
             path = self.folder / name
             if not path.is_file():

@@ -1,6 +1,6 @@
 """Going on from a checkpoint: the same run, or another one that begins where a checkpoint ends.
 
-DeepSpeed's files are read with pickle, so nothing of a checkpoint is loaded before its digests matched.
+Nothing of a checkpoint is loaded before its digests matched, and what is loaded can't run code (see `reading`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from ava_core.config.training import TrainConfig
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.training.checkpoints.folder import ENGINE, RECORD, Checkpoint, checkpoints_in
+from ava_core.training.checkpoints.reading import read_tensors
 from ava_core.training.checkpoints.universal import load_converted
 from ava_core.training.checkpoints.writing import CopyingCheckpointEngine
 from ava_core.training.processes.ranks import Ranks
@@ -35,11 +36,13 @@ class Restored:
         step: optimiser steps done.
         parts: states by name, as they were given to `save`.
         tokens_seen: tokens trained on.
+        windows: how far the windows were dealt out, as it was given to `save`.
     """
 
     step: int
     parts: dict[str, dict]
-    tokens_seen: int = 0
+    tokens_seen: int
+    windows: dict[str, Any]
 
 
 def rank_state(engine: Any, step: int, parts: dict[str, dict]) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def load(engine: Any, checkpoint: Checkpoint, ranks: Ranks) -> Restored:
         torch.set_rng_state(own["rng"]["cpu"])
         if torch.cuda.is_available() and own["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(own["rng"]["cuda"])
-    return Restored(int(record["step"]), first["parts"], int(record["tokens_seen"]))
+    return Restored(record["step"], first["parts"], record["tokens_seen"], record["windows"])
 
 
 def check_resume(folder: Path, identity: dict[str, Any], config: TrainConfig, ranks: Ranks) -> Checkpoint:
@@ -165,4 +168,4 @@ def _in_one_line(folder: Path) -> Iterator[None]:
 
 
 def _read_rank(folder: Path, rank: int) -> dict[str, Any]:
-    return torch.load(folder / f"rank-{rank:05d}.pt", map_location="cpu", weights_only=True, mmap=True)
+    return read_tensors(folder / f"rank-{rank:05d}.pt")

@@ -62,6 +62,7 @@ class CheckpointFolder:
         parts: dict[str, dict],
         validation_loss: float | None = None,
         tokens_seen: int = 0,
+        windows: dict[str, Any] | None = None,
     ) -> None:
         """Copy the state and let a thread write it; waits for the checkpoint before.
 
@@ -71,6 +72,7 @@ class CheckpointFolder:
             parts: states by name, of JSON types and tensors, the same on all ranks: the first rank's are written.
             validation_loss: nats per token, if it was measured at this step.
             tokens_seen: tokens trained on.
+            windows: how far the order of the training split's windows has been dealt out, of JSON types.
 
         Raises:
             AvaError: the checkpoint before couldn't be written.
@@ -93,6 +95,7 @@ class CheckpointFolder:
             "ranks": self.ranks.size,
             "zero_stage": int(deepspeed.zero_optimization_stage()),
             "tokens_seen": tokens_seen,
+            "windows": windows or {},
             "validation_loss": validation_loss,
             "identity": self.identity,
             "parameters": parameter_names(deepspeed),

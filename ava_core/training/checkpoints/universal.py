@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ava_core.errors import AvaError
 from ava_core.training.checkpoints.folder import ENGINE, Checkpoint
+from ava_core.training.checkpoints.reading import read_tensors
 
 MASTER = "fp32"
 """Key of the exact weight, beside those that the optimiser has chosen for its state."""
@@ -42,7 +42,10 @@ class SavedState:
     """All of a verified checkpoint by the names of parameters.
 
     Args:
-        checkpoint: verified; its files are read with pickle.
+        checkpoint: verified.
+
+    Raises:
+        IntegrityError: a file holds something that could run code.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -50,7 +53,7 @@ class SavedState:
         self.record = checkpoint.record
         stage = self.record["zero_stage"]
         pattern = "*mp_rank_00_model_states.pt"
-        self.model = _read(min((self.folder / ENGINE).glob(pattern)))
+        self.model = read_tensors(min((self.folder / ENGINE).glob(pattern)))
         self.counters: dict[str, Any] = {}
         """What some optimisers count in their groups instead of their state."""
         self._slices: dict[str, list[Slice]] = {}
@@ -96,7 +99,7 @@ class SavedState:
         """ZeRO: the slices of all ranks, in their order."""
         ranks = self.record["ranks"]
         for rank in range(ranks):
-            saved = _read(next((self.folder / ENGINE).glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")))
+            saved = read_tensors(next((self.folder / ENGINE).glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")))
             shard = saved["optimizer_state_dict"]
             if stage == 3:
                 optimizer, weights = shard["optimizer_state_dict"], shard["fp32_flat_groups"]
@@ -240,7 +243,3 @@ def _placed(shapes: dict[str, torch.Size], rank: int, ranks: int) -> list[tuple[
 def _parameters(groups: list[dict]) -> Iterator[Tensor]:
     for group in groups:
         yield from group["params"]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
