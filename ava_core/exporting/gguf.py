@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from ava_core.errors import AvaError
 from ava_core.exporting.transformers_folder import export_model
+from ava_core.generation.prompts import unreadable
 from ava_core.models import EnhancedMoEConfig
 from ava_core.models.conversion.configs import Rule, check
 from ava_core.models.conversion.peers import PEERS
@@ -65,7 +66,12 @@ def export_gguf(folder: Path, output: Path, llama_cpp: Path, kind: str) -> str:
 
 def _target_of(folder: Path) -> str:
     """The architecture whose `qk_norm` is the model's; each has one of its own."""
-    config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
+    config = None
+    if (folder / "config.json").is_file():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # the library raises what its parsers raise
+            raise unreadable(folder / "config.json", error) from error
     if not isinstance(config, EnhancedMoEConfig):
         raise AvaError(f"{folder}: holds no model of Ava's: give the output folder of `ava train`")
     target = next(name for name, peer in PEERS.items() if peer.qk_norm == config.qk_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -66,9 +67,18 @@ def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) 
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         with quiet():
             exported.save_pretrained(partial)
-        for file in TOKENIZER:
-            shutil.copyfile(folder / file, partial / file)
+        _copy_tokenizer(folder, partial)
         place(partial, output, {})
+
+
+def _copy_tokenizer(folder: Path, target: Path) -> None:
+    """Without `auto_map`: the code that it names isn't exported, and llama.cpp's converter would run it."""
+    for name in TOKENIZER:
+        shutil.copyfile(folder / name, target / name)
+    settings = target / TOKENIZER[1]
+    content = json.loads(settings.read_text())
+    if content.pop("auto_map", None) is not None:
+        settings.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _untie(model: PreTrainedModel) -> None:

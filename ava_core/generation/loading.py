@@ -63,7 +63,12 @@ def _load_torch(folder: Path) -> PreTrainedModel:
         # `dtype` is given because the default would be what config.json says the weights were saved in.
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
     except Exception as error:  # safetensors, JSON and shape errors have no common base
         raise unreadable(folder, error) from error

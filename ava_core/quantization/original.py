@@ -65,6 +65,11 @@ def _from_pretrained(folder: Path) -> tuple[EnhancedMoEForCausalLM, dict[str, An
     """The model, and what of the weights didn't fit; without Transformers' own progress bar."""
     with quiet():
         loaded: Any = EnhancedMoEForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     return loaded

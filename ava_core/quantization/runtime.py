@@ -47,5 +47,5 @@ def load_onnx(folder: Path, threads: int = 0) -> OnnxCausalLM:
     else:
         model = PortableCausalLM(config, session)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model

@@ -69,7 +69,7 @@ class Samples(Callback):
     def _continue(self, model: nn.Module, prompt: str, strategy: str) -> str:
         """The continuation alone."""
         if self._tokenizer is None:
-            self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         tokenizer = self._tokenizer
         decoder = cast(Any, model)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
