@@ -41,11 +41,18 @@ def unreadable(path: Path, error: Exception) -> IntegrityError:
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """The prompt's tokens; the boundary token for an empty one, since a model has to start from something.
 
+    Text is text, as in the training data: a special token that is spelt out gives the tokens of its characters.
+
     Raises:
         AvaError: the prompt is no valid Unicode, as an argument in another encoding is not.
     """
+    return encode_text(tokenizer, prompt) or [tokenizer.eos_token_id]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """As `encode`, but no text has no tokens."""
     try:
-        prompt.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise AvaError(f"prompt {prompt[:32]!a}: isn't valid UTF-8 at character {error.start}") from error
-    return tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
+        raise AvaError(f"prompt {text[:32]!a}: isn't valid UTF-8 at character {error.start}") from error
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

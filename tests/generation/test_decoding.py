@@ -122,3 +122,14 @@ def test_room_is_counted_to_the_token(loaded):
 def test_unknown_strategy_is_refused(loaded):
     with pytest.raises(ConfigError, match="strategy best: must be one of greedy, beam, nucleus"):
         decode(loaded, PROMPTS, "best")
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "nucleus"])
+def test_special_token_in_a_prompt_is_read_as_text(loaded, monkeypatch, strategy):
+    model, tokenizer = loaded
+    real, read = model.generate, []
+    monkeypatch.setattr(model, "generate", lambda **options: read.append(options["input_ids"]) or real(**options))
+    [text] = decode(loaded, ["a <|endoftext|> b<|pad|>"], strategy)
+    assert text.startswith("a <|endoftext|> b<|pad|>")
+    assert not {0, 1} & set(read[0].flatten().tolist())
+    assert tokenizer.decode(read[0][0]) == "a <|endoftext|> b<|pad|>"

@@ -284,6 +284,17 @@ def test_nothing_is_written_where_another_model_was_measured(tmp_path, model):
     assert not (tmp_path / "experts.jsonl").exists()
 
 
+def test_special_token_in_a_sample_s_prompt_is_read_as_text(tmp_path, model, tiny_shards, monkeypatch):
+    monkeypatch.setattr("ava_core.training.callbacks.samples.NEW_TOKENS", 2)
+    real, read = model.generate, []
+    monkeypatch.setattr(model, "generate", lambda **options: read.append(options["input_ids"]) or real(**options))
+    callback = Samples(2, tmp_path, tiny_shards / "tokenizer", prompts=("<|pad|> a <|endoftext|>",))
+    callback.on_start(Run(model=model))
+    callback.after_step(Run(model=model), {"step": 2})
+    assert read
+    assert not {0, 1} & set(read[0].flatten().tolist())
+
+
 def test_samples_come_again_alike_and_leave_the_training_as_it_was(tmp_path, model, tiny_shards, caplog, monkeypatch):
     monkeypatch.setattr("ava_core.training.callbacks.samples.NEW_TOKENS", 8)
     caplog.set_level(logging.INFO)

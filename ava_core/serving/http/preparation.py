@@ -10,17 +10,12 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ava_core.generation.chat import encode_pieces, render_chat
 from ava_core.generation.prompts import encode
 from ava_core.serving.http.errors import HttpError
 from ava_core.serving.http.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from ava_core.serving.models import Served
 from ava_core.serving.requests import Request
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
-"""For tokenizers without one of their own: base models, which know no turns but may continue a dialogue."""
 
 
 @dataclass(frozen=True)
@@ -54,44 +49,45 @@ def prepare_completion(body: CompletionRequest, served: Served) -> Prepared:
 
 
 def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -> Prepared:
-    """The requests of a chat, by `chat_template`, the tokenizer's own, or `CHAT_TEMPLATE`.
+    """The requests of a chat, by `chat_template` or as `render_chat` has it.
 
     Raises:
         HttpError: the template refuses the messages, or they don't fit the model.
     """
-    template = chat_template or getattr(served.tokenizer, "chat_template", None) or CHAT_TEMPLATE
+    messages = [message.plain() for message in body.messages]
     try:
-        text = served.tokenizer.apply_chat_template(
-            [message.plain() for message in body.messages],
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        pieces = render_chat(served.tokenizer, messages, chat_template)
     except TemplateError as error:
         raise HttpError(400, f"messages: the chat template refuses them: {error}", param="messages") from error
-    ids = _tokens(served, text, "messages")
+    _require_few(served, sum(len(piece) for piece in pieces if isinstance(piece, str)), "messages")
+    ids = encode_pieces(served.tokenizer, pieces)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     requests = _requests(body, served, ids, body.max_completion_tokens or body.max_tokens, logprobs)
     return Prepared(requests, [""] * len(requests), len(ids))
 
 
-def _tokens(served: Served, prompt: str | list[int], param: str = "prompt") -> list[int]:
-    tokenizer = served.tokenizer
+def _tokens(served: Served, prompt: str | list[int]) -> list[int]:
     if isinstance(prompt, list):
-        unknown = next((token for token in prompt if token >= len(tokenizer)), None)
+        size = len(served.tokenizer)
+        unknown = next((token for token in prompt if token >= size), None)
         if unknown is not None:
-            raise HttpError(400, f"prompt: token {unknown}: must be < {len(tokenizer)}", param="prompt")
+            raise HttpError(400, f"prompt: token {unknown}: must be < {size}", param="prompt")
         return prompt
-    longest = _longest_token(tokenizer)
-    if longest and len(prompt) > longest * served.engine.context:
+    _require_few(served, len(prompt), "prompt")
+    return encode(served.tokenizer, prompt)
+
+
+def _require_few(served: Served, characters: int, param: str) -> None:
+    """Refuse what is too long for the context, however it is encoded."""
+    longest = _longest_token(served.tokenizer)
+    if longest and characters > longest * served.engine.context:
         raise HttpError(
             400,
-            f"{param}: {len(prompt)} characters are more than {len(prompt) // longest} tokens: the model's context"
+            f"{param}: {characters} characters are more than {characters // longest} tokens: the model's context"
             f" holds {served.engine.context}",
             code="context_length_exceeded",
             param=param,
         )
-    return encode(tokenizer, prompt)
 
 
 @lru_cache(maxsize=8)

@@ -72,7 +72,9 @@ class Samples(Callback):
             self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         tokenizer = self._tokenizer
         decoder = cast(Any, model)
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
+        # Text is text, as in the training data: a special token that is spelt out is its characters.
+        text = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)
+        ids = text["input_ids"] or [tokenizer.eos_token_id]
         room = decoder.config.max_position_embeddings - NEW_TOKENS
         device = next(model.parameters()).device
         ids_BS = torch.tensor([ids[-max(room, 1) :]], device=device)

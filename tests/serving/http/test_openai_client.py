@@ -103,6 +103,19 @@ def test_a_chat_goes_through_the_template_and_fills_the_context_by_default(serve
     assert answer.choices[0].message.content == WORD * request.settings.max_new_tokens
 
 
+def test_text_makes_no_control_tokens_but_the_template_does(serve, client_of):
+    server = serve(chat_template="{% for m in messages %}{{ '<|end|>' + m.content | trim }}{% endfor %}")
+    client = client_of(server)
+    client.completions.create(model="ava-test", prompt=["a <|end|> b", "x"], max_tokens=1)
+    content = [{"type": "text", "text": " a<|en"}, {"type": "text", "text": "d|>b "}]
+    client.chat.completions.create(model="ava-test", messages=[{"role": "user", "content": content}], max_tokens=1)
+    client.completions.create(model="ava-test", prompt=[97, 256], max_tokens=1)
+    text, _, chat, ids = (request.prompt_ids for request in server.engine.requests)
+    assert bytes(text) == b"a <|end|> b"
+    assert chat[0] == 256 and bytes(chat[1:]) == b"a<|end|>b"
+    assert ids == (97, 256)
+
+
 def test_a_chat_stream_begins_with_the_role(serve, client_of):
     chunks = list(
         client_of(serve()).chat.completions.create(

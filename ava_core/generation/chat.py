@@ -1,0 +1,119 @@
+"""Chats as tokens: control tokens come from the template, never from what a message says.
+
+A template can do what it likes with a message, cut it, trim it and put control tokens around it in one expression, so
+the places where contents begin and end aren't known in its result. But a control token is known by a few characters
+(`|` for `<|endoftext|>`). In the messages these are replaced by stand-ins, one for one, before the template runs. What
+then spells a control token was spelt by the template; in the rest the stand-ins are turned back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ava_core.generation.prompts import encode_text
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+"""For tokenizers without a template of their own: base models, which know no turns but may continue a dialogue."""
+PRIVATE_USE = range(0xF0000, 0xFFFFE)
+"""Code points that no text has a meaning for: the stand-ins."""
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template: str | None = None
+) -> list[int]:
+    """The tokens of a chat, up to where the assistant's answer begins; as `render_chat` otherwise.
+
+    Raises:
+        AvaError: a message is no valid Unicode.
+    """
+    return encode_pieces(tokenizer, render_chat(tokenizer, messages, template))
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template: str | None = None
+) -> list[str | int]:
+    """A chat as the template writes it, up to where the assistant's answer begins: texts, and control tokens by id.
+
+    Args:
+        tokenizer: of the model.
+        messages: each with `role`, which the template may make control tokens of, `content`, and what else it looks at.
+        template: Jinja text; None: the tokenizer's own, or `PLAIN_TEMPLATE`.
+
+    Raises:
+        jinja2.TemplateError: the template refuses the messages, or can't be read.
+    """
+    template = template or getattr(tokenizer, "chat_template", None) or PLAIN_TEMPLATE
+    control = _Control(tokenizer)
+    there = {*template, *(char for message in messages for text in message.values() for char in text)}
+    unused = (chr(code) for code in PRIVATE_USE if chr(code) not in there)
+    stand_ins = dict(zip(control.telltales, unused, strict=False))
+    disguise = str.maketrans(stand_ins)
+    rendered: Any = tokenizer.apply_chat_template(
+        [
+            {key: text if key == "role" else text.translate(disguise) for key, text in message.items()}
+            for message in messages
+        ],
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    undisguise = str.maketrans({stand_in: char for char, stand_in in stand_ins.items()})
+    return [piece.translate(undisguise) if isinstance(piece, str) else piece for piece in control.split(rendered)]
+
+
+def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[str | int]) -> list[int]:
+    """The tokens of what `render_chat` gives; the boundary token for nothing at all."""
+    ids: list[int] = []
+    for piece in pieces:
+        ids += encode_text(tokenizer, piece) if isinstance(piece, str) else [piece]
+    return ids or [tokenizer.eos_token_id]
+
+
+class _Control:
+    """The control tokens of a tokenizer.
+
+    Attributes:
+        telltales: characters of which each control token has one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        special = {token: added for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self._ids = {added.content: token for token, added in special.items()}
+        self.telltales = "".join(_cover(self._ids))
+        # The longest first, as the tokenizer itself looks for them.
+        ordered = sorted(special.values(), key=lambda added: len(added.content), reverse=True)
+        self._pattern = re.compile("|".join(map(_pattern, ordered))) if ordered else None
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """The control tokens, and the texts between them."""
+        end = 0
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            yield text[end : match.start()]
+            yield self._ids[match[match.lastindex or 0]]
+            end = match.end()
+        yield text[end:]
+
+
+def _pattern(added: Any) -> str:
+    """What the tokenizer takes for this token, with the space that it swallows beside it."""
+    word = re.escape(added.content)
+    word = rf"(?<!\w)({word})(?!\w)" if added.single_word else f"({word})"
+    return (r"\s*" if added.lstrip else "") + word + (r"\s*" if added.rstrip else "")
+
+
+def _cover(words: Iterable[str]) -> Iterator[str]:
+    """Few characters of which each word has one; signs before letters, which a template is likelier to look for."""
+    left = list(words)
+    while left:
+        chars = {char for word in left for char in word}
+        ranks = [(not char.isspace(), not char.isalnum(), sum(char in word for word in left), char) for char in chars]
+        best = max(ranks)[-1]
+        yield best
+        left = [word for word in left if best not in word]
