@@ -16,6 +16,7 @@ from ava_core.config import AvaConfig, Resolved, resolve, to_yaml
 from ava_core.config.yaml_text import is_whole
 from ava_core.errors import AvaError, ConfigError
 from ava_core.interruption import Interrupted, handle_signals, outlive_terminal
+from ava_core.redaction import redact
 
 if TYPE_CHECKING:
     from pipelines.graph import Graph
@@ -161,4 +162,4 @@ def run(name: str, main: Callable[[], int | None]) -> None:
 
 def _say(name: str, *lines: str) -> None:
     for line in lines:
-        print(f"{name}: {line}", file=sys.stderr)
+        print(f"{name}: {redact(line)}", file=sys.stderr)

@@ -26,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ava_core.errors import AvaError, ConfigError
+from ava_core.redaction import redact
 from pipelines.processes import Process
 
 FOLDER = Path(".ava/mlflow")
@@ -206,7 +207,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(redact(line), file=sys.stderr, flush=True)
 
 
 def main() -> None:

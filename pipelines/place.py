@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from ava_core.redaction import redact
+
 GRACE_SECONDS = 15.0
 """Time to end after SIGTERM, before SIGKILL: a step flushes its log and leaves its state as it is."""
 DRAIN_SECONDS = 30.0
@@ -161,9 +163,10 @@ def _copy_lines(lines: Iterator[bytes], file: IO[bytes], show: Callable[[str], N
 
     A process whose output nobody reads hangs as soon as the pipe is full.
     """
-    for line in lines:
+    for raw in lines:
+        line = redact(raw.decode(errors="surrogateescape"))
         # ValueError: the file is closed, and something that the task left running still writes.
         with contextlib.suppress(OSError, ValueError):
-            file.write(line)
+            file.write(line.encode(errors="surrogateescape"))
         with contextlib.suppress(OSError, ValueError):
-            show(line.decode(errors="replace").rstrip("\r\n"))
+            show(line.encode(errors="surrogateescape").decode(errors="replace").rstrip("\r\n"))

@@ -139,7 +139,7 @@ def _fail(line: str) -> int:
 
 
 def _say(line: str) -> None:
-    from ava_core.runtime.logs import redact
+    from ava_core.redaction import redact
 
     line = one_line(line)
     print(f"ava: {redact(line)}", file=sys.stderr)

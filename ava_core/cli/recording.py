@@ -19,8 +19,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ava_core.errors import AvaError, ConfigError, one_line
+from ava_core.redaction import redact
 from ava_core.runtime import manifest
-from ava_core.runtime.logs import redact
 from ava_core.runtime.outcome import Outcome
 from ava_core.runtime.step import Request, StepRun
 from ava_core.runtime.work import timings_path

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.redaction import redact_address
 from ava_core.registry.versions import MODEL
 from ava_core.runtime import manifest
-from ava_core.tracking.address import redact
 from ava_core.tracking.connection import connect
 from ava_core.tracking.faults import server_errors
 
@@ -143,7 +143,8 @@ def _find(client: MlflowClient, address: ModelAddress, uri: str, tracking_uri: s
             with server_errors(tracking_uri, f"looking up {uri}"):
                 raise
         raise AvaError(
-            f"{uri}: {redact(tracking_uri)} has no such version: see `ava show --registry --model-name {address.name}`"
+            f"{uri}: {redact_address(tracking_uri)} has no such version:"
+            f" see `ava show --registry --model-name {address.name}`"
         ) from error
 
 

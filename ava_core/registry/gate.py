@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ava_core.config.schema import RegisterConfig
+from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.decision import NAME, Bound, Decision, decide, gate_digest
 from ava_core.registry.promotion import opponent, read_outcome
 from ava_core.registry.versions import describe, find_version
 from ava_core.runtime.progress import Progress
-from ava_core.tracking.address import redact, sqlite_file
+from ava_core.tracking.address import sqlite_file
 from ava_core.tracking.connection import connect
 from ava_core.tracking.faults import server_errors
 
@@ -118,7 +119,7 @@ def _ask(config: RegisterConfig, candidate: Candidate, tracking_uri: str) -> Dec
     """What was decided when this evaluation was registered, else a decision against the present champion."""
     file = sqlite_file(tracking_uri)
     if file is not None and not file.is_file():  # connecting would make it, and there is nobody in it to ask for
-        log.info("gate: %s: there is no registry yet, so there is no champion", redact(tracking_uri))
+        log.info("gate: %s: there is no registry yet, so there is no champion", redact_address(tracking_uri))
         return decide(config, candidate, None)
     client, name, bounds = connect(tracking_uri), config.model_name, gate_digest(config.gate)
     with server_errors(tracking_uri, "asking for the champion"):

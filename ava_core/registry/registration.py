@@ -6,10 +6,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from ava_core.redaction import redact_address
 from ava_core.registry.decision import Decision
 from ava_core.registry.promotion import Outcome
 from ava_core.registry.versions import CHAMPION
-from ava_core.tracking import model_url, redact, run_url
+from ava_core.tracking import model_url, run_url
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Registration:
             "logged_model_id": self.logged_model_id,
             "run_url": run_url(self.tracking_uri, self.experiment_id, self.run_id),
             "model_url": model_url(self.tracking_uri, self.name, self.version),
-            "tracking_uri": redact(self.tracking_uri),
+            "tracking_uri": redact_address(self.tracking_uri),
         }
 
     def report(self) -> None:

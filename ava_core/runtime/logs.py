@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
 from pathlib import Path
 from typing import TextIO
 
+from ava_core.redaction import redact
+
 LEVELS = ("debug", "info", "warning", "error")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
-# The name must end in a secret's word, and a token be none of text: `shard_tokens = -1`, `num_experts_per_token = 9`
-# and `tokenizer: unknown key` are messages about settings.
-_ASSIGNMENTS = re.compile(
-    r"(?i)\b((?:[a-z0-9]+[_-])*(?:(?<!per_)(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)token|passwd|password|secret|credentials|(?:api|access|secret|private)[_-]?key)"
-    r"[\"']?\s*[=:]\s*)([\"']?)[^\s\"'&,;]+"
-)
-
-
-def redact(text: str) -> str:
-    """Replace credentials in addresses and headers, and in `name=value` pairs of secret-looking names."""
-    return _ASSIGNMENTS.sub(r"\1\2***", _BEARER.sub(r"\1 ***", _CREDENTIALS.sub("***", text)))
 
 
 class _RedactingFormatter(logging.Formatter):

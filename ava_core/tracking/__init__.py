@@ -3,6 +3,6 @@
 Importing this package doesn't import mlflow (3 s); its functions do.
 """
 
-from ava_core.tracking.address import model_url, redact, run_url, tracking_uri
+from ava_core.tracking.address import model_url, run_url, tracking_uri
 
-__all__ = ["model_url", "redact", "run_url", "tracking_uri"]
+__all__ = ["model_url", "run_url", "tracking_uri"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ava_core.errors import ConfigError
+from ava_core.redaction import redact_address
 
 DEFAULT_URI = "sqlite:///.ava/mlflow/mlflow.db"
 LOCAL_SERVER = Path(".ava/mlflow/server.json")
@@ -45,7 +46,7 @@ def given_uri(environment: Mapping[str, str]) -> str | None:
     uri = environment[name].strip()
     if urlsplit(uri).scheme in ("", "file"):
         raise ConfigError(
-            f"{name} = {redact(uri)}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"
+            f"{name} = {redact_address(uri)}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"
         )
     return uri
 
@@ -67,17 +68,6 @@ def sqlite_file(uri: str) -> Path | None:
     if parts.scheme.split("+")[0] != "sqlite" or parts.path in ("", "/"):
         return None
     return Path(parts.path[1:])
-
-
-def redact(uri: str) -> str:
-    """The address without user name, password and query: all three can carry credentials."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    location = f"***@{host}" if "@" in parts.netloc else host
-    if not parts.netloc:
-        # urlunsplit would drop the empty authority of sqlite:///relative.db
-        return uri.partition("?")[0]
-    return urlunsplit((parts.scheme, location, parts.path, "", ""))
 
 
 def _page(uri: str, *segments: str) -> str | None:

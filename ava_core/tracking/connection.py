@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ava_core.errors import AvaError
-from ava_core.tracking.address import WEB_SCHEMES, redact, sqlite_file
+from ava_core.redaction import redact_address
+from ava_core.tracking.address import WEB_SCHEMES, sqlite_file
 from ava_core.tracking.faults import unreachable
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def experiment(client: Any, uri: str, name: str) -> Experiment:
         found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         raise AvaError(
-            f"register.experiment = {name}: is deleted on {redact(uri)}: name another,"
+            f"register.experiment = {name}: is deleted on {redact_address(uri)}: name another,"
             f" or `mlflow experiments restore -x {found.experiment_id}`"
         )
     return found

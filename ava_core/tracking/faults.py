@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from ava_core.errors import AvaError, ConfigError
-from ava_core.tracking.address import WEB_SCHEMES, redact
+from ava_core.redaction import redact_address
+from ava_core.tracking.address import WEB_SCHEMES
 
 _REFUSED = re.compile(r"error code 40[13]\b|\b40[13] client error|PERMISSION_DENIED|UNAUTHENTICATED", re.IGNORECASE)
 _FULL = re.compile(r"no space left on device|database or disk is full|disk quota exceeded|\b507\b", re.IGNORECASE)
@@ -37,7 +38,7 @@ def server_errors(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException) as error:
-        raise AvaError(f"{redact(uri)}: {doing} failed: {explain(uri, error)}") from error
+        raise AvaError(f"{redact_address(uri)}: {doing} failed: {explain(uri, error)}") from error
     except OSError as error:
         # A failed copy of a folder is an OSError without a number, and a list of all files in its text.
         if not _FULL.search(_texts(error)):
@@ -70,7 +71,7 @@ def explain(uri: str, error: BaseException) -> str:
 def unreachable(uri: str, error: BaseException) -> AvaError:
     """Why no connection to `uri` came about."""
     text = _texts(error)
-    address = redact(uri)
+    address = redact_address(uri)
     if _REFUSED.search(text) or _FULL.search(text):
         return AvaError(f"{address}: {explain(uri, error)}")
     if match := _FAILING.search(text):
@@ -87,7 +88,7 @@ def unreachable(uri: str, error: BaseException) -> AvaError:
 
 def one_line(text: str, uri: str = "") -> str:
     """The first line of a message, without the credentials of `uri`."""
-    whole = text.replace(uri, redact(uri)) if uri else text
+    whole = text.replace(uri, redact_address(uri)) if uri else text
     return whole.strip().partition("\n")[0][:300]
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import ava_core
 from ava_core.errors import ConfigError
-from ava_core.tracking.address import given_uri, redact
+from ava_core.redaction import redact_address
+from ava_core.tracking.address import given_uri
 from ava_core.tracking.feed import Feed
 from ava_core.tracking.pipeline_runs import identity, pipeline_run_id
 from ava_core.tracking.records import flatten
@@ -134,7 +135,7 @@ class LiveRun:
                 "mlflow: %d of %d steps were not sent to %s: `ava register` logs the whole history",
                 unsent,
                 unsent + self.sent,
-                redact(self.assignment.uri),
+                redact_address(self.assignment.uri),
             )
 
     def _tell(self, line: str, process: subprocess.Popen[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kfp import Client
 
+from ava_core.redaction import redact
 from pipelines.submit import runs, schedules, submission, watch
 from pipelines.submit.connection import connect, quiet
 from pipelines.submit.errors import explained
@@ -103,7 +104,7 @@ def _wait(client: Client, flags: argparse.Namespace, run_id: str, wanted: str = 
     with explained(flags.host), _interruptible(hint):
         run = watch.watch(client, run_id)
     reason = watch.failure(run) if run.state == "FAILED" else ""
-    print(f"run {run_id} {run.state}" + (f": {reason}" if reason else ""))
+    print(f"run {run_id} {run.state}" + (f": {redact(reason)}" if reason else ""))
     return 0 if run.state == wanted else 1
 
 
@@ -122,4 +123,4 @@ def _print_plugin(name: str, output: Any) -> None:
         if entry.render_type == "URL":
             print(f"{name} {entry.value}")
     if output.state == "PLUGIN_FAILED":
-        print(f"{PROGRAM}: {name}: {output.state_message}", file=sys.stderr)
+        print(f"{PROGRAM}: {name}: {redact(str(output.state_message))}", file=sys.stderr)

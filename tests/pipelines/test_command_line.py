@@ -63,6 +63,7 @@ def test_commit_of_a_repository_is_read(tmp_path):
 FAILURES = [
     ("raise AvaError('model: broken: mend it')", 1, "test: model: broken: mend it\n"),
     ("raise ConfigError('a: wrong', 'b: wrong')", 2, "test: a: wrong\ntest: b: wrong\n"),
+    ("raise ConfigError('--host http://ava:pass/word@h: wrong')", 2, "test: --host http://***@h: wrong\n"),
     ("open('/nowhere/file')", 1, "test: /nowhere/file: No such file or directory\n"),
     ("raise KeyboardInterrupt", 130, "test: interrupted: run the same command again to go on\n"),
     ("os.kill(os.getpid(), 15); time.sleep(9)", 143, ""),

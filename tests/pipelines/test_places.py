@@ -48,6 +48,15 @@ def test_both_streams_are_logged_and_shown_line_by_line(run, tmp_path):
 
 
 @in_both_places
+def test_secret_that_the_command_prints_is_neither_logged_nor_shown(run, tmp_path):
+    shown: list[str] = []
+    program = python("import sys", "sys.stdout.buffer.write(b'\\xff https://ava:hun/ter2@host.example/x\\n')")
+    assert run(program, show=shown.append).succeeded
+    assert (tmp_path / "log").read_bytes() == b"\xff https://***@host.example/x\n"
+    assert shown == ["\ufffd https://***@host.example/x"]
+
+
+@in_both_places
 def test_lines_come_while_the_command_runs(run):
     times: list[float] = []
     run(

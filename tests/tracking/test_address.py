@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ava_core.errors import ConfigError
-from ava_core.tracking import model_url, redact, run_url, tracking_uri
+from ava_core.tracking import model_url, run_url, tracking_uri
 from ava_core.tracking.address import DEFAULT_URI, LOCAL_SERVER, sqlite_file
 
 # A busy machine is no fault of the code.
@@ -50,17 +50,12 @@ def test_file_store_is_refused_with_what_to_give_instead(uri):
 
 @relaxed
 @given(user=words, password=words, host=words, query=words)
-def test_credentials_and_queries_never_show(user, password, host, query):
+def test_pages_show_neither_credentials_nor_queries(user, password, host, query):
     uri = f"https://{user}:{password}@{host}.example:5000/path?key={query}"
-    shown = (redact(uri), run_url(uri, "1", "r"), model_url(uri, "m", 3))
+    shown = (run_url(uri, "1", "r"), model_url(uri, "m", 3))
     for text in shown:
         assert host in text
         assert f"{user}:" not in text and password not in text.replace(host, "") and f"key={query}" not in text
-
-
-def test_addresses_without_credentials_stay_as_they_are():
-    assert redact("sqlite:///.ava/mlflow/mlflow.db") == "sqlite:///.ava/mlflow/mlflow.db"
-    assert redact("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
 
 
 def test_pages_exist_only_on_a_server():

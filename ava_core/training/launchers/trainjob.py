@@ -151,7 +151,7 @@ def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
     Args:
         environment: usually `os.environ`.
     """
-    from ava_core.runtime.logs import redact
+    from ava_core.redaction import redact
 
     given = {name: environment[name] for name in ENVIRONMENT if environment.get(name)}
     return {name: value for name, value in given.items() if redact(value) == value}
