@@ -65,8 +65,8 @@ FAILURES = [
     ("raise ConfigError('a: wrong', 'b: wrong')", 2, "test: a: wrong\ntest: b: wrong\n"),
     ("raise ConfigError('--host http://ava:pass/word@h: wrong')", 2, "test: --host http://***@h: wrong\n"),
     ("open('/nowhere/file')", 1, "test: /nowhere/file: No such file or directory\n"),
-    ("raise KeyboardInterrupt", 130, "test: interrupted: run the same command again to go on\n"),
-    ("os.kill(os.getpid(), 15); time.sleep(9)", 143, ""),
+    ("os.kill(os.getpid(), 2); time.sleep(9)", 130, "test: interrupted: run the same command again to go on\n"),
+    ("os.kill(os.getpid(), 15); time.sleep(9)", 143, "test: terminated: run the same command again to go on\n"),
     ("return 1", 1, ""),
     ("return None", 0, ""),
 ]
