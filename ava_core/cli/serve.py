@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ import typer
 KEYS = "AVA_API_KEYS"
 REGISTRY_SCHEME = "models:/"
 CACHE = Path(".ava/models")
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9._-]+")
+_ORIGIN = re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?")
 
 
 def serve(
@@ -31,6 +34,18 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help=f"File with an API key per line; {KEYS} holds them separated by commas.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that clients reach the server by, beside localhost, --host and, beyond loopback, any address;"
+            " *.NAME: all below it; *: any. Repeatable."
+        ),
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may ask (CORS), like https://chat.example; *: all. Repeatable."),
+    ] = None,
+    access_log: Annotated[bool, typer.Option(help="Log a line per request, without its texts.")] = True,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja template instead of the tokenizer's own.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = 0,
 ) -> None:
@@ -43,9 +58,19 @@ def serve(
     logs.configure()
     if weights not in ("auto", "int4", "int8", "fp32"):
         raise ConfigError(f"--weights {weights}: must be one of auto, int4, int8, fp32")
+    hosts, origins = allowed_host or [], allowed_origin or []
+    faults = [f"--allowed-host {name}: must be a name without port" for name in hosts if not _HOST.fullmatch(name)]
+    faults += [
+        f"--allowed-origin {origin}: must be SCHEME://HOST[:PORT], or *"
+        for origin in origins
+        if not _ORIGIN.fullmatch(origin)
+    ]
+    if faults:
+        raise ConfigError(*faults)
     keys = _read_keys(api_key_file)
     template = _read(chat_template, "--chat-template") if chat_template else None
 
+    from ava_core.serving.http.app import Access
     from ava_core.serving.http.limits import Limits
     from ava_core.serving.http.server import run
 
@@ -55,8 +80,9 @@ def serve(
         name=name or _name(model),
         host=host,
         port=port,
-        keys=keys,
+        access=Access(keys=keys, hosts=hosts, origins=[origin.lower() for origin in origins]),
         chat_template=template,
+        log_requests=access_log,
         limits=Limits(body_bytes=max_body_bytes, request_seconds=request_seconds),
         threads=threads or usable_cores(),
         drain_seconds=drain_seconds,

@@ -52,10 +52,11 @@ def parse_address(uri: str) -> ModelAddress:
 
 
 class Downloaded(NamedTuple):
-    """A registered model's folder, and the number of its version."""
+    """A registered model's folder, the number of its version, and when that was made (seconds since 1970)."""
 
     folder: Path
     version: int
+    created: int
 
 
 def find_version(uri: str, tracking_uri: str) -> int:
@@ -105,7 +106,7 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
             _check(fetched, digest, uri, weights)
             shutil.rmtree(folder, ignore_errors=True)
             fetched.rename(folder)
-    return Downloaded(folder, int(version.version))
+    return Downloaded(folder, int(version.version), version.creation_timestamp // 1000)
 
 
 def _choose_weights(version: ModelVersion, wanted: str, uri: str, tracking_uri: str) -> str:

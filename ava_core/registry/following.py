@@ -24,8 +24,8 @@ def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable
     def look() -> Source:
         nonlocal last
         if last is None or last.version != str(find_version(model, tracking_uri)):
-            folder, version = download_model(model, tracking_uri, cache, weights)
-            last = Source(str(version), folder)
+            found = download_model(model, tracking_uri, cache, weights)
+            last = Source(str(found.version), found.folder, found.created)
         return last
 
     return look

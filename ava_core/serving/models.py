@@ -27,10 +27,12 @@ class Source:
     Attributes:
         version: what changes when the model does; empty for a folder.
         folder: the quantised model's.
+        created: when it was made, in seconds since 1970.
     """
 
     version: str
     folder: Path
+    created: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Served:
     version: str
     engine: Engine
     tokenizer: Any
+    created: int
 
 
 class ServedModels:
@@ -104,7 +107,7 @@ class ServedModels:
         tokenizer = load_tokenizer(source.folder)
         decoder = DecoderSession.load(source.folder, self._threads)
         engine = Engine(decoder, tokenizer, self._deliver, **self._settings)
-        return Served(self.name, source.version, engine, tokenizer)
+        return Served(self.name, source.version, engine, tokenizer, source.created)
 
     def _poll(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
@@ -148,4 +151,8 @@ class ServedModels:
 
 def folder_source(folder: Path) -> Callable[[], Source]:
     """A source that never changes: an output folder of `ava quantize`."""
-    return lambda: Source("", folder)
+    try:
+        created = int((folder / manifest.NAME).stat().st_mtime)
+    except OSError:
+        created = 0  # loading it will say what is missing
+    return lambda: Source("", folder, created)

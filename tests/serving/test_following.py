@@ -112,6 +112,7 @@ def test_a_version_is_fetched_and_verified_once(promote, mlflow_server, tmp_path
     first, again = look(), look()
     assert first == again and first.version == "1" and (first.folder / "model.onnx").is_file()
     assert len(fetched) == 1
+    assert abs(first.created - time.time()) < 3600
     promote()
     assert look().version == look().version == "2"
     assert len(fetched) == 2

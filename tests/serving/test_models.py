@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from ava_core.errors import AvaError
-from ava_core.serving.models import ServedModels, Source
+from ava_core.serving.models import ServedModels, Source, folder_source
 from ava_core.serving.requests import Draining
 
 WAIT = 30.0
@@ -19,7 +19,7 @@ class Registry:
 
     def look(self) -> Source:
         self.looks += 1
-        return Source(self.version, self.folder)
+        return Source(self.version, self.folder, 0)
 
 
 @pytest.fixture
@@ -38,6 +38,11 @@ def make_models(collector):
     yield make
     for models in made:
         models.close(0.0)
+
+
+def test_a_folder_s_model_was_made_when_its_manifest_was_written(make_models, served_model):
+    models = make_models(folder_source(served_model))
+    assert models.current().created == int((served_model / "manifest.json").stat().st_mtime) > 0
 
 
 def hold(engine) -> threading.Event:
@@ -151,7 +156,7 @@ def test_version_that_comes_while_the_server_ends_is_closed_again(make_models, r
     def look() -> Source:
         if ending:
             ending[0].close(0.0)
-            return Source("2", served_model)
+            return Source("2", served_model, 0)
         return registry.look()
 
     models = make_models(look)
@@ -166,4 +171,4 @@ def test_damaged_first_model_is_refused(make_models, served_model, tmp_path):
     damaged = shutil.copytree(served_model, tmp_path / "damaged")
     (damaged / "model.onnx").unlink()
     with pytest.raises(AvaError, match=r"model\.onnx"):
-        make_models(lambda: Source("1", damaged))
+        make_models(lambda: Source("1", damaged, 0))

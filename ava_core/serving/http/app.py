@@ -3,37 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ava_core.errors import AvaError
+from ava_core.serving.http.admission import Hosts, JsonOnly, Keys
 from ava_core.serving.http.errors import HttpError, from_engine
 from ava_core.serving.http.handlers import Handlers
 from ava_core.serving.http.limits import Limits
-from ava_core.serving.http.middleware import Counted, Keys, WriteTimeout
+from ava_core.serving.http.middleware import Defects, Observed, WriteTimeout
 from ava_core.serving.models import ServedModels
 
 
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        keys: API keys, one of which a request must send; none: everybody is served.
+        hosts: names that the server answers for beside localhost; see `Hosts`.
+        addresses: whether it answers for other addresses than loopback ones.
+        origins: of web pages that may ask, as a browser names them (CORS); `*`: all.
+    """
+
+    keys: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    addresses: bool = False
+    origins: Sequence[str] = ()
+
+
 def create_app(
-    models: ServedModels, *, limits: Limits | None = None, keys: Sequence[str] = (), chat_template: str | None = None
+    models: ServedModels,
+    *,
+    limits: Limits | None = None,
+    access: Access | None = None,
+    chat_template: str | None = None,
+    log_requests: bool = True,
 ) -> Starlette:
     """The application.
 
     Args:
         models: what is served.
         limits: bounds; None: the defaults.
-        keys: API keys, one of which a request must send; none: everybody is served.
+        access: who may ask; None: everybody on this machine.
         chat_template: Jinja text instead of the tokenizer's own.
+        log_requests: whether each request is a line of the log.
 
     Returns:
         The application; `state.refuse()` makes it refuse new requests.
     """
-    server = Handlers(models, limits or Limits(), chat_template)
+    server, access = Handlers(models, limits or Limits(), chat_template), access or Access()
     routes = [
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat, methods=["POST"]),
@@ -43,22 +70,44 @@ def create_app(
         Route("/metrics", server.show_metrics),
         Route("/version", server.version),
     ]
+    paths = [route.path for route in routes]
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Counted, metrics=server.metrics, paths=[route.path for route in routes]),
-            Middleware(Keys, keys=list(keys)),
+            Middleware(Observed, metrics=server.metrics, paths=paths, log_requests=log_requests),
             Middleware(WriteTimeout, seconds=server.limits.write_seconds),
+            Middleware(Hosts, names=access.hosts, addresses=access.addresses),
+            # Before the keys, which a browser's question whether it may ask doesn't carry.
+            *_cross_origin(access.origins),
+            Middleware(Keys, keys=access.keys),
+            Middleware(JsonOnly),
+            Middleware(Defects),
         ],
         exception_handlers={
             HttpError: _answer_error,
             HTTPException: _answer_http_error,
             AvaError: _answer_ava_error,
-            Exception: _answer_defect,
+            ClientDisconnect: _answer_nobody,
         },
     )
     app.state.refuse = server.refuse
     return app
+
+
+def _cross_origin(origins: Sequence[str]) -> list[Middleware]:
+    """Cookies are never asked for: a key comes as a header. Pages that were named may reach a private network."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("retry-after",),
+            allow_private_network=True,
+        )
+    ]
 
 
 async def _answer_error(_request: HttpRequest, error: Exception) -> Response:
@@ -71,9 +120,9 @@ async def _answer_ava_error(_request: HttpRequest, error: Exception) -> Response
     return from_engine(error).response()
 
 
-async def _answer_defect(_request: HttpRequest, error: Exception) -> Response:
-    """In OpenAI's shape; the traceback goes to the log."""
-    return HttpError(500, f"{type(error).__name__}: see the server's log", code="internal_error").response()
+async def _answer_nobody(_request: HttpRequest, _error: Exception) -> Response:
+    """The client left while it sent its body: counted with nginx's status, and sent nowhere."""
+    return Response(status_code=499)
 
 
 async def _answer_http_error(request: HttpRequest, error: Exception) -> Response:

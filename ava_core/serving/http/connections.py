@@ -4,37 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
+import resource
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ava_core.serving.http.errors import HttpError
 from ava_core.serving.http.middleware import ABORT
 
 HEADER_SECONDS = 20.0
 """For a request's headers to arrive; uvicorn itself would wait for ever."""
 
 
+MAX_CONNECTIONS = 1024
+SPARE_DESCRIPTORS = 192
+"""For files, pipes and connections that were accepted and not looked at yet."""
+
+
+def most_connections() -> int:
+    """Connections that are kept: `MAX_CONNECTIONS`, or what the limit on open files leaves room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft - SPARE_DESCRIPTORS))
+
+
 class BoundedProtocol(H11Protocol):
-    """A connection that is dropped when a request's headers don't come, and that the application can drop."""
+    """A connection that is dropped when a request's headers don't come, and that the application can drop.
+
+    Where there are too many, one that waits for its client makes room: of the peer that has the most of those, the one
+    that has waited for the longest. Connections whose request runs are never dropped for others.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._late: asyncio.TimerHandle | None = None
+        self._waiting_since = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, ABORT: transport.abort}
         self._watch()
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
         """Take data in; it may be the end of a request's headers."""
         super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self._waiting_since = self.loop.time()
+        super().on_response_complete()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -43,8 +71,56 @@ class BoundedProtocol(H11Protocol):
             self._late.cancel()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, unless an answer has begun."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        if not self._waits():  # whoever reads the body hears that there will be no more of it
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._answer(HttpError(400, msg))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: the request is answered like any other, and two lines of the log for each would be a client's."""
+
+    def _answer(self, error: HttpError) -> None:
+        """An answer without the application, after which the connection closes."""
+        answer = error.response()
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        reason = http.HTTPStatus(error.status).phrase.encode()
+        events = (
+            h11.Response(status_code=error.status, headers=headers, reason=reason),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        )
+        for each in events:
+            self.transport.write(self.conn.send(each) or b"")
+        self.transport.close()
+
     def _waits(self) -> bool:
+        """Whether it is the client's turn to begin a request."""
         return self.cycle is None or self.cycle.response_complete
+
+    def _idles(self) -> bool:
+        """Whether it is the client's turn, be it in the middle of a request's body."""
+        return not self.transport.is_closing() and (self._waits() or self.cycle.more_body)
+
+    def _make_room(self) -> None:
+        open_ones = [each for each in self.connections if not each.transport.is_closing()]
+        if len(open_ones) <= most_connections():
+            return
+        idle = [each for each in open_ones if isinstance(each, BoundedProtocol) and each._idles() and each is not self]
+        if not idle:
+            error = HttpError(503, "all connections are in use: try again", code="overloaded")
+            error.headers["retry-after"] = "1"
+            self._answer(error)
+            return
+        held = Counter(each._peer() for each in idle)
+        max(idle, key=lambda each: (held[each._peer()], -each._waiting_since)).transport.abort()
+
+    def _peer(self) -> str:
+        return self.client[0] if self.client else ""
 
     def _watch(self) -> None:
         if self._waits() and self._late is None:

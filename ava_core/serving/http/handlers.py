@@ -22,6 +22,7 @@ from ava_core.serving.http.bodies import Body, Uploads, parse
 from ava_core.serving.http.errors import HttpError, from_engine
 from ava_core.serving.http.limits import Limits
 from ava_core.serving.http.metrics import Metrics
+from ava_core.serving.http.middleware import Record
 from ava_core.serving.http.preparation import Prepared, prepare_chat, prepare_completion
 from ava_core.serving.http.protocol import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
 from ava_core.serving.http.workers import Workers
@@ -60,6 +61,23 @@ class Clock:
         except TimeoutError as error:
             spent = time.perf_counter() - self.started
             raise HttpError(504, f"the answer wasn't done after {spent:.0f} s", code="timeout") from error
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a request brings with it from its body to its answer.
+
+    Attributes:
+        prepare: makes the engine's requests of the body.
+        workers: threads that do it.
+        clock: its time.
+        record: what the log tells of it.
+    """
+
+    prepare: Prepare
+    workers: Workers
+    clock: Clock
+    record: Record
 
 
 class Handlers:
@@ -114,26 +132,24 @@ class Handlers:
         if self.draining:
             raise from_engine(Draining("the server is going down: try again"))
         data = await self.uploads.read(http)
-        clock = Clock(self.limits.request_seconds)
+        call = Call(prepare, workers, Clock(self.limits.request_seconds), http.state.record)
         for waiting in (self.workers.waiting, workers.waiting):
             if waiting >= self.limits.waiting:
                 raise QueueFull(waiting, RETRY_SECONDS)
-        return await self._unless_it_leaves(http, self._answer_in_time(data, kind, prepare, workers, clock))
+        return await self._unless_it_leaves(http, self._answer_in_time(data, kind, call))
 
-    async def _answer_in_time(
-        self, data: bytes, kind: type[Body], prepare: Prepare, workers: Workers, clock: Clock
-    ) -> Response:
-        async with clock.limit():
+    async def _answer_in_time(self, data: bytes, kind: type[Body], call: Call) -> Response:
+        async with call.clock.limit():
             context = self.models.current().engine.context
             body = await self.workers.run(parse, data, kind, self.limits, context)
             try:
-                return await self._answer(body, prepare, workers, clock)
+                return await self._answer(body, call)
             except Draining:  # the model was exchanged between choosing the engine and submitting to it
-                return await self._answer(body, prepare, workers, clock)
+                return await self._answer(body, call)
 
-    async def _answer(self, body: GenerationRequest, prepare: Prepare, workers: Workers, clock: Clock) -> Response:
+    async def _answer(self, body: GenerationRequest, call: Call) -> Response:
         served = self._served(body.model)
-        prepared = await workers.run(prepare, body, served)
+        prepared = await call.workers.run(call.prepare, body, served)
         count = len(prepared.requests)
         answer = Answer(
             served.name,
@@ -143,9 +159,10 @@ class Handlers:
             echoes=prepared.echoes,
         )
         streams = Streams.open(served.engine, prepared.requests)
-        deltas = self._timed(streams, clock)
+        call.record.prompt_tokens = prepared.prompt_tokens
+        deltas = self._timed(streams, count, call)
         if body.stream:
-            events = self._events(deltas, answer, count, body.stream_options or StreamOptions())
+            events = self._events(deltas, answer, count, body.stream_options or StreamOptions(), call.record)
             return Events(events, streams)
         choices = [Choice() for _ in range(count)]
         async for index, delta in deltas:
@@ -161,19 +178,25 @@ class Handlers:
             )
         return served
 
-    async def _timed(self, streams: Streams, clock: Clock) -> AsyncIterator[tuple[int, Any]]:
+    async def _timed(self, streams: Streams, count: int, call: Call) -> AsyncIterator[tuple[int, Any]]:
         """The deltas, with their times measured, until the request's time is over."""
-        before = clock.started
-        first = True
-        async with clock.limit():
+        before = call.clock.started
+        tokens = [0] * count
+        async with call.clock.limit():
             async for index, delta in streams.deltas():
                 now = time.perf_counter()
-                (self.metrics.first_token if first else self.metrics.per_token).observe(now - before)
-                first, before = False, now
+                (self.metrics.per_token if any(tokens) else self.metrics.first_token).observe(now - before)
+                before, tokens[index] = now, delta.tokens
+                call.record.new_tokens = sum(tokens)
                 yield index, delta
 
     async def _events(
-        self, deltas: AsyncIterator[tuple[int, Any]], answer: Answer, count: int, options: StreamOptions
+        self,
+        deltas: AsyncIterator[tuple[int, Any]],
+        answer: Answer,
+        count: int,
+        options: StreamOptions,
+        record: Record,
     ) -> AsyncIterator[bytes]:
         tokens = [0] * count
         for index in range(count):
@@ -185,7 +208,9 @@ class Handlers:
                 yield answer.chunk(index, delta, sum(tokens) if options.continuous_usage_stats else None)
         except (AvaError, HttpError) as error:
             # The status is sent already; the error comes as an event, as with OpenAI.
-            yield event((error if isinstance(error, HttpError) else from_engine(error)).body())
+            fault = error if isinstance(error, HttpError) else from_engine(error)
+            record.failure = fault.code or "error"
+            yield event(fault.body())
             return
         if options.include_usage:
             yield answer.closing(sum(tokens))
@@ -230,7 +255,7 @@ def _describe(served: Served) -> dict[str, Any]:
     return {
         "id": served.name,
         "object": "model",
-        "created": 0,
+        "created": served.created,
         "owned_by": "ava",
         "version": served.version,
         "max_model_len": served.engine.context,

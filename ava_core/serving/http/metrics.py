@@ -19,12 +19,16 @@ class Metrics:
 
     Attributes:
         requests: by path and status.
+        broken_streams: by code of the error that ended them; their status was sent before.
         first_token, per_token: seconds from the request to the first token, and from a token to the next.
     """
 
     def __init__(self, models: ServedModels) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("ava_requests", "Requests answered.", ["path", "status"], registry=self.registry)
+        self.broken_streams = Counter(
+            "ava_broken_streams", "Streams that an error ended.", ["code"], registry=self.registry
+        )
         self.first_token = Histogram(
             "ava_time_to_first_token_seconds",
             "From the request to its first token.",

@@ -1,11 +1,12 @@
-"""What every request passes: keys, counts, and a limit on how long a client may leave an answer unread."""
+"""What every request passes: it is counted and logged, a defect is answered, and an answer left unread is given up."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,38 +16,31 @@ from ava_core.serving.http.metrics import Metrics
 log = logging.getLogger(__name__)
 ABORT = "abort"
 """In a request's state: drops its connection."""
-OPEN_PATHS = ("/healthz",)
-"""Paths that need no key: an orchestrator's probes have none."""
+RECORD = "record"
+"""In a request's state: its `Record`."""
+SHOWN_PATH = 128
+"""Characters of a path that a line of the log repeats."""
 
 
-class Keys:
-    """Refuses requests without one of the keys, if there are any."""
+@dataclass
+class Record:
+    """What a handler tells the log about its request.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self.app, self.keys = app, [key.encode() for key in keys]
+    Attributes:
+        prompt_tokens, new_tokens: counts.
+        failure: code of the error that ended a stream, or empty.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and self.keys and scope["path"] not in OPEN_PATHS and not self._known(scope):
-            error = HttpError(401, "the API key is missing or wrong: send it as a bearer token", code="invalid_api_key")
-            error.headers["www-authenticate"] = "Bearer"
-            await error.response()(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
-
-    def _known(self, scope: Scope) -> bool:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        kind, _, key = given.partition(b" ")
-        # Every key is compared, in constant time each, so that the answer's time says nothing about them.
-        matches = [hmac.compare_digest(key.strip(), known) for known in self.keys]
-        return kind.lower() == b"bearer" and any(matches)
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    failure: str = ""
 
 
-class Counted:
-    """Counts answers by path and status."""
+class Observed:
+    """Counts answers by path and status, and logs a line of each, without its query, headers and texts."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Sequence[str]) -> None:
-        self.app, self.metrics, self.paths = app, metrics, frozenset(paths)
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Sequence[str], log_requests: bool) -> None:
+        self.app, self.metrics, self.paths, self.log_requests = app, metrics, frozenset(paths), log_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -54,13 +48,56 @@ class Counted:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in self.paths else "other"
+        record = scope["state"][RECORD] = Record()
+        started, status = time.perf_counter(), 0
 
         async def counted(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                self.metrics.requests.labels(path, str(message["status"])).inc()
+                status = message["status"]
+                self.metrics.requests.labels(path, str(status)).inc()
             await send(message)
 
-        await self.app(scope, receive, counted)
+        try:
+            await self.app(scope, receive, counted)
+        finally:
+            if record.failure:
+                self.metrics.broken_streams.labels(record.failure).inc()
+            if self.log_requests:
+                self._log(scope, status, time.perf_counter() - started, record)
+
+    def _log(self, scope: Scope, status: int, seconds: float, record: Record) -> None:
+        client = scope["client"][0] if scope["client"] else "-"
+        path = scope["raw_path"][:SHOWN_PATH].decode("ascii", "backslashreplace")
+        tokens = f" {record.prompt_tokens}+{record.new_tokens} tokens" if record.prompt_tokens else ""
+        failure = f" {record.failure}" if record.failure else ""
+        log.info("%s %s %s %d %.3f s%s%s", client, scope["method"], path, status, seconds, tokens, failure)
+
+
+class Defects:
+    """Answers 500 where something of ours failed; the traceback goes to the log. A stream that has begun is cut."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            log.exception("serve: %s failed", scope["path"][:SHOWN_PATH])
+            if begun:
+                scope["state"][ABORT]()
+                return
+            answer = HttpError(500, f"{type(error).__name__}: see the server's log", code="internal_error")
+            await answer.response()(scope, receive, send)
 
 
 class WriteTimeout:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
 
 import uvicorn
 
 from ava_core.errors import AvaError
-from ava_core.serving.http.app import create_app
+from ava_core.serving.http.app import Access, create_app
 from ava_core.serving.http.connections import BoundedProtocol, DrainingServer
 from ava_core.serving.http.limits import Limits
 from ava_core.serving.models import ServedModels, Source
@@ -19,7 +21,8 @@ from ava_core.serving.streams import Bridge
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 15
-MAX_CONNECTIONS = 1024
+BACKLOG = 128
+"""Connections that the kernel holds until they are accepted."""
 CLOSING_SECONDS = 1
 """For connections to close when no request is running any more."""
 
@@ -30,8 +33,9 @@ def run(
     name: str,
     host: str,
     port: int,
-    keys: Sequence[str],
+    access: Access,
     chat_template: str | None,
+    log_requests: bool,
     limits: Limits,
     threads: int,
     drain_seconds: float,
@@ -42,8 +46,9 @@ def run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests are finished first.
 
-    `look` gives the model, and is asked again every `poll_seconds` if that isn't 0. `started` is the value of
-    `time.perf_counter` to count the start from; for the others see `ava serve --help`.
+    `look` gives the model, and is asked again every `poll_seconds` if that isn't 0. `access` is widened by the host
+    that is listened on. `started` is the value of `time.perf_counter` to count the start from; for the others see
+    `ava serve --help`.
 
     Raises:
         AvaError: the model can't be had, the address is taken, or requests were cut off at the end.
@@ -63,7 +68,14 @@ def run(
                 slots=slots,
                 max_queue=max_queue,
             )
-            app = create_app(models, limits=limits, keys=keys, chat_template=chat_template)
+            address, bound = listener.getsockname()[:2]
+            app = create_app(
+                models,
+                limits=limits,
+                access=_reached_by(access, host, address),
+                chat_template=chat_template,
+                log_requests=log_requests,
+            )
             config = uvicorn.Config(
                 app,
                 log_level="warning",
@@ -73,9 +85,9 @@ def run(
                 http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
-                limit_concurrency=MAX_CONNECTIONS,
+                proxy_headers=False,  # the log tells of peers, and not of what they say of themselves
+                backlog=BACKLOG,
             )
-            address, bound = listener.getsockname()[:2]
             version = models.current().version
 
             def ready() -> None:
@@ -98,6 +110,18 @@ def run(
                 )
 
     asyncio.run(serve())
+
+
+def _reached_by(access: Access, host: str, address: str) -> Access:
+    """Access for those who reach the server by what it listens on, with a warning if that is too many."""
+    beyond = not ip_address(address).is_loopback
+    if beyond and not access.keys:
+        log.warning(
+            "serve: %s is reached from other machines and there are no API keys: whoever reaches it is served:"
+            " give --api-key-file or AVA_API_KEYS",
+            address,
+        )
+    return replace(access, hosts=[*access.hosts, host], addresses=beyond)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ import pytest
 from ava_core.serving.requests import Delta, Draining, QueueFull, TokenLogprobs
 
 CONTEXT = 64
+CREATED = 1_700_000_000
 WORD = "ab "
 """What the engine says with each token."""
 
@@ -132,11 +133,18 @@ def serve(byte_tokenizer):
     def start(**options):
         loop = asyncio.new_event_loop()
         engine = ScriptedEngine(Bridge(loop).deliver)
-        served = SimpleNamespace(name="ava-test", version="3", engine=engine, tokenizer=byte_tokenizer)
+        served = SimpleNamespace(name="ava-test", version="3", engine=engine, tokenizer=byte_tokenizer, created=CREATED)
         models = SimpleNamespace(served=served, current=lambda: models.served)
         app = create_app(models, **options)
         config = uvicorn.Config(
-            app, port=0, log_level="error", http=BoundedProtocol, ws="none", lifespan="off", timeout_graceful_shutdown=1
+            app,
+            port=0,
+            log_level="error",
+            log_config=None,  # so that tests see what uvicorn logs
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),), daemon=True)

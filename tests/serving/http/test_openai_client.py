@@ -5,8 +5,9 @@ import json
 import openai
 import pytest
 
+from ava_core.serving.http.app import Access
 from ava_core.serving.requests import Failed
-from tests.serving.http.conftest import WORD
+from tests.serving.http.conftest import CREATED, WORD
 
 
 @pytest.fixture
@@ -148,6 +149,7 @@ def test_log_probabilities_of_both_kinds(serve, client_of):
 def test_models_show_name_and_version(serve, client_of):
     client = client_of(serve())
     (listed,) = client.models.list().data
+    assert listed.created == CREATED
     assert (listed.id, listed.version, listed.max_model_len) == ("ava-test", "3", 64)
     assert client.models.retrieve("ava-test").id == "ava-test"
     with pytest.raises(openai.NotFoundError, match="gpt-4"):
@@ -183,7 +185,7 @@ def test_a_full_queue_is_a_rate_limit_error_with_the_time_to_wait(serve, client_
 def test_a_wrong_key_is_an_authentication_error_and_probes_need_none(serve, client_of):
     import urllib.request
 
-    server = serve(keys=["first", "second"])
+    server = serve(access=Access(keys=["first", "second"]))
     with pytest.raises(openai.AuthenticationError):
         client_of(server, key="other").models.list()
     assert client_of(server, key="second").models.list().data

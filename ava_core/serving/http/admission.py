@@ -1,0 +1,112 @@
+"""Who is let in: hosts that the server answers for, API keys, and JSON alone."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ava_core.serving.http.errors import HttpError
+
+OPEN_PATHS = ("/healthz",)
+"""Paths that need no key: an orchestrator's probes have none."""
+ANY_HOST = "*"
+SHOWN_HOST = 64
+"""Characters of a host's name that an error repeats."""
+_HOST = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]+)?")
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A request's header, the last one of the name; empty without it."""
+    return dict(scope["headers"]).get(name, b"").decode("latin-1")
+
+
+class Hosts:
+    """Refuses requests that came under another name than the server's.
+
+    A page of any web site can have its own name lead to this machine (DNS rebinding) and would then read what the
+    server answers. Its requests carry that name, never an address or the name localhost.
+
+    Args:
+        app: what they are let in to.
+        names: that the server answers for beside localhost; `*.example.org` stands for all below it, `*` for all.
+        addresses: whether it answers for any address, as a server must that others reach; else for loopback ones.
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str], addresses: bool) -> None:
+        self.app, self.addresses = app, addresses
+        self.names = {name.lower().rstrip(".") for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 421."""
+        if scope["type"] == "http" and not self.knows(given := header(scope, b"host")):
+            shown = given[:SHOWN_HOST]
+            error = HttpError(
+                421,
+                f"host {shown!r}: isn't served here: name it to `ava serve` with --allowed-host if it is right",
+                code="host_not_allowed",
+            )
+            await error.response()(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def knows(self, given: str) -> bool:
+        """Whether a Host header names this server."""
+        if ANY_HOST in self.names:
+            return True
+        match = _HOST.fullmatch(given.lower())
+        if match is None:
+            return False
+        name = (match["six"] or match["name"]).rstrip(".")
+        try:
+            address = ip_address(name)
+        except ValueError:
+            above = name.partition(".")[2]
+            parents = {f"*.{above}", *(f"*.{above[place + 1 :]}" for place, c in enumerate(above) if c == ".")}
+            return name == "localhost" or name.endswith(".localhost") or bool(self.names & {name, *parents})
+        return self.addresses or address.is_loopback or name in self.names
+
+
+class Keys:
+    """Refuses requests without one of the keys, if there are any."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self.app, self.keys = app, [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 401."""
+        if scope["type"] == "http" and self.keys and scope["path"] not in OPEN_PATHS and not self._known(scope):
+            error = HttpError(401, "the API key is missing or wrong: send it as a bearer token", code="invalid_api_key")
+            error.headers["www-authenticate"] = "Bearer"
+            await error.response()(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _known(self, scope: Scope) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        kind, _, key = given.partition(b" ")
+        # Every key is compared, in constant time each, so that the answer's time says nothing about them.
+        matches = [hmac.compare_digest(key.strip(), known) for known in self.keys]
+        return kind.lower() == b"bearer" and any(matches)
+
+
+class JsonOnly:
+    """Refuses POST with anything but JSON, which a page of another site could send without asking first."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 415."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            given = header(scope, b"content-type")
+            if given.partition(";")[0].strip().lower() != "application/json":
+                error = HttpError(
+                    415, f"content-type {given[:64]!r}: must be application/json", code="unsupported_media_type"
+                )
+                await error.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
