@@ -78,6 +78,7 @@ class StepSpec:
         choices: flags that change the result.
         metrics: names in metrics.json that always exist.
         timings: names in OUTPUT.timings.json that always exist.
+        headlines: those of both that a table of runs shows.
         exports: parts of the output that can be written to a place of their own as well.
         cacheable: False for a step that looks or writes outside its folders, which is never skipped.
     """
@@ -91,6 +92,7 @@ class StepSpec:
     choices: tuple[Choice, ...] = ()
     metrics: tuple[str, ...] = ()
     timings: tuple[str, ...] = ()
+    headlines: tuple[str, ...] = ()
     exports: tuple[Export, ...] = ()
     cacheable: bool = True
 
@@ -140,6 +142,7 @@ STEPS: dict[str, StepSpec] = {
                 "bytes_per_token",
             ),
             timings=("megabytes_per_second", "wall_seconds"),
+            headlines=("documents_kept", "train_tokens", "vocab_size"),
         ),
         StepSpec(
             name="train",
@@ -183,6 +186,7 @@ STEPS: dict[str, StepSpec] = {
                 "peak_memory_bytes",
                 "estimated_memory_bytes",
             ),
+            headlines=("validation_bits_per_byte", "steps", "tokens_per_second"),
         ),
         StepSpec(
             name="quantize",
@@ -200,6 +204,7 @@ STEPS: dict[str, StepSpec] = {
                 "parity_expert_agreement",
             ),
             timings=("decode_tokens_per_second", "decode_speedup", "wall_seconds"),
+            headlines=("compression_ratio", "parity_top1_agreement"),
         ),
         StepSpec(
             name="evaluate",
@@ -222,6 +227,7 @@ STEPS: dict[str, StepSpec] = {
                 "repetition_4gram",
             ),
             timings=("wall_seconds",),
+            headlines=("test_bits_per_byte", "test_perplexity", "test_accuracy"),
             exports=(
                 Export(name="report", help="Write the report here as well.", file="report.html"),
                 Export(name="summary", help="Write the summary here as well.", file="summary.md"),
@@ -242,6 +248,7 @@ STEPS: dict[str, StepSpec] = {
             inputs=(_MODEL, _QUANTIZED, _EVALUATION),
             metrics=("passed", "bounds_checked", "bounds_failed", "smallest_margin"),
             timings=("wall_seconds",),
+            headlines=("passed", "bounds_checked", "bounds_failed"),
             exports=(
                 Export(name="passed", help="Write true or false here as well.", metric="passed", boolean=True),
                 Export(name="summary", help="Write the decision as Markdown here as well.", file="gate.md"),
@@ -262,6 +269,7 @@ STEPS: dict[str, StepSpec] = {
             ),
             metrics=("promoted", "model_version"),
             timings=("wall_seconds",),
+            headlines=("model_version", "promoted"),
             exports=(
                 Export(name="promoted", help="Write true or false here as well.", metric="promoted", boolean=True),
                 Export(name="model_version", help="Write the version here as well.", metric="model_version"),

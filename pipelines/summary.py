@@ -8,19 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ava_core.steps import SCHEMES
+from ava_core.steps import SCHEMES, STEPS
 from pipelines.results import PipelineResult, TaskResult, last_lines
 
 HEADER = ("step", "status", "seconds", "cached", "figures")
-KEY_FIGURES = {
-    "preprocess": ("documents_kept", "train_tokens", "vocab_size"),
-    "train": ("validation_bits_per_byte", "steps", "tokens_per_second"),
-    "quantize": ("compression_ratio", "parity_top1_agreement"),
-    "evaluate": ("test_bits_per_byte", "test_perplexity", "test_accuracy"),
-    "gate": ("passed", "bounds_checked", "bounds_failed"),
-    "register": ("model_version", "promoted"),
-}
-"""What the table shows of each step's metrics and timings."""
 LABEL_WIDTH = 14
 SAMPLES = 3
 SAMPLE_CHARACTERS = 240
@@ -41,8 +32,8 @@ def task_table(result: PipelineResult) -> Iterator[str]:
 
 
 def _row(task: TaskResult) -> tuple[str, str, str, str, str]:
-    step = next((step for step in KEY_FIGURES if task.component == step or task.component.startswith(f"{step}-")), "")
-    named = [name for name in KEY_FIGURES.get(step, ()) if name in task.figures]
+    step = next((step for step in STEPS if task.component == step or task.component.startswith(f"{step}-")), "")
+    named = [name for name in (STEPS[step].headlines if step else ()) if name in task.figures]
     figures = ", ".join(f"{name} {_short(task.figures[name])}" for name in named)
     return task.name, task.status, f"{task.seconds:.1f}", "yes" if task.cached else "no", figures
 

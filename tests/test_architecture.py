@@ -58,7 +58,7 @@ def test_command_answers_and_says_how_fast(command, record_property):
 
 
 def test_dvc_has_a_stage_for_every_step():
-    assert list(DVC["stages"]) == list(STEPS)
+    assert list(DVC["stages"]) == [*STEPS, "figures"]
 
 
 def commands(stage) -> list[list[str]]:
@@ -89,13 +89,16 @@ def test_dvc_stage_depends_on_what_enters_the_key_of_the_step(name):
     assert set(stage["params"]) == {"preset", "threads", *spec.sections}
 
 
-def test_dvc_shows_the_figures_of_every_step_and_scheme_of_params():
-    schemes = yaml.safe_load((ROOT / "params.yaml").read_text())["quantize"]["schemes"]
-    outputs = [f"outputs/{PATHS.get(name, spec.output)}" for name, spec in STEPS.items() if name != "quantize"]
-    outputs += [f"outputs/quantized/{scheme}" for scheme in schemes]
-    expected = {f"{output}{end}" for output in outputs for end in ("/metrics.json", ".timings.json")}
-    # The registered version is an effect outside: its clock is of no interest.
-    assert expected - set(DVC["metrics"]) <= {"outputs/registration.timings.json"}
+def test_dvc_gathers_the_figures_of_every_step():
+    stage = DVC["stages"]["figures"]
+    assert {f"outputs/{spec.output}" for spec in STEPS.values()} <= set(stage["deps"])
+    assert stage["metrics"] == ["outputs/figures.json"] and "metrics" not in DVC
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_headlines_are_figures_that_the_step_always_has(name):
+    spec = STEPS[name]
+    assert spec.headlines and set(spec.headlines) <= {*spec.metrics, *spec.timings}
 
 
 @pytest.fixture(scope="module")

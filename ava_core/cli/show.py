@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ava_core.steps import STEPS
+
 if TYPE_CHECKING:
     from ava_core.runtime.inventory import Output
     from ava_core.runtime.work import Entry
 
 PIPELINE_RUNS = Path(".ava/runs")
 """Where `make pipeline-local` keeps its runs: hidden, so a search of the current folder passes it over."""
-
-HEADLINES = {
-    "preprocess": ("documents_kept", "train_tokens", "vocab_size"),
-    "train": ("steps", "validation_bits_per_byte", "parameters"),
-    "quantize": ("compression_ratio", "parity_top1_agreement"),
-    "evaluate": ("test_bits_per_byte", "test_perplexity", "test_accuracy"),
-    "gate": ("passed", "bounds_failed", "smallest_margin"),
-    "register": ("model_version", "promoted"),
-}
 
 
 def show(
@@ -65,11 +58,9 @@ def _show_outputs(folder: Path) -> None:
         raise AvaError(f"{folder}: no such folder")
     rows = []
     for output in (*find_outputs(folder), *_latest_pipeline_run(folder)):
-        figures = (
-            f"{name} {output.metrics[name]:,.6g}"
-            for name in HEADLINES.get(output.manifest.step, ())
-            if name in output.metrics
-        )
+        spec = STEPS.get(output.manifest.step)
+        known = {**output.timings, **output.metrics}
+        figures = [f"{name} {known[name]:,.6g}" for name in (spec.headlines if spec else ()) if name in known]
         seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""
         rows.append(
             (output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures))

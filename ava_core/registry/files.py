@@ -17,6 +17,7 @@ from ava_core.registry.candidate import Candidate
 REQUIRED = (("evaluation", "report.html", "report.html"), ("evaluation", "evaluation.json", "evaluation.json"))
 OPTIONAL = (
     ("model", "history.csv", "training/history.csv"),
+    ("model", "validation.csv", "training/validation.csv"),
     ("model", "loss.png", "training/loss.png"),
     ("model", "training.json", "training/training.json"),
     ("model", "experts.jsonl", "training/experts.jsonl"),

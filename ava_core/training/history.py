@@ -7,7 +7,9 @@ import json
 import math
 from pathlib import Path
 
-FIRST_COLUMNS = ("step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm")
+MEASURED = ("validation_loss", "validation_bits_per_byte")
+"""Figures of some steps only."""
+FIRST_COLUMNS = ("step", "train_loss", *MEASURED, "learning_rate", "gradient_norm")
 
 
 class History:
@@ -47,15 +49,25 @@ class History:
             file.write(_line(row))
 
     def export(self, folder: Path) -> None:
-        """Write history.jsonl, history.csv and loss.png; all bytes follow from the rows alone."""
+        """Write history.jsonl, history.csv, validation.csv and loss.png; all bytes follow from the rows alone.
+
+        What is measured now and then has a table of its own: plots of `dvc` and of spreadsheets take an empty cell for 0.
+        """
         (folder / "history.jsonl").write_text("".join(_line(row) for row in self.rows))
-        names = {name for row in self.rows for name in row}
-        columns = [*(name for name in FIRST_COLUMNS if name in names), *sorted(names - set(FIRST_COLUMNS))]
-        with (folder / "history.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        _write_table(folder / "history.csv", [{k: v for k, v in row.items() if k not in MEASURED} for row in self.rows])
+        measured = [{k: row[k] for k in ("step", *MEASURED) if k in row} for row in self.rows]
+        _write_table(folder / "validation.csv", [row for row in measured if len(row) > 1])
         plot_losses(self.rows, folder / "loss.png")
+
+
+def _write_table(path: Path, rows: list[dict[str, float]]) -> None:
+    """A cell that a row lacks, of a skipped step, is `nan`: no number anywhere, and 0 nowhere."""
+    names = {name for row in rows for name in row}
+    columns = [*(name for name in FIRST_COLUMNS if name in names), *sorted(names - set(FIRST_COLUMNS))]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns or FIRST_COLUMNS[:1], restval="nan", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def plot_losses(rows: list[dict[str, float]], path: Path) -> None:

@@ -26,7 +26,7 @@ def test_outputs_are_listed_with_size_time_and_figures(ava, tmp_path):
     assert result.code == 0
     assert [" ".join(line.split()) for line in result.out.splitlines()] == [
         "step output size took figures",
-        "train outputs/model 1.5 MB 12 s steps 7, validation_bits_per_byte 1.875",
+        "train outputs/model 1.5 MB 12 s validation_bits_per_byte 1.875, steps 7",
         "quantize outputs/quantized/int8 1.5 MB 12 s compression_ratio 0.27",
     ]
 

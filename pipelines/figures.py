@@ -1,0 +1,49 @@
+"""The key figures of all steps in one file, small enough for a table: what `dvc metrics` and `dvc exp show` read.
+
+Usage: python -m pipelines.figures outputs --output outputs/figures.json
+
+A column for each figure of each step would be 146 of them. What a clock gave (tokens per second) is in it as well,
+though nothing depends on it: timings lie beside the outputs, and are no dependency of this stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+
+from ava_core.steps import SCHEMES, STEPS, StepSpec
+
+
+def gather(outputs: Path) -> dict[str, dict[str, float]]:
+    """Headline figures by step, of a quantised model by `quantize-SCHEME`.
+
+    Args:
+        outputs: holds the steps' outputs under the names of the step table; what isn't there is left out.
+    """
+    places = {name: outputs / spec.output for name, spec in STEPS.items() if name != "quantize"}
+    places |= {f"quantize-{scheme}": outputs / STEPS["quantize"].output / scheme for scheme in SCHEMES}
+    figures = {name: _read(folder, STEPS[name.partition("-")[0]]) for name, folder in places.items()}
+    return {name: found for name, found in figures.items() if found}
+
+
+def _read(folder: Path, spec: StepSpec) -> dict[str, float]:
+    known: dict[str, float] = {}
+    for path in (folder.with_name(f"{folder.name}.timings.json"), folder / "metrics.json"):
+        with contextlib.suppress(FileNotFoundError):
+            known |= json.loads(path.read_text(encoding="utf-8"))
+    return {name: known[name] for name in spec.headlines if name in known}
+
+
+def main() -> None:
+    """Parse the command line and gather."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.figures", description="Gather the key figures.")
+    parser.add_argument("outputs", type=Path, help="folder of the steps' outputs")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    flags = parser.parse_args()
+    flags.output.write_text(json.dumps(gather(flags.outputs), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
