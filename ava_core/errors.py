@@ -5,8 +5,20 @@ Anything else that escapes a step is a defect of ours: it exits 1 as well, and i
 
 
 def one_line(text: str) -> str:
-    """Line breaks as `\\n`: a key or a value that holds one must not tear a message apart."""
-    return r"\n".join(text.splitlines())
+    """Line breaks as `\\n`, and what else can't be printed as its escape: a value must not tear a message apart, nor
+    tell a terminal what to do.
+    """
+    whole = r"\n".join(text.splitlines())
+    return whole if whole.isprintable() else "".join(map(_printable, whole))
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """The beginning of a text that is too long for a message, and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 class AvaError(Exception):

@@ -20,9 +20,9 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Cpu = Annotated[str, BeforeValidator(_number_as_text), Field(pattern=r"^([0-9]*\.)?[0-9]+m?$")]
+Cpu = Annotated[str, BeforeValidator(_number_as_text), Field(pattern=r"^([0-9]{0,18}\.)?[0-9]{1,18}m?$")]
 """CPUs, or thousandths of one with the unit m."""
-Bytes = Annotated[str, BeforeValidator(_number_as_text), Field(pattern=r"^[0-9]+([KMGTPE]i?)?$")]
+Bytes = Annotated[str, BeforeValidator(_number_as_text), Field(pattern=r"^[0-9]{1,18}([KMGTPE]i?)?$")]
 """Bytes, with a decimal (G) or binary (Gi) unit."""
 Folder = Annotated[str, Field(pattern=r"^/[^:]+$")]
 """Absolute path inside the container."""
@@ -131,7 +131,7 @@ class RetryConfig(Section):
     """How often; the exit handler is never repeated."""
     seconds: Positive = 30
     """Pause before the first retry."""
-    factor: Annotated[float, Field(ge=1.0)] = 2.0
+    factor: Annotated[float, Field(ge=1.0, le=1e6)] = 2.0
     """Each further pause is so many times as long."""
     window_seconds: Positive = 604_800
     """No retry begins, and none goes on, so long after the first start. It includes the time of the work itself: with
@@ -194,7 +194,7 @@ class KubernetesConfig(Section):
     """Credentials of MLflow and of object stores."""
     work: WorkConfig = WorkConfig()
     retry: RetryConfig = RetryConfig()
-    preprocess_parts: Positive = 1
+    preprocess_parts: Annotated[int, Field(gt=0, le=4096)] = 1
     """Pods that clean the corpus at the same time, by files of about equal bytes; 1: preprocess does it by itself. The
     shards are the same. The parts meet on the work volume, and must have as many CPUs as preprocess."""
     steps: StepsConfig = StepsConfig()

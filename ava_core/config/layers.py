@@ -11,18 +11,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ava_core.config import presets
 from ava_core.config.schema import AvaConfig
-from ava_core.errors import ConfigError
+from ava_core.config.yaml_text import MAX_BYTES, MAX_DEPTH, YamlError, cut_by_comment, read_yaml
+from ava_core.errors import ConfigError, shorten
+
+MAX_FAULTS = 20
+"""Lines of one refusal: looking for what was meant takes time for each."""
 
 
 @dataclass(frozen=True)
@@ -88,59 +90,88 @@ def _validate(layers: list[_Layer], reason: str | None) -> Resolved:
     origins: dict[str, str] = {}
     faults: list[str] = []
     for layer in layers:
-        faults.extend(_unknown_keys(layer))
-        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(merged), OmegaConf.create(layer.values)))  # type: ignore[assignment]
+        faults.extend(islice(_unknown_keys(layer), MAX_FAULTS + 1 - len(faults)))
+        merged = _merge(merged, layer.values)
         origins.update(dict.fromkeys(_leaves(layer.values), layer.name))
     if faults:
-        raise ConfigError(*faults)
+        raise ConfigError(*_first(faults))
     try:
         config = AvaConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(*dict.fromkeys(_explain(item, origins) for item in error.errors())) from error
+        found = islice(error.errors(include_url=False), MAX_FAULTS + 1)
+        raise ConfigError(*_first(list(dict.fromkeys(_explain(item, origins) for item in found)))) from error
     leaves = _leaves(config.model_dump(mode="json", by_alias=True))
     return Resolved(config, {key: origins.get(key, "default") for key in leaves}, reason)
 
 
+def _first(faults: list[str]) -> list[str]:
+    return faults if len(faults) <= MAX_FAULTS else [*faults[:MAX_FAULTS], "and more faults: mend these first"]
+
+
 def _file_layer(name: str, path: Path) -> _Layer:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode()
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {error}") from error
+        raise ConfigError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    except ValueError as error:  # a name with a NUL in it
+        raise ConfigError(f"{_show(str(path), quoted=True)}: can't be read: {error}") from error
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{path}: can't be read: has more than {MAX_BYTES:,} bytes")
     return _text_layer(name, text)
 
 
 def _text_layer(name: str, text: str) -> _Layer:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None and not isinstance(root, yaml.MappingNode):
-            raise ConfigError(f"{name}: holds no mapping of keys to values")
-        values = OmegaConf.to_container(OmegaConf.create(text))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        detail = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{name}: {place}not valid YAML: {detail}") from error
-    return _checked(_Layer(name, _without_nulls(values)))  # type: ignore[arg-type]
+        values = read_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if values is not None and not isinstance(values, Mapping):
+        raise ConfigError(f"{name}: holds no mapping of keys to values")
+    return _checked(_Layer(name, _without_nulls(values or {})))
 
 
 def _override_layer(overrides: Sequence[str]) -> _Layer:
+    values: dict[str, Any] = {}
     for item in overrides:
-        if not re.match(r"^[A-Za-z_][\w.]*=", item):
-            raise ConfigError(f"--set {item}: must be key.path=value")
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except (yaml.YAMLError, OmegaConfBaseException, TypeError) as error:
-        raise ConfigError(f"--set {' '.join(overrides)}: can't be read: {str(error).splitlines()[0]}") from error
-    return _checked(_Layer("--set", values))  # type: ignore[arg-type]
+        if not re.match(r"[A-Za-z_]\w*(\.\w+)*=", item):
+            raise ConfigError(f"--set {shorten(item)}: must be key.path=value")
+        dotted, _, text = item.partition("=")
+        try:
+            value = read_yaml(text)
+            cut = cut_by_comment(text)
+        except YamlError as error:
+            raise ConfigError(
+                f"--set {shorten(dotted)} = {_show(text, quoted=False)}: can't be read: {error}"
+            ) from error
+        if cut:
+            raise ConfigError(f"--set {shorten(item)}: ` #` begins a comment in YAML: put the value into quotes")
+        *sections, key = dotted.split(".")
+        if len(sections) > MAX_DEPTH:
+            raise ConfigError(f"--set {shorten(item)}: nested more than {MAX_DEPTH} deep")
+        nested: Any = {key: _with_text_keys(value)}
+        for section in reversed(sections):
+            nested = {section: nested}
+        values = _merge(values, nested)
+    return _checked(_Layer("--set", values))
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections are merged key by key; anything else that is above replaces what is below."""
+    merged = dict(below)
+    for key, value in above.items():
+        mine = merged.get(key)
+        merged[key] = _merge(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _checked(layer: _Layer) -> _Layer:
     """Refuse `${...}`: a value that depends on another key or on the environment can't be seen in the file."""
     for key, value in _leaves(layer.values).items():
         if isinstance(value, str) and "${" in value:
-            raise ConfigError(f"{layer.name}: {key} = {value}: references are not supported: write the value")
+            raise ConfigError(f"{layer.name}: {key} = {shorten(value)}: references are not supported: write the value")
     return layer
 
 
@@ -152,6 +183,10 @@ def _without_nulls(values: Mapping[Any, Any]) -> dict[str, Any]:
         elif value is not None:
             kept[str(key)] = value
     return kept
+
+
+def _with_text_keys(value: Any) -> Any:
+    return {str(key): _with_text_keys(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -183,7 +218,7 @@ def _unknown_keys(layer: _Layer) -> Iterator[str]:
                     full for full in known if full.rsplit(".", 1)[-1] == key
                 ]
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_siblings(known, prefix))}"
-                yield f"{layer.name}: {dotted}: unknown key: {hint}"
+                yield f"{layer.name}: {shorten(dotted)}: unknown key: {hint}"
             elif isinstance(value, Mapping):
                 if dotted not in free:
                     yield from walk(value, f"{dotted}.")
@@ -248,7 +283,8 @@ def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     context = error.get("ctx", {})
     if error["type"] == "value_error":
         return _explain_relation(key, str(context["error"]), origins)
-    origin = next((origins[name] for name in (key, *_parents(key)) if name in origins), "default")
+    above = (origins[name] for name in (key, *_parents(key)) if name in origins)
+    origin = next(above, None) or next((origins[name] for name in origins if name.startswith(f"{key}.")), "default")
     if error["type"] == "extra_forbidden":
         fields = _section_at(error["loc"]).model_fields
         close = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
@@ -284,10 +320,10 @@ def _explain_relation(section: str, detail: str, origins: Mapping[str, str]) -> 
 
 
 def _show(value: Any, quoted: bool) -> str:
-    """A value as YAML would have it; text in quotes only where its being text is the fault."""
-    if isinstance(value, str) and not quoted:
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """A value as YAML would have it; text in quotes only where its being text is the fault, or can't be printed."""
+    if isinstance(value, str) and not quoted and value.isprintable():
+        return shorten(value)
+    return shorten(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _parents(key: str) -> Iterator[str]:

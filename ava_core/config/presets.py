@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from ava_core.config import hardware
-from ava_core.errors import ConfigError
+from ava_core.errors import ConfigError, shorten
 
 _PACKAGED = Path(__file__).with_name("files")
 _CHECKOUT = Path(__file__).resolve().parents[2] / "configs"
@@ -36,7 +36,7 @@ def find(name: str, origin: str) -> tuple[Path, str | None]:
     if name not in names():
         close = difflib.get_close_matches(name, [*names(), "auto"], n=1)
         hint = f"did you mean {close[0]}?" if close else f"must be auto or one of {', '.join(names())}"
-        raise ConfigError(f"{origin}: preset = {name}: unknown preset: {hint}")
+        raise ConfigError(f"{origin}: preset = {shorten(name)}: unknown preset: {hint}")
     return FOLDER / f"{name}.yaml", reason
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ava_core.config.section import Fraction, NonNegative, Positive, Section
+from ava_core.config.section import Fraction, NonNegative, Positive, PositiveNumber, Section, Weight
 
 
 class SchemeConfig(Section):
@@ -14,11 +14,11 @@ class SchemeConfig(Section):
 
     size: Annotated[float, Field(gt=0.0, le=1.0)]
     """Share of the float32 model's bytes that weights and scales may take; widening stops there."""
-    increase_percent: Annotated[float, Field(gt=0.0)]
+    increase_percent: PositiveNumber
     """Aim: bits per byte that are lost, in percent."""
     expert_agreement: Annotated[float, Field(gt=0.0, lt=1.0)]
     """Aim: share of (token, layer) pairs with the same set of experts."""
-    max_increase_percent: Annotated[float, Field(ge=0.0)]
+    max_increase_percent: Weight
     """Bound: bits per byte that are lost, in percent."""
     min_expert_agreement: Fraction
     """Bound: share of (token, layer) pairs with the same set of experts."""
@@ -30,9 +30,9 @@ class Int8Config(SchemeConfig):
     """Eight bits for most weights."""
 
     size: Annotated[float, Field(gt=0.0, le=1.0)] = 0.275
-    increase_percent: Annotated[float, Field(gt=0.0)] = 0.1
+    increase_percent: PositiveNumber = 0.1
     expert_agreement: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.995
-    max_increase_percent: Annotated[float, Field(ge=0.0)] = 0.5
+    max_increase_percent: Weight = 0.5
     min_expert_agreement: Fraction = 0.99
     min_top1_agreement: Fraction = 0.9
 
@@ -41,9 +41,9 @@ class Int4Config(SchemeConfig):
     """Four bits for the experts, which most weights are in."""
 
     size: Annotated[float, Field(gt=0.0, le=1.0)] = 0.175
-    increase_percent: Annotated[float, Field(gt=0.0)] = 1.0
+    increase_percent: PositiveNumber = 1.0
     expert_agreement: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.96
-    max_increase_percent: Annotated[float, Field(ge=0.0)] = 2.0
+    max_increase_percent: Weight = 2.0
     min_expert_agreement: Fraction = 0.93
     min_top1_agreement: Fraction = 0.8
 

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ava_core.config.kubernetes import KubernetesConfig
+from ava_core.config.limits import MAX_THREADS, MAX_TOKENIZER_ENTRIES, MODEL_SIZES
 from ava_core.config.quantization import QuantizeConfig
-from ava_core.config.section import Fraction, NonNegative, Positive, Section, Text
+from ava_core.config.section import AnyText, Fraction, NonNegative, Positive, PositiveNumber, Section, Text, Weight
 from ava_core.config.training import TrainConfig
 
 
@@ -72,9 +73,9 @@ class DeduplicationConfig(Section):
     """Drop documents whose MinHash estimate of Jaccard similarity to an earlier one passes `threshold`."""
     threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     """Jaccard similarity of word shingles from which two documents count as near duplicates."""
-    num_permutations: Annotated[int, Field(ge=2)] = 128
+    num_permutations: Annotated[int, Field(ge=2, le=65_536)] = 128
     """Hash functions of a MinHash signature."""
-    shingle_words: Positive = 5
+    shingle_words: Annotated[int, Field(gt=0, le=10_000)] = 5
     """Words in one shingle."""
 
 
@@ -104,7 +105,7 @@ class DataConfig(Section):
 
     sources: Annotated[list[SourceConfig], Field(min_length=1)] = [SourceConfig(corpus="shakespeare")]
     """Where the documents come from, in order."""
-    document_separator: Text | None = None
+    document_separator: AnyText | None = None
     """Splits a text file into documents at this string; null: a file is one document."""
     cleaning: CleaningConfig = CleaningConfig()
     deduplication: DeduplicationConfig = DeduplicationConfig()
@@ -116,7 +117,7 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """Byte-level BPE, trained on the training split only."""
 
-    vocab_size: Annotated[int, Field(ge=260)] = 2048
+    vocab_size: Annotated[int, Field(ge=260, le=MAX_TOKENIZER_ENTRIES)] = 2048
     """Entries including the 256 bytes and the special tokens."""
     min_frequency: Positive = 2
     """Pairs seen less often are not merged."""
@@ -125,58 +126,58 @@ class TokenizerConfig(Section):
 class ModelConfig(Section):
     """The architecture; the fields are those of `EnhancedMoEConfig`."""
 
-    hidden_size: Positive = 256
+    hidden_size: Annotated[int, Field(gt=0, le=MODEL_SIZES["hidden_size"])] = 256
     """Width D of the residual stream."""
-    num_layers: Positive = 4
+    num_layers: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_layers"])] = 4
     """Transformer blocks."""
-    num_attention_heads: Positive = 4
+    num_attention_heads: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_attention_heads"])] = 4
     """Query heads."""
-    num_key_value_heads: Positive = 2
+    num_key_value_heads: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_key_value_heads"])] = 2
     """Key/value heads; fewer than query heads is grouped-query attention."""
-    head_dim: Positive | None = None
+    head_dim: Annotated[int, Field(gt=0, le=MODEL_SIZES["head_dim"])] | None = None
     """Width of one head; null: hidden_size / num_attention_heads."""
-    max_position_embeddings: Positive = 512
+    max_position_embeddings: Annotated[int, Field(gt=0, le=MODEL_SIZES["max_position_embeddings"])] = 512
     """Longest sequence in tokens that the model accepts."""
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    rope_theta: Annotated[float, Field(gt=0, le=MODEL_SIZES["rope_theta"])] = 10_000.0
     """Base of the rotary frequencies."""
-    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    rms_norm_eps: Annotated[float, Field(gt=0, le=MODEL_SIZES["rms_norm_eps"])] = 1e-6
     qk_norm: Literal["head", "projection", "none"] = "head"
     """RMSNorm on queries and keys: of each head, of the whole projection, or none."""
     tie_word_embeddings: bool = True
     """Output head shares the embedding matrix."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the residual branches."""
-    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    initializer_range: Annotated[float, Field(gt=0, le=MODEL_SIZES["initializer_range"])] = 0.02
     """Standard deviation of the initial weights."""
-    num_ffn_experts: Positive = 8
+    num_ffn_experts: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_ffn_experts"])] = 8
     """SwiGLU experts per layer."""
-    expert_intermediate_size: Positive = 256
+    expert_intermediate_size: Annotated[int, Field(gt=0, le=MODEL_SIZES["expert_intermediate_size"])] = 256
     """Inner width of one SwiGLU expert."""
-    num_zero_experts: NonNegative = 1
+    num_zero_experts: Annotated[int, Field(ge=0, le=MODEL_SIZES["num_zero_experts"])] = 1
     """Experts E(x) = 0 (MoE++, arXiv 2410.07348)."""
-    num_copy_experts: NonNegative = 1
+    num_copy_experts: Annotated[int, Field(ge=0, le=MODEL_SIZES["num_copy_experts"])] = 1
     """Experts E(x) = x."""
-    num_constant_experts: NonNegative = 2
+    num_constant_experts: Annotated[int, Field(ge=0, le=MODEL_SIZES["num_constant_experts"])] = 2
     """Experts E(x) = a1 x + a2 v."""
-    num_shared_experts: NonNegative = 0
+    num_shared_experts: Annotated[int, Field(ge=0, le=MODEL_SIZES["num_shared_experts"])] = 0
     """SwiGLU experts that every token passes."""
     router: Literal["top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice"] = "top_k"
     """How experts are chosen. top_k: a fixed number; confidence: until the cumulative probability passes a threshold;
     sinkhorn: a balanced assignment while training; hierarchical: groups first, then experts inside; expert_bias: a bias
     that follows the load; expert_choice: experts choose tokens while training."""
-    num_experts_per_token: Positive = 2
+    num_experts_per_token: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_experts_per_token"])] = 2
     """k of every router but confidence; of expert_choice, on average."""
     confidence_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
     """p of the confidence router."""
-    max_experts_per_token: Positive = 4
+    max_experts_per_token: Annotated[int, Field(gt=0, le=MODEL_SIZES["max_experts_per_token"])] = 4
     """Upper bound on the experts that the confidence router gives a token."""
-    num_expert_groups: Positive = 1
+    num_expert_groups: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_expert_groups"])] = 1
     """Groups of the hierarchical router, of equal size over all experts in their order; 1 is plain top_k."""
-    num_groups_per_token: Positive = 1
+    num_groups_per_token: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_groups_per_token"])] = 1
     """Groups of the hierarchical router that one token's experts may come from."""
-    sinkhorn_iterations: Positive = 8
+    sinkhorn_iterations: Annotated[int, Field(gt=0, le=MODEL_SIZES["sinkhorn_iterations"])] = 8
     """Normalisations of columns and rows by the sinkhorn router."""
-    expert_bias_update_rate: Annotated[float, Field(ge=0.0)] = 0.001
+    expert_bias_update_rate: Annotated[float, Field(ge=0.0, le=MODEL_SIZES["expert_bias_update_rate"])] = 0.001
     """Change of the expert_bias router's bias per optimiser step."""
     normalize_router_weights: bool = False
     """Renormalise the weights of the chosen experts to sum to 1."""
@@ -184,14 +185,14 @@ class ModelConfig(Section):
     """Add the previous layer's router logits through a learned map (MoE++, eq. 6)."""
     tau: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     """Weight of a zero-computation expert in the balance loss, and share of capacity (MoE++, eq. 7 and 8)."""
-    capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
+    capacity_factor: Annotated[float, Field(gt=0.0, le=MODEL_SIZES["capacity_factor"])] | None = None
     """gamma: tokens past an expert's capacity are dropped; null: nothing is dropped. For expert_choice: how many tokens
     the experts choose; 1 or null: as many as give k experts per token on average."""
-    balance_loss_weight: Annotated[float, Field(ge=0.0)] = 0.01
+    balance_loss_weight: Annotated[float, Field(ge=0.0, le=MODEL_SIZES["balance_loss_weight"])] = 0.01
     """Weight of the heterogeneous load balance loss."""
-    router_z_loss_weight: Annotated[float, Field(ge=0.0)] = 0.001
+    router_z_loss_weight: Annotated[float, Field(ge=0.0, le=MODEL_SIZES["router_z_loss_weight"])] = 0.001
     """Weight of the router z-loss."""
-    router_diversity_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    router_diversity_weight: Annotated[float, Field(ge=0.0, le=MODEL_SIZES["router_diversity_weight"])] = 0.0
     """Weight of the loss that keeps experts from seeing the same tokens (mutual information, arXiv 2306.04640)."""
     router_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Multiplicative noise on the router's input in training, uniform in 1 +- jitter."""
@@ -250,9 +251,9 @@ class GenerationConfig(Section):
     """How the samples of the report, and `ava generate` by default, are decoded."""
 
     max_new_tokens: Positive = 64
-    num_beams: Annotated[int, Field(ge=2)] = 4
+    num_beams: Annotated[int, Field(ge=2, le=4096)] = 4
     """Width of beam search."""
-    temperature: Annotated[float, Field(gt=0)] = 0.8
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.8
     """Of sampling: divides the logits."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     """Probability mass of nucleus sampling."""
@@ -261,9 +262,9 @@ class GenerationConfig(Section):
     min_p: Fraction = 0.0
     """Least probability of a token to sample, relative to the most probable one, for min-p, and for nucleus beside
     top_p; 0: any (min-p: 0.05)."""
-    stop: list[Text] = []
+    stop: list[AnyText] = []
     """Strings that end a text, which leaves them out."""
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     """Divides the logits of tokens that occurred; 1: off."""
 
 
@@ -272,7 +273,7 @@ class EvaluateConfig(Section):
 
     batch_size: Positive = 16
     """Windows scored at once."""
-    prompts: Annotated[list[Text], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
+    prompts: Annotated[list[AnyText], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
     """What the samples continue."""
     generation: GenerationConfig = GenerationConfig()
 
@@ -280,11 +281,11 @@ class EvaluateConfig(Section):
 class GateConfig(Section):
     """Bounds that a version must keep to become champion."""
 
-    max_bits_per_byte: Annotated[float, Field(gt=0)] = 2.3
+    max_bits_per_byte: PositiveNumber = 2.3
     """Absolute bound on test_bits_per_byte, used while there is no champion."""
-    tolerance_bits_per_byte: Annotated[float, Field(ge=0)] = 0.01
+    tolerance_bits_per_byte: Weight = 0.01
     """How much worse than the present champion a version may be."""
-    max_quantized_increase: Annotated[float, Field(ge=0)] = 0.02
+    max_quantized_increase: Weight = 0.02
     """How many bits per byte a quantised model may lose against its float model."""
 
 
@@ -305,7 +306,7 @@ class AvaConfig(Section):
     """Name of a file under configs/ without its ending, or `auto`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1337
     """Seeds everything that is random."""
-    threads: NonNegative = 0
+    threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """CPU threads of every step; 0: as many as this process may use. Only the same number gives the same bits."""
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

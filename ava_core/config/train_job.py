@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ava_core.config.limits import MAX_THREADS
 from ava_core.config.section import NonNegative, ObjectName, Positive, Section
 
-Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]i?$")]
+Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}[MGT]i?$")]
 
 
 class TrainJobConfig(Section):
@@ -20,11 +21,11 @@ class TrainJobConfig(Section):
     it stands for the number of threads.
     """
 
-    nodes: Positive = 2
+    nodes: Annotated[int, Field(gt=0, le=65_536)] = 2
     """Machines (pods) that train together."""
     gpus_per_node: NonNegative = 0
     """GPUs of each machine: as many as it has processes, or none."""
-    cpu: Positive = 4
+    cpu: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 4
     """Cores of each machine; also its number of threads, if the top-level `threads` is 0."""
     memory: Memory = "8Gi"
     """Memory of each machine."""

@@ -7,9 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ava_core.config.section import Fraction, NonNegative, Positive, Section, Text
-
-Weight = Annotated[float, Field(ge=0.0)]
+from ava_core.config.section import (
+    LARGEST,
+    Fraction,
+    LearningRate,
+    NonNegative,
+    Positive,
+    PositiveNumber,
+    Section,
+    Text,
+    Weight,
+)
 
 
 class LossConfig(Section):
@@ -20,7 +28,7 @@ class LossConfig(Section):
 
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability spread over the whole vocabulary by the cross-entropy."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: PositiveNumber = 1.0
     """Divides the logits of the cross-entropy."""
     z_loss_weight: Weight = 0.0
     """Weight of the squared log-partition of the output logits."""
@@ -32,20 +40,20 @@ class LossConfig(Section):
     """Weight of the unlikelihood of repeating the last token (arXiv 1908.04319)."""
     ngram_weight: Weight = 0.0
     """Weight of the unlikelihood of completing an n-gram that occurred before in the sequence."""
-    ngram_size: Annotated[int, Field(ge=2)] = 4
+    ngram_size: Annotated[int, Field(ge=2, le=4096)] = 4
     """n of the n-gram unlikelihood."""
     early_end_weight: Weight = 0.0
     """Weight of the penalty on ending a document where it goes on."""
     multi_token_weight: Weight = 0.0
     """Weight of predicting further tokens ahead with extra heads on the shared trunk (arXiv 2404.19737)."""
-    multi_token_depth: Positive = 1
+    multi_token_depth: Annotated[int, Field(gt=0, le=256)] = 1
     """Extra heads: head d predicts the token d after the next one. They are not part of the trained model's folder."""
 
 
 class CurriculumConfig(Section):
     """What the model sees first. Every schedule is a function of the step and is written to the history."""
 
-    sequence_lengths: list[Annotated[int, Field(ge=8)]] = []
+    sequence_lengths: list[Annotated[int, Field(ge=8, le=LARGEST)]] = []
     """Shorter sequences to begin with, in this order, each for an equal part of `sequence_share`; each divides the next
     and the last divides train.sequence_length. A batch keeps its number of tokens: it holds more sequences instead."""
     sequence_share: Fraction = 0.5
@@ -69,7 +77,7 @@ class RegularizationConfig(Section):
 
     adaptive: bool = False
     """Drive them; False: model.dropout, train.weight_decay and model.router_jitter stay as they are."""
-    target_gap: Annotated[float, Field(ge=0.0)] = 0.05
+    target_gap: Weight = 0.05
     """Nats per token of validation loss above training loss that are left alone."""
     rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
     """Largest change of the strength, which lies in [0, 1], at one evaluation."""
@@ -87,10 +95,10 @@ class GuardConfig(Section):
     policy: Literal["stop", "skip", "rewind"] = "stop"
     """`stop`: end with an error that names the layer; `skip`: leave out the update of that step; `rewind`: go back to
     the last good checkpoint, pass over the batches since, and lower the rate."""
-    spike_deviations: Annotated[float, Field(gt=0.0)] | None = None
+    spike_deviations: PositiveNumber | None = None
     """Standard deviations above the mean of recent losses from which a step counts as a spike; null: only nan and
     infinity count."""
-    window: Annotated[int, Field(ge=8)] = 64
+    window: Annotated[int, Field(ge=8, le=10_000_000)] = 64
     """Recent losses that the mean and deviation are taken from."""
     lower_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """Factor on the learning rate after each rewind."""
@@ -112,11 +120,11 @@ class TrainConfig(Section):
 
     steps: Positive = 300
     """Optimiser steps, at most."""
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    max_minutes: PositiveNumber | None = None
     """Ends the training, and its schedule, after this time spent in steps. Results then depend on the clock."""
-    max_tokens: Positive | None = None
+    max_tokens: Annotated[int, Field(gt=0, le=10**18)] | None = None
     """Ends the training when so many tokens have been seen."""
-    sequence_length: Annotated[int, Field(ge=8)] = 256
+    sequence_length: Annotated[int, Field(ge=8, le=LARGEST)] = 256
     """Tokens per training sequence: the training context, and the window in which losses are scored."""
     global_batch_size: Positive = 32
     """Sequences per optimiser step."""
@@ -125,7 +133,7 @@ class TrainConfig(Section):
     launcher: Literal["local", "trainjob"] = "local"
     """Where the processes run. `local`: on this machine, or on those of `hostfile`; `trainjob`: on machines of a
     Kubernetes cluster, which kubernetes.train_job describes."""
-    processes: Positive = 1
+    processes: Annotated[int, Field(gt=0, le=4096)] = 1
     """Processes on each machine that train together."""
     hostfile: Text | None = None
     """Machines, as DeepSpeed's launcher reads them (`HOST slots=N` per line); null: this one."""
@@ -135,15 +143,15 @@ class TrainConfig(Section):
     """What ZeRO keeps in host memory instead of the GPU's: the optimiser state, or the weights of stage 3 too."""
     optimizer: Literal["adamw", "muon", "lion", "adafactor", "sophia"] = "muon"
     """`muon`: orthogonalised momentum for hidden matrices, AdamW for everything else."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    learning_rate: LearningRate = 0.02
     """Peak rate (of Muon's matrices, if the optimiser is muon)."""
-    adam_learning_rate: Annotated[float, Field(gt=0)] = 0.004
+    adam_learning_rate: LearningRate = 0.004
     """Peak rate of the parameters that Muon leaves to AdamW; unused by the others."""
-    embedding_learning_rate_ratio: Annotated[float, Field(gt=0)] = 1.0
+    embedding_learning_rate_ratio: PositiveNumber = 1.0
     """Rate of the embedding and the head as a multiple of what they would have."""
-    router_learning_rate_ratio: Annotated[float, Field(gt=0)] = 1.0
+    router_learning_rate_ratio: PositiveNumber = 1.0
     """Rate of the routers' gates as a multiple of what they would have."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Weight = 0.05
     """Decoupled weight decay of matrices; norms, biases and constants have none."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
@@ -165,7 +173,7 @@ class TrainConfig(Section):
     """What plateau multiplies the rate with."""
     plateau_patience: Positive = 3
     """Evaluations without a lower validation loss before plateau lowers the rate."""
-    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    gradient_clip: Weight = 1.0
     """Largest global norm of the gradient; 0: no clipping."""
     clip_mode: Literal["norm", "adaptive"] = "norm"
     """`adaptive`: clip what stands out of the recent norms too (ZClip, arXiv 2504.02507)."""
@@ -175,7 +183,7 @@ class TrainConfig(Section):
     """Type of weights, activations and products; the optimiser works on float32 masters. fp16: with loss scaling."""
     gradient_checkpointing: bool = False
     """Recompute the activations of every layer in the backward pass instead of keeping them."""
-    memory_budget: Annotated[float, Field(gt=0)] | None = None
+    memory_budget: PositiveNumber | None = None
     """GiB that a training process may take: so many layers as it needs recompute their activations. null: no bound."""
     evaluate_every: Positive = 50
     """Steps between measurements of the validation loss."""

@@ -10,6 +10,8 @@ import math
 
 from transformers import PreTrainedConfig
 
+from ava_core.config.limits import MODEL_SIZES
+
 ROUTERS = ("top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice")
 EXPERTS_IMPLEMENTATIONS = ("auto", "grouped_mm", "looped", "native", "dense")
 QK_NORMS = ("head", "projection", "none")
@@ -200,6 +202,8 @@ class EnhancedMoEConfig(PreTrainedConfig):
             self._require(0 < (getattr(self, field) or 0) < math.inf, field, "> 0")
         for field in _NOT_NEGATIVE:
             self._require(0 <= getattr(self, field) < math.inf, field, ">= 0")
+        for field, most in MODEL_SIZES.items():
+            self._require((getattr(self, field) or 0) <= most, field, f"<= {most:,}")
         for field in ("dropout", "router_jitter"):
             self._require(0 <= getattr(self, field) < 1, field, "in [0, 1)")
         self._require(
