@@ -22,7 +22,8 @@ from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ava_core.config import AvaConfig
+from ava_core.config import AvaConfig, hardware
+from ava_core.config.memory import require_training_memory
 from ava_core.errors import AvaError, ConfigError
 from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, summary
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run; 0 if every step succeeded."""
     flags = _parser().parse_args(arguments)
     config = command_line.resolve_flags(flags).config
+    require_training_memory(config, hardware.detect())
     console = Console()
     graph = Graph(compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes))
     forced = graph.from_on(graph.select(flags.start, "--from")) if flags.start else set()

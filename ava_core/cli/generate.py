@@ -122,12 +122,13 @@ def _read_prompts(source: str) -> list[str]:
 
 
 def _prompt_of(line: str, place: str) -> str:
+    from ava_core.config.json_text import read_json
     from ava_core.errors import ConfigError
 
     if not line.lstrip().startswith("{"):
         return line
     try:
-        prompt = json.loads(line)["prompt"]
+        prompt = read_json(line)["prompt"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f'{place}: starts like JSON: must be {{"prompt": "..."}}') from error
     if not isinstance(prompt, str):

@@ -76,6 +76,38 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Estimat
     )
 
 
+def largest_part(model: ModelConfig, train: TrainConfig, vocab_size: int, sizes: Estimate) -> tuple[str, list[str]]:
+    """What takes most of a training's memory, and the keys that decide how much, as `key = value`."""
+    width = f"model.hidden_size = {model.hidden_size}"
+    layers = f"model.num_layers = {model.num_layers}"
+    heads = 1 if model.tie_word_embeddings else 2
+    experts = (model.num_ffn_experts + model.num_shared_experts) * _expert(model) * model.num_layers
+    kinds = ("num_ffn_experts", "num_zero_experts", "num_copy_experts", "num_constant_experts", "num_expert_groups")
+    most = max(kinds, key=lambda kind: getattr(model, kind))
+    parts = {
+        "the embedding": (heads * vocab_size * model.hidden_size, [f"tokenizer.vocab_size = {vocab_size}", width]),
+        "the experts": (
+            experts,
+            [
+                f"model.num_ffn_experts = {model.num_ffn_experts}",
+                f"model.expert_intermediate_size = {model.expert_intermediate_size}",
+                layers,
+                width,
+            ],
+        ),
+        "attention": (
+            model.num_layers * _attention(model),
+            [f"model.num_attention_heads = {model.num_attention_heads}", layers, width],
+        ),
+        "the routers": (_small(model), [f"model.{most} = {getattr(model, most)}", layers, width]),
+    }
+    name, (_, keys) = max(parts.items(), key=lambda item: item[1][0])
+    if sizes.activation_bytes // 2 > sizes.weight_bytes + sizes.gradient_bytes + sizes.optimizer_bytes:
+        length = f"train.sequence_length = {train.sequence_length}"
+        return "what one sequence needs for the backward pass", [length, *keys]
+    return name, keys
+
+
 def saved_bytes(model: ModelConfig, train: TrainConfig) -> int:
     """What the layers keep of one micro-batch for the backward pass.
 

@@ -8,8 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from ava_core.config.yaml_text import read_yaml
 from ava_core.errors import ConfigError
 
 GIB = 2**30
@@ -56,14 +55,30 @@ def choose_preset(hardware: Hardware, rules: Path) -> tuple[str, str]:
     Raises:
         ConfigError: no rule fits.
     """
-    for rule in yaml.safe_load(rules.read_text())["rules"]:
-        needs = rule.get("needs", {})
+    for preset, needs, because in _read_rules(rules):
         if all(getattr(hardware, name) >= least for name, least in needs.items()):
             gpu = f"{hardware.gpus} GPU of {hardware.gpu_memory_gib:.0f} GiB" if hardware.gpus else "no GPU"
             machine = f"{hardware.cores} cores, {hardware.memory_gib:.0f} GiB memory, {gpu}"
-            reason = f"{rule['preset']}, for this machine has {machine}: {rule['because']}"
-            return rule["preset"], reason
+            return preset, f"{preset}, for this machine has {machine}: {because}"
     raise ConfigError(f"preset = auto: no rule in {rules} fits this machine: name a preset")
+
+
+def _read_rules(path: Path) -> list[tuple[str, dict[str, float], str]]:
+    """Preset, what it needs, and why, of each rule.
+
+    Raises:
+        ConfigError: the file holds something else; the file comes with Ava, but people adapt it.
+    """
+    try:
+        found = read_yaml(path.read_text(encoding="utf-8"))["rules"]
+        rules = [(str(rule["preset"]), dict(rule.get("needs") or {}), str(rule["because"])) for rule in found]
+        unknown = {name for _, needs, _ in rules for name in needs} - set(Hardware.__dataclass_fields__)
+        if unknown or not all(isinstance(least, int | float) for _, needs, _ in rules for least in needs.values()):
+            raise ValueError(f"needs: must be numbers of {', '.join(Hardware.__dataclass_fields__)}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = error if isinstance(error, ValueError) else "must list `rules` with preset, needs and because"
+        raise ConfigError(f"preset = auto: {path}: can't be read: {reason}") from error
+    return rules
 
 
 def _memory_gib() -> float:

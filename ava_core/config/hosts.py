@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from ava_core.config.training import TrainConfig
-from ava_core.errors import ConfigError
+from ava_core.errors import ConfigError, shorten
 
-_LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
+_LINE = re.compile(r"(\S+)\s+slots=(\d{1,6})\s*(#.*)?")
+MAX_BYTES = 1 << 20
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -20,16 +21,19 @@ def read_hostfile(path: Path) -> dict[str, int]:
         ConfigError: the file is missing or holds something else.
     """
     try:
-        lines = path.read_text().splitlines()
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"train.hostfile = {path}: can't be read: {getattr(error, 'strerror', error)}") from error
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"train.hostfile = {path}: can't be read: has more than {MAX_BYTES:,} bytes")
     hosts: dict[str, int] = {}
-    for number, line in enumerate(map(str.strip, lines), start=1):
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if not line or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line)
         if not match:
-            raise ConfigError(f"{path}, line {number}: {line!r}: must be `HOST slots=N`")
+            raise ConfigError(f"{path}, line {number}: {shorten(repr(line))}: must be `HOST slots=N`")
         if match[1] in hosts:
             raise ConfigError(f"{path}, line {number}: {match[1]} is there twice")
         hosts[match[1]] = int(match[2])

@@ -75,7 +75,7 @@ def _require_shallow(text: str) -> None:
             depth -= 1
         if depth > MAX_DEPTH or count > 2 * MAX_VALUES:  # a collection has an event more than it has values
             limit = f"nested more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"more than {MAX_VALUES:,} values"
-            raise YamlError(f"line {event.start_mark.line + 1}: {limit}")
+            raise YamlError(f"line {event.start_mark.line + 1}: {limit}")  # type: ignore[union-attr]
 
 
 class _Measured:
@@ -128,9 +128,8 @@ class _Measured:
         try:
             self._loader.construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError) as error:  # `!!int x`, `0b_`, `<<` as a value
-            raise _fault(
-                node, keys, f"{node.value[:MAX_SHOWN]} is no {node.tag.rpartition(':')[2]}: quote it if it is text"
-            ) from error
+            kind = node.tag.rpartition(":")[2]
+            raise _fault(node, keys, f"{shorten(node.value)} is no {kind}: quote it if it is text") from error
 
     def _children(self, node: yaml.Node, keys: tuple[str, ...]) -> list[tuple[str, yaml.Node]]:
         if isinstance(node, yaml.SequenceNode):

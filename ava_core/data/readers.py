@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError
 
 SUFFIXES = {
@@ -109,7 +109,7 @@ def _read_jsonl(path: Path, name: str, reading: Reading) -> Iterator[Document]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = read_json(line)
             except ValueError as error:
                 reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error
                 raise AvaError(f"{path}: line {number}: can't be read as JSON ({reason}): mend or remove it") from error

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
 
 SPLITS = ("train", "validation", "test")
@@ -164,7 +165,7 @@ def load_splits_info(folder: Path) -> SplitsInfo:
     if not path.is_file():
         raise AvaError(f"{path}: no such file: give the output folder of `ava preprocess`")
     try:
-        fields = json.loads(path.read_text())
+        fields = read_json(path.read_bytes())
         splits = {name: SplitInfo(**counts) for name, counts in fields.pop("splits").items()}
         return SplitsInfo(**fields, splits=splits)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

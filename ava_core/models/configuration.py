@@ -202,6 +202,9 @@ class EnhancedMoEConfig(PreTrainedConfig):
             self._require(0 < (getattr(self, field) or 0) < math.inf, field, "> 0")
         for field in _NOT_NEGATIVE:
             self._require(0 <= getattr(self, field) < math.inf, field, ">= 0")
+        self._require(
+            self.capacity_factor is None or 0 < self.capacity_factor < math.inf, "capacity_factor", "> 0, or null"
+        )
         for field, most in MODEL_SIZES.items():
             self._require((getattr(self, field) or 0) <= most, field, f"<= {most:,}")
         for field in ("dropout", "router_jitter"):
@@ -220,9 +223,6 @@ class EnhancedMoEConfig(PreTrainedConfig):
             self._require(getattr(self, field) in names, field, f"one of {', '.join(names)}")
         self._require(0 < self.confidence_threshold <= 1, "confidence_threshold", "in (0, 1]")
         self._require(self.tau <= 1, "tau", "in (0, 1]")
-        self._require(
-            self.capacity_factor is None or 0 < self.capacity_factor < math.inf, "capacity_factor", "> 0, or null"
-        )
         self._validate_router()
 
     def _validate_router(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.quiet import quiet
@@ -44,7 +44,7 @@ def load_original(folder: Path) -> Original:
         if not (folder / name).is_file():
             raise AvaError(f"{folder / name}: no such file: give the output folder of `ava train`")
     try:
-        sequence_length = int(json.loads((folder / "training.json").read_text())["sequence_length"])
+        sequence_length = int(read_json((folder / "training.json").read_bytes())["sequence_length"])
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{folder / 'training.json'}: can't be read ({error}): run `ava train` again") from error
     try:

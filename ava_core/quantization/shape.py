@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from ava_core.config.json_text import read_json
+
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 GRAPH_KIND = "ava.graph"
@@ -40,6 +42,6 @@ class DecoderShape:
         Raises:
             ValueError, TypeError, KeyError: it is something else.
         """
-        values = json.loads(text)
+        values = read_json(text)
         outputs = tuple((logits, weights) for logits, weights in values.pop("router_outputs"))
         return cls(**values, router_outputs=outputs)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.runtime.digests import digest_file, digest_value
 
@@ -74,7 +75,7 @@ def read(folder: Path) -> Manifest:
     if not path.is_file():
         raise AvaError(f"{folder}: holds no {NAME}: it is not a finished output of a step")
     try:
-        manifest = Manifest(**json.loads(path.read_text()))
+        manifest = Manifest(**read_json(path.read_bytes()))
         _check_shape(manifest)
     except (ValueError, TypeError) as error:
         raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or run its step again") from error

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ava_core.config.estimate import estimate
+from ava_core.config.hardware import Hardware, detect
+from ava_core.config.memory import require_memory
 from ava_core.config.schema import ModelConfig
 from ava_core.config.training import TrainConfig
 from ava_core.data.curriculum import CurriculumBatches, build_batches
@@ -94,6 +98,7 @@ def train(
         IntegrityError: the shards or a checkpoint can't be read.
     """
     _require_tokenizer(shards)
+    require_memory(model_config, train_config, load_splits_info(shards).vocab_size, _machine())
     ranks = Ranks.from_environment()
     request: dict[str, Any] = {
         "model_config": model_config,
@@ -306,6 +311,12 @@ class _Training:
             "corpus": {**corpus, "vocab_size": info.vocab_size},
         }
         (self.output / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def _machine() -> Hardware:
+    """This machine, with GPUs only if PyTorch may use them."""
+    machine = detect()
+    return machine if torch.cuda.is_available() else replace(machine, gpus=0)
 
 
 def _require_tokenizer(shards: Path) -> None:

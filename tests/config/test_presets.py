@@ -71,3 +71,23 @@ def test_gpus_are_asked_from_their_driver(monkeypatch, tmp_path):
     assert (machine.gpus, machine.gpu_memory_gib) == (2, 24.0)
     program.write_text("#!/bin/sh\nexit 9\n")
     assert hardware.detect().gpus == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "rules: 5",
+        "rules: [1]",
+        "rules: [{preset: cpu/tiny}]",
+        "rules: [{preset: cpu/tiny, because: x, needs: {core: 1}}]",
+        "rules: [{preset: cpu/tiny, because: x, needs: {cores: many}}]",
+        "rules: &a [*a]",
+        "rules: " + "[" * 5000,
+    ],
+)
+def test_rules_that_cannot_be_read_are_refused_by_the_name_of_their_file(text, tmp_path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(text)
+    with pytest.raises(ConfigError, match=r"preset = auto: .*rules\.yaml: can't be read: "):
+        choose_preset(Hardware(8, 1.0, 0, 0.0), rules)

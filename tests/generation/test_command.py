@@ -42,7 +42,7 @@ def test_strategy_is_obeyed(tiny_model, strategy):
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--temperature", "0", "--temperature 0.0: input should be greater than 0"),
+        ("--temperature", "0", "--temperature 0.0: input should be greater than or equal to 0.000001"),
         ("--top-p", "1.5", "--top-p 1.5: input should be less than or equal to 1"),
         ("--strategy", "best", "strategy best: must be one of greedy, beam, nucleus, top-k, min-p"),
     ],
@@ -122,6 +122,7 @@ def test_stream_prints_the_text_that_comes_without(tiny_model):
         (b"To be\n\xff\n", "prompts: isn't valid UTF-8 at byte 6"),
         (b'{"text": "O"}', 'line 1: starts like JSON: must be {"prompt": "..."}'),
         (b'O\n{"prompt": 3}', "line 2: prompt = 3: must be a string"),
+        (b'{"prompt": ' + b"[" * 100_000, "line 1: starts like JSON"),
         (b"\n", "no prompt: give --prompt or --prompts-file"),
     ],
 )
@@ -145,7 +146,7 @@ def test_what_can_not_be_streamed_is_refused_before_anything_is_printed(argument
     ("arguments", "message"),
     [
         (["--prompt", "caf\udce9"], r"prompt 'caf\udce9': isn't valid UTF-8 at character 3"),
-        (["--prompt", "O", "--stop", "caf\udce9"], "--stop caf\udce9: input should be a valid string"),
+        (["--prompt", "O", "--stop", "caf\udce9"], r"--stop caf\udce9: input should be a valid string"),
     ],
 )
 def test_text_in_another_encoding_is_refused_before_the_model_is_looked_at(arguments, message):

@@ -1,5 +1,6 @@
 import pytest
 
+from ava_core.config.limits import MODEL_SIZES
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEModel
 from ava_core.models.configuration import ROUTERS as ROUTER_NAMES
 from ava_core.models.routing import ROUTERS
@@ -92,3 +93,9 @@ def test_rope_parameters_win_over_rope_theta():
 
 def test_every_router_that_is_allowed_exists():
     assert tuple(ROUTERS) == ROUTER_NAMES
+
+
+@pytest.mark.parametrize("field", MODEL_SIZES)
+def test_size_past_all_reason_is_refused_before_anything_is_allocated(field):
+    with pytest.raises(ValueError, match=rf"{field} = .*: must be <= "):
+        EnhancedMoEConfig(**{"head_dim": 8, field: 10**30})

@@ -65,6 +65,8 @@ def test_the_output_of_another_step_is_refused(output):
         json.dumps({**FIELDS, "files": {"x": {"bytes": 3}}}),
         json.dumps({**FIELDS, "inputs": None}),
         json.dumps({**FIELDS, "surprise": 1}),
+        '{"key": ' + "[" * 100_000,
+        '{"threads": ' + "9" * 5000 + "}",
     ],
 )
 def test_a_manifest_that_cannot_be_understood_is_an_integrity_error(output, text):

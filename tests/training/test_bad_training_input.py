@@ -108,6 +108,12 @@ def test_half_precision_without_support(ava_train, tmp_path, no_steps, monkeypat
     assert_refused(result, tmp_path, r"train\.precision = fp16: this CPU has no float16 products: use bf16")
 
 
+def test_model_that_no_machine_holds_is_refused_before_it_is_built(ava_train, tmp_path, no_steps):
+    result = ava_train(model={"hidden_size": 2**20})
+    line = r"train: [\d,]+ parameters take at least [\d,.]+ GiB, and this machine has [\d.]+ GiB .*: lower model\."
+    assert_refused(result, tmp_path, line)
+
+
 def test_budget_that_no_recomputation_fits_into(ava_train, tmp_path, no_steps):
     result = ava_train(train={"memory_budget": 0.001})
     line = r"train\.memory_budget = 0\.001 GiB: training takes about .* even if all 2 layers recompute: raise it, or"

@@ -150,6 +150,8 @@ def test_workers_lose_the_variables_of_the_launcher_around_them(monkeypatch):
         ("one slots=2\ntwo\n", "line 2: 'two': must be `HOST slots=N`"),
         ("one slots=2\n\none slots=1\n", "line 3: one is there twice"),
         ("one slots=two\n", "line 1"),
+        ("one slots=" + "9" * 5000, "characters): must be `HOST slots=N`"),
+        ("# \n" * 400_000, "has more than 1,048,576 bytes"),
     ],
 )
 def test_faulty_hostfile_is_refused(tmp_path, text, fault):
