@@ -51,7 +51,8 @@ class History:
     def export(self, folder: Path) -> None:
         """Write history.jsonl, history.csv, validation.csv and loss.png; all bytes follow from the rows alone.
 
-        What is measured now and then has a table of its own: plots of `dvc` and of spreadsheets take an empty cell for 0.
+        What is measured now and then has a table of its own: plots of `dvc` and of spreadsheets take an empty cell
+        for 0.
         """
         (folder / "history.jsonl").write_text("".join(_line(row) for row in self.rows))
         _write_table(folder / "history.csv", [{k: v for k, v in row.items() if k not in MEASURED} for row in self.rows])
