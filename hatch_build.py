@@ -1,4 +1,7 @@
-"""Compiles the native kernels while the package is built or installed. Without a compiler it goes on without them."""
+"""What a wheel of Ava holds beside its Python files: the compiled kernels, and the line that knows the Auto classes.
+
+Without a compiler it goes on without the kernels.
+"""
 
 import importlib.util
 import sys
@@ -14,6 +17,8 @@ class CustomBuildHook(BuildHookInterface):
 
     def initialize(self, version, build_data):
         """Put the compiled library into the wheel, or beside its sources for an editable install."""
+        kind = "force_include_editable" if version == "editable" else "force_include"
+        build_data[kind][str(Path(self.root) / "ava_core" / "auto_classes.pth")] = "ava_moe.pth"
         build = _load(Path(self.root) / KERNELS / "build.py")
         fault = build.compile_kernels()
         if fault:

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def nats(model, text, scored, boundary=False):
 def test_harness_scores_a_saved_model_offline(folder):
     pytest.importorskip("lm_eval")
     command = [
-        sys.executable, "-m", "ava_core.evaluation.harness", "--model", "hf", "--device", "cpu", "--batch_size", "2",
+        str(Path(sys.executable).with_name("lm_eval")), "--model", "hf", "--device", "cpu", "--batch_size", "2",
         "--model_args", f"pretrained={folder / 'model'},dtype=float32", "--include_path", str(folder / "tasks"),
         "--tasks", "parity,bytes_per_document", "--output_path", str(folder / "results"),
     ]  # fmt: skip
