@@ -47,9 +47,11 @@ class Server(Process):
 
     Attributes:
         address: `http://127.0.0.1:PORT`.
+        folder: where its database lies.
     """
 
     address: str
+    folder: str = ""
 
     @property
     def answers(self) -> bool:
@@ -76,20 +78,22 @@ def ensure(folder: Path = FOLDER, environment: Mapping[str, str] | None = None) 
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         server = read(folder)
-        if server is not None and server.answers:
+        if server is not None and server.answers and server.folder == str(folder):
             return server.address
         if server is not None and server.running:
-            _say(f"mlflow: {server.address} no longer answers: starting it again")
+            why = "no longer answers" if server.folder == str(folder) else f"was started in {server.folder}"
+            _say(f"mlflow: {server.address} {why}: starting it again")
             server.end_group(STOP_SECONDS)
         return _start(folder, environment).address
 
 
 def read(folder: Path = FOLDER) -> Server | None:
-    """The server that `server.json` names, running or not."""
+    """The server that `server.json` names, running or not; None if it belongs to a folder that this is a copy of."""
     try:
-        return Server(**json.loads((folder / "server.json").read_text()))
+        server = Server(**json.loads((folder / "server.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    return None if server.running and not _works_in(folder, server.pid) else server
 
 
 def stop(folder: Path = FOLDER) -> bool:
@@ -116,6 +120,14 @@ def _given(name: str, uri: str) -> str:
         shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
         raise AvaError(f"{name} = {shown}: {fault}: start that server, or unset {name} to use a local one")
     return uri
+
+
+def _works_in(folder: Path, pid: int) -> bool:
+    """Whether a process has this folder as its own; that stays true when the folder is moved."""
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(folder)
+    except OSError:
+        return False
 
 
 def _probe(address: str) -> str | None:
@@ -157,7 +169,7 @@ def _start(folder: Path, environment: Mapping[str, str]) -> Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(**asdict(Process.of(process.pid)), address=address)
+    server = Server(**asdict(Process.of(process.pid)), address=address, folder=str(folder))
     (folder / "server.json").write_text(json.dumps(asdict(server)) + "\n")
     try:
         _wait(process, server, log_file)

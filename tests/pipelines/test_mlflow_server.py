@@ -2,13 +2,18 @@
 
 import json
 import os
+import shutil
+import signal
+import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import pytest
 
 from ava_core.errors import AvaError, ConfigError
 from pipelines import mlflow_server as local
+from pipelines.processes import Process
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in local.CLIENT_VARIABLES}
 
@@ -56,6 +61,39 @@ def test_recycled_process_number_is_not_taken_for_our_server(tmp_path):
     server = local.read(tmp_path)
     assert server is not None and not server.running
     assert local.stop(tmp_path) is False
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A process that stands for the server of a folder, recorded as such; and what a new server would be."""
+    folder = tmp_path / "original" / ".ava" / "mlflow"
+    folder.mkdir(parents=True)
+    process = subprocess.Popen(["sleep", "600"], cwd=folder, start_new_session=True)
+    record = {**asdict(Process.of(process.pid)), "address": "http://127.0.0.1:9", "folder": str(folder)}
+    (folder / "server.json").write_text(json.dumps(record))
+    monkeypatch.setattr(local, "_probe", lambda address: None)
+    monkeypatch.setattr(local, "_start", lambda folder, environment: local.Server(1, "", f"new in {folder}"))
+    yield folder, process
+    process.kill()
+    process.wait()
+
+
+def test_copied_checkout_neither_uses_nor_ends_the_server_of_the_original(stand_in):
+    folder, process = stand_in
+    assert local.ensure(folder, ENVIRONMENT) == "http://127.0.0.1:9"
+    copy = folder.parents[1].with_name("copy")
+    shutil.copytree(folder.parents[1], copy)
+    copied = copy / ".ava" / "mlflow"
+    assert local.ensure(copied, ENVIRONMENT) == f"new in {copied}"
+    assert local.stop(copied) is False and process.poll() is None
+
+
+def test_server_of_a_moved_checkout_is_ended_before_another_opens_its_database(stand_in, capsys):
+    folder, process = stand_in
+    moved = folder.parents[1].rename(folder.parents[1].with_name("moved")) / ".ava" / "mlflow"
+    assert local.ensure(moved, ENVIRONMENT) == f"new in {moved}"
+    assert process.wait(60) == -signal.SIGTERM
+    assert f"http://127.0.0.1:9 was started in {folder}: starting it again" in capsys.readouterr().err
 
 
 @pytest.mark.slow
