@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
@@ -20,7 +20,7 @@ JOBS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? core
 
 # What the user gives is text: neither make nor a shell may read `$`, quotes, `;` or line breaks in it. So make takes it
 # unexpanded, and recipes have it from their environment, as "$$NAME".
-GIVEN := PYTHON PARAMS PRESET SET RUNNER FROM JOBS TARGET HOST DATA_URI SUBMIT
+GIVEN := PYTHON PARAMS PRESET SET RUNNER FROM JOBS TARGET HOST DATA_URI SUBMIT UPGRADE
 define take
 $(if $(filter command environment,$(origin $1)),override $1 := $$(value $1),$1 := $$($1))
 $(if $(value $1),export $1)
@@ -28,27 +28,25 @@ endef
 $(foreach name,$(GIVEN),$(eval $(call take,$(name))))
 PIPELINE_FLAGS = $(if $(PARAMS),--params "$$PARAMS") $(if $(PRESET),--set "preset=$$PRESET") $(if $(SET),--settings "$$SET")
 
-.PHONY: help setup data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference clean
+.PHONY: help setup lock data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 setup: $(STAMP) ## build .venv with the pinned packages; CPU torch where there is no GPU
 
-$(STAMP): pyproject.toml constraints.txt
-	@"$$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "make: $$PYTHON must be Python 3.11 or later with venv (Debian: apt install python3-venv), or give PYTHON=..." >&2; exit 2; }
-	@test -x $(BIN)/python || "$$PYTHON" -m venv $(VENV)
-	@echo "installing the packages pinned in constraints.txt into $(VENV) (a few minutes the first time)"
-	@$(BIN)/python -m ensurepip --upgrade >/dev/null
-	@if command -v nvidia-smi >/dev/null; then $(BIN)/pip install --quiet --no-compile -c constraints.txt torch; \
-	  else version=$$(sed -n 's/^torch==//p' constraints.txt); \
-	    $(BIN)/pip install --quiet --no-compile "torch==$$version+cpu" 2>/dev/null \
-	    || $(BIN)/pip install --quiet --no-compile --extra-index-url https://download.pytorch.org/whl/cpu "torch==$$version+cpu"; fi
-	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
-	@# pip would compile one file after the other; some packages carry files that are no Python 3
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
-	@touch $(STAMP)
+# Of a checkout that was copied or moved, .venv names another folder: it is mended (requirements/environment.py).
+ifneq ($(shell head -n 1 $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: elsewhere
+$(STAMP): elsewhere
+endif
+
+$(STAMP): pyproject.toml $(wildcard requirements/*.txt)
+	@command -v "$$PYTHON" >/dev/null || { echo "make: no Python $$PYTHON: install 3.11 to 3.13, or give PYTHON=..." >&2; exit 2; }
+	@"$$PYTHON" requirements/environment.py
+
+lock: ## pin anew what pyproject.toml asks for, with hashes: make lock UPGRADE=all, or names of packages
+	@$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade $$UPGRADE)
 
 data: $(CORPUS)/.complete ## fetch the Shakespeare corpus and check its digest
 

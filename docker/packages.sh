@@ -3,34 +3,19 @@
 set -eu
 target=$1
 python=/opt/ava/bin/python
-pip() { sh /docker/pip.sh /opt/tools/bin/python --python "$python" "$@"; }
-pin() { sed -n "s/^$1==/$1==/p" constraints.txt; }
 
 export PYTHONHASHSEED=0  # DeepSpeed's wheel lists its extras from a set
-
-# PyTorch first, since its CPU build may have an index of its own.
-if [ "$target" = cpu ]; then
-    torch="$(pin torch)+cpu"
-    pip install --no-compile "$torch" 2>/tmp/torch.log \
-        || pip install --no-compile --extra-index-url https://download.pytorch.org/whl/cpu "$torch" \
-        || { tail -n 3 /tmp/torch.log >&2; exit 1; }
-else
-    pip install --no-compile "$(pin torch | sed s/==/===/)"  # not the CPU build, which counts as the same version
-fi
-
 # On CPUs DeepSpeed would compile its shared-memory operation when two processes first meet, with a compiler and ninja.
-# Built into its wheel it needs neither. The wheel is made without pip's cache, which doesn't know of these variables.
-if [ "$target" = cpu ]; then export DS_ACCELERATOR=cpu DS_BUILD_SHM_COMM=1; fi
-pip install --no-compile -c constraints.txt ninja numpy packaging psutil py-cpuinfo pydantic setuptools
-PATH="/opt/ava/bin:$PATH" pip wheel --no-cache-dir --no-deps --no-build-isolation --no-binary deepspeed \
-    --wheel-dir /wheels "$(pin deepspeed)"
-
-# The extra `cluster` starts trainings as Kubeflow's TrainJobs, from a step's container; `serve` is for `ava serve`.
-"$python" -c 'import tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-extras = project["optional-dependencies"]
-print(*project["dependencies"], *extras["cluster"], *extras["serve"], sep="\n")' >requirements.txt
-pip install --no-compile -c constraints.txt --find-links /wheels -r requirements.txt
+# Built in it needs neither.
+if [ "$target" = cpu ]; then
+    build=cpu
+    export DS_ACCELERATOR=cpu DS_BUILD_SHM_COMM=1
+else
+    build=cuda
+fi
+# The environment has no pip of its own; what is built there is built with its setuptools and ninja.
+PATH="/opt/ava/bin:$PATH" sh /docker/pip.sh /opt/tools/bin/python --run requirements/install.py \
+    --into "$python" --torch "$build" --check steps
 
 # What runs nothing here: headers and static libraries, tests, sources of extensions; ninja, which is good for nothing
 # without a compiler; Arrow's protocol for servers. torch/bin holds tests, and torch_shm_manager, which is needed.

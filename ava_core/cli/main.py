@@ -5,6 +5,7 @@ Run it as `ava` or `python -m ava_core.cli.main`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,7 +17,9 @@ from typing import Annotated
 
 import typer
 
+import ava_core
 from ava_core.cli import (
+    checkout,
     config,
     evaluate,
     export,
@@ -77,6 +80,7 @@ def main() -> None:
 
 def _run(work: Callable[[], int | None]) -> int:
     try:
+        _know_the_code()
         _refuse_unknown_environment()
         return work() or 0
     except (Interrupted, KeyboardInterrupt) as error:
@@ -107,6 +111,14 @@ def _explain_usage(error: typer.TyperException) -> int:
         message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else _first_line(error)
         _say(f"{message.rstrip('.')}: see `{context.command_path if context else 'ava'} --help`")
     return ConfigError.exit_code
+
+
+def _know_the_code() -> None:
+    package = Path(ava_core.__file__).parent
+    checkout.refuse_copied_environment(sys.argv[0], sys.prefix, package)
+    with contextlib.suppress(FileNotFoundError):  # the folder that one stands in may be gone
+        if line := checkout.foreign_checkout(Path.cwd(), package):
+            _say(line)
 
 
 def _refuse_unknown_environment() -> None:

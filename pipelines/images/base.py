@@ -1,7 +1,8 @@
-"""The base image: one from a registry, or Debian built here by mmdebstrap where no registry can be had."""
+"""The base image: from a registry by its digest, or Debian built here by mmdebstrap where no registry can be had."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,8 @@ from pipelines.images import engine
 from pipelines.images.package_clients import build_secrets, read_sources
 
 RELEASE = "bookworm"
-REGISTRY_BASE = f"debian:{RELEASE}-slim"
+DOCKERFILE = Path(__file__).parents[2] / "docker" / "Dockerfile"
+DIGEST = "@sha256:"
 LOCAL_BASE = f"ava-base:{RELEASE}"
 INCLUDED = "ca-certificates,python3,usr-is-merged"
 MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
@@ -37,14 +39,29 @@ def choose(given: str | None, show: Callable[[str], None]) -> str:
         AvaError: none can be had.
     """
     if given:
-        if not engine.inspect(given) and not _pull(given):
+        found = engine.inspect(given)
+        if not found and DIGEST not in given:
+            raise AvaError(
+                f"{given}: no such image here, and from a registry one is taken by its digest only, "
+                f"which no later push can change: {given}@sha256:..."
+            )
+        if not found and not _pull(given):
             raise AvaError(
                 f"{given}: no such image here, and no registry gives it: leave out --base to build Debian here"
             )
         return given
-    if not engine.inspect(LOCAL_BASE) and (engine.inspect(REGISTRY_BASE) or _pull(REGISTRY_BASE)):
-        return REGISTRY_BASE
+    registry_base = read_default()
+    if not engine.inspect(LOCAL_BASE) and (engine.inspect(registry_base) or _pull(registry_base)):
+        return registry_base
     return ensure(show)
+
+
+def read_default() -> str:
+    """The base that docker/Dockerfile names: Debian's image in a registry, by digest."""
+    found = re.search(r"^ARG BASE=(\S+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise AvaError(f"{DOCKERFILE}: has no line `ARG BASE=`: git checkout docker/Dockerfile")
+    return found[1]
 
 
 def ensure(show: Callable[[str], None] = print) -> str:

@@ -84,7 +84,7 @@ def test_files_that_it_copies_or_mounts_exist_and_are_sent_to_the_builder():
         for source in line.split()[:-1]
     ]
     mounted = re.findall(r"type=bind,source=([^,]+),", DOCKERFILE)
-    assert {"pyproject.toml", "constraints.txt", "ava_core", "configs"} <= set(copied)
+    assert {"pyproject.toml", "requirements", "ava_core", "configs"} <= set(copied)
     assert "docker/system.py" in mounted
     for source in {*copied, *mounted}:
         assert (ROOT / source).exists(), source
@@ -115,7 +115,20 @@ def test_secrets_are_mounted_and_never_copied_or_set():
         assert not re.search(rf"^(COPY|ADD|ENV|ARG) .*\b{secret}\b", DOCKERFILE, re.MULTILINE)
 
 
-def test_versions_that_the_build_reads_from_the_constraints_are_pinned_there():
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert {"torch", "deepspeed"} <= pins.keys()
-    assert "+" not in pins["torch"], "docker/packages.sh adds +cpu itself"
+def test_bases_of_images_are_named_by_one_digest():
+    files = sorted((ROOT / "docker").rglob("Dockerfile"))
+    bases = {re.search(r"^ARG BASE=(\S+)$", file.read_text(), re.MULTILINE)[1] for file in files}
+    assert len(files) == 2 and len(bases) == 1
+    assert re.fullmatch(r"debian:bookworm-\d{8}-slim@sha256:[0-9a-f]{64}", bases.pop())
+    for file in files:  # no stage begins with something else
+        stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", file.read_text(), re.MULTILINE)
+        named = {name for _, name in stages}
+        assert {source for source, _ in stages} <= {"${BASE}", "scratch", *named}
+
+
+def test_packages_enter_images_only_through_the_hash_checked_installer():
+    for file in [*(ROOT / "docker").rglob("Dockerfile"), *(ROOT / "docker").glob("*.sh")]:
+        for line in re.findall(r"^.*\binstall .*$", file.read_text().replace("\\\n", " "), re.MULTILINE):
+            apt = "apt" in line or "get install" in line
+            assert apt or line.lstrip().startswith("#") or "--no-index" in line, f"{file.name}: {line}"
+        assert "extra-index-url" not in file.read_text()

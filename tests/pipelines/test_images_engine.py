@@ -7,6 +7,8 @@ import pytest
 from ava_core.errors import AvaError
 from pipelines.images import base, engine
 
+PINNED = f"registry.example/debian:12@sha256:{'b' * 64}"
+
 
 @pytest.fixture
 def docker(tmp_path, monkeypatch):
@@ -79,13 +81,20 @@ def test_base_that_is_given_is_taken_from_here_or_from_its_registry(docker):
     program = docker("""case "$2" in inspect) echo '[{"Id": 1}]';; *) exit 1;; esac""")
     assert base.choose("mine:12", pytest.fail) == "mine:12"
     program.write_text("#!/bin/sh\ncase $1 in pull) exit 0;; *) echo 'No such image' >&2; exit 1;; esac\n")
-    assert base.choose("mine:12", pytest.fail) == "mine:12"
+    assert base.choose(PINNED, pytest.fail) == PINNED
+
+
+def test_base_of_a_registry_is_refused_without_a_digest(docker):
+    docker("case $1 in pull) exit 0;; *) echo 'No such image' >&2; exit 1;; esac")
+    for name in ("mine:12", "registry.example:5000/team/debian", "mine@latest"):
+        with pytest.raises(AvaError, match=rf"{name}: no such image here, .* by its digest only.*{name}@sha256:"):
+            base.choose(name, pytest.fail)
 
 
 def test_base_that_cannot_be_had_is_refused_with_the_way_out(docker):
     docker("echo 'No such image' >&2; exit 1")
-    with pytest.raises(AvaError, match=r"mine:12: no such image here, and no registry gives it: leave out --base"):
-        base.choose("mine:12", pytest.fail)
+    with pytest.raises(AvaError, match=rf"{PINNED}: no such image here, and no registry gives it: leave out --base"):
+        base.choose(PINNED, pytest.fail)
 
 
 def test_base_built_here_comes_before_one_of_a_registry(docker):
@@ -95,7 +104,7 @@ def test_base_built_here_comes_before_one_of_a_registry(docker):
 
 def test_base_is_fetched_from_a_registry_that_has_it(docker):
     docker('case "$1" in pull) exit 0;; *) echo "No such image" >&2; exit 1;; esac')
-    assert base.choose(None, pytest.fail) == base.REGISTRY_BASE
+    assert base.choose(None, pytest.fail) == base.read_default()
 
 
 def test_without_registry_and_mmdebstrap_the_line_says_what_to_install(docker):
