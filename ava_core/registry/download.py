@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.redaction import redact_address
+from ava_core.registry.remembered import Remembered, recall, remember
 from ava_core.registry.versions import MODEL
 from ava_core.runtime import manifest
 from ava_core.tracking.connection import connect
-from ava_core.tracking.faults import server_errors
+from ava_core.tracking.faults import Unreachable, server_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,11 +53,19 @@ def parse_address(uri: str) -> ModelAddress:
 
 
 class Downloaded(NamedTuple):
-    """A registered model's folder, the number of its version, and when that was made (seconds since 1970)."""
+    """A registered model on this machine.
+
+    Attributes:
+        folder: its files.
+        version: number of the version.
+        created: when that was made, in seconds since 1970.
+        remembered: the registry is away, and this is what the address meant when it was last asked.
+    """
 
     folder: Path
     version: int
     created: int
+    remembered: bool
 
 
 def find_version(uri: str, tracking_uri: str) -> int:
@@ -72,7 +81,8 @@ def find_version(uri: str, tracking_uri: str) -> int:
 def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAINED) -> Downloaded:
     """A registered model's folder, laid out like the output of `ava train` or `ava quantize`.
 
-    Taken from `cache` when it is there and still whole; the registry is asked each time what the alias means.
+    Taken from `cache` when it is there and still whole; the registry is asked each time what the alias means. Where
+    none answers, it is what it last meant, with a warning.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
@@ -83,21 +93,34 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
 
     Raises:
         ConfigError: `uri` is no such address.
-        AvaError: the registry has no such model or weights, or doesn't answer.
+        AvaError: the registry has no such model or weights, or doesn't answer and no whole copy is kept here.
         IntegrityError: what came is not what was registered.
     """
     address = parse_address(uri)
-    client = connect(tracking_uri)
-    version = _find(client, address, uri, tracking_uri)
+    away: Unreachable | None = None
+    version: ModelVersion | Remembered
+    try:
+        version = _find(connect(tracking_uri), address, uri, tracking_uri)
+    except Unreachable as error:
+        remembered = recall(cache, tracking_uri, uri)
+        if remembered is None:
+            raise
+        version, away = remembered, error
     digest = version.tags.get(MODEL)
     if digest is None:
         raise AvaError(
             f"{uri}: version {version.version} was not registered by `ava register`: it names no model digest"
         )
     if weights != TRAINED:
-        weights = _choose_weights(version, weights, uri, tracking_uri)
+        if isinstance(version, Remembered):
+            kept = [scheme for scheme in QUANTIZED if (cache / address.name / f"{digest[:32]}.{scheme}").is_dir()]
+            weights = kept[0] if kept and weights == "auto" else weights
+        else:
+            weights = _choose_weights(version, weights, uri, tracking_uri)
     folder = cache / address.name / (digest[:32] if weights == TRAINED else f"{digest[:32]}.{weights}")
     if not _whole(folder, digest, weights):
+        if away is not None:
+            raise away
         log.info("%s: fetching %s of version %s", uri, weights, version.version)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
@@ -106,7 +129,11 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
             _check(fetched, digest, uri, weights)
             shutil.rmtree(folder, ignore_errors=True)
             fetched.rename(folder)
-    return Downloaded(folder, int(version.version), version.creation_timestamp // 1000)
+    if isinstance(version, Remembered):
+        log.warning("%s: the registry is away, so it is version %s, as it last was: %s", uri, version.version, away)
+    else:
+        remember(cache, tracking_uri, uri, version)
+    return Downloaded(folder, int(version.version), version.creation_timestamp // 1000, away is not None)
 
 
 def _choose_weights(version: ModelVersion, wanted: str, uri: str, tracking_uri: str) -> str:
@@ -149,7 +176,7 @@ def _find(client: MlflowClient, address: ModelAddress, uri: str, tracking_uri: s
         ) from error
 
 
-def _fetch(version: ModelVersion, tracking_uri: str, partial: Path, weights: str) -> Path:
+def _fetch(version: ModelVersion | Remembered, tracking_uri: str, partial: Path, weights: str) -> Path:
     import mlflow
 
     fetched = mlflow.artifacts.download_artifacts(

@@ -24,6 +24,10 @@ _SILENT = re.compile(
 )
 
 
+class Unreachable(AvaError):
+    """No tracking server answers, or what answers is failing: nothing was said about what was asked."""
+
+
 @contextmanager
 def server_errors(uri: str, doing: str) -> Iterator[None]:
     """Turn what MLflow and its HTTP client raise in the block into one line; errors of ours pass through.
@@ -38,7 +42,7 @@ def server_errors(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException) as error:
-        raise AvaError(f"{redact_address(uri)}: {doing} failed: {explain(uri, error)}") from error
+        raise _kind(_texts(error))(f"{redact_address(uri)}: {doing} failed: {explain(uri, error)}") from error
     except OSError as error:
         # A failed copy of a folder is an OSError without a number, and a list of all files in its text.
         if not _FULL.search(_texts(error)):
@@ -76,14 +80,19 @@ def unreachable(uri: str, error: BaseException) -> AvaError:
         return AvaError(f"{address}: {explain(uri, error)}")
     if match := _FAILING.search(text):
         code = next(filter(None, match.groups()))
-        return AvaError(f"{address}: the server there answers with HTTP {code}: look into its log")
+        return Unreachable(f"{address}: the server there answers with HTTP {code}: look into its log")
     if _SILENT.search(text):
-        return AvaError(
+        return Unreachable(
             f"{address}: no MLflow server answers: start one (`make mlflow-ui`), or set AVA_TRACKING_URI to another"
         )
     if "UNSUPPORTED" in text.upper() or urlsplit(uri).scheme not in (*WEB_SCHEMES, "sqlite"):
         return ConfigError(f"{address}: no tracking address that MLflow knows: give http://HOST:PORT or sqlite:///FILE")
     return AvaError(f"{address}: can't be used as tracking server: {one_line(text, uri)}: check the address")
+
+
+def _kind(text: str) -> type[AvaError]:
+    told = _REFUSED.search(text) or _FULL.search(text)
+    return Unreachable if not told and (_FAILING.search(text) or _SILENT.search(text)) else AvaError
 
 
 def one_line(text: str, uri: str = "") -> str:

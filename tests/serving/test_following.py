@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -15,6 +17,7 @@ import pytest
 from ava_core.registry import following
 from ava_core.registry.following import follow
 from tests.registry.conftest import Inputs, call_register, write_evaluation
+from tests.registry.proxy import Proxy
 
 CLIENTS = 4
 
@@ -40,27 +43,60 @@ def promote(tmp_path, tiny_model, int8_model, mlflow_server, request):
 @pytest.mark.slow
 def test_no_request_fails_while_the_champion_moves(promote, mlflow_server, tmp_path):
     address = promote()
-    command = [sys.executable, "-m", "ava_core.cli.main", "serve", "--model", address, "--name", "m", "--port", "0"]
-    command += ["--poll-seconds", "0.2", "--threads", "1"]
-    environment = {"MLFLOW_TRACKING_URI": mlflow_server, "PYTHONPATH": str(Path.cwd())}
-    with (
-        (tmp_path / "stderr").open("w") as errors,
-        subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as server,
-    ):
-        try:
-            found = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
-            assert found, (tmp_path / "stderr").read_text()
-            texts, failures, moved = _ask_until(f"{found[0]}/v1", promote)
-        finally:
-            server.terminate()
-            assert server.wait(60) == 0
+    with _serving(address, mlflow_server, tmp_path) as (_, url):
+        texts, failures, moved = _ask_until(f"{url}/v1", promote)
     assert not failures
     assert moved, (tmp_path / "stderr").read_text()
     assert len(texts) > 2 * CLIENTS
     assert len(set(texts)) == 1, "the weights are the same, so the words are"
     assert "2 took over from 1" in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.slow
+def test_the_server_starts_without_its_registry_and_follows_once_that_is_back(promote, mlflow_server, tmp_path):
+    address, away = promote(), []
+    with Proxy(mlflow_server, before=lambda method, path: 503 if away else None) as registry:
+        assert follow(address, "auto", registry.address, tmp_path / ".ava" / "models")().version == "1"
+        away.append(True)
+        with _serving(address, registry.address, tmp_path) as (server, url):
+            with openai.OpenAI(base_url=f"{url}/v1", api_key="k") as client:
+                assert client.models.list().data[0].version == "1"
+                assert client.completions.create(model="m", prompt="To be", max_tokens=3).choices[0].text
+                time.sleep(1)
+                log = (tmp_path / "stderr").read_text()
+                assert log.count("WARNING") == 1 and "the registry is away, so it is version 1" in log
+                away.clear()
+                promote()
+                assert _wait_for_version(client, "2")
+            assert server.poll() is None
+
+
+@contextmanager
+def _serving(address: str, registry: str, folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """`ava serve` in `folder`, and its address."""
+    command = [sys.executable, "-m", "ava_core.cli.main", "serve", "--model", address, "--name", "m", "--port", "0"]
+    command += ["--poll-seconds", "0.2", "--threads", "1"]
+    environment = {"MLFLOW_TRACKING_URI": registry, "PYTHONPATH": str(Path.cwd())}
+    with (
+        (folder / "stderr").open("w") as errors,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as server,
+    ):
+        try:
+            found = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+            assert found, (folder / "stderr").read_text()
+            yield server, found[0]
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0
+
+
+def _wait_for_version(client: openai.OpenAI, version: str) -> bool:
+    deadline = time.monotonic() + 60
+    while not (moved := client.models.list().data[0].version == version) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return moved
 
 
 def _ask_until(url: str, promote) -> tuple[list[str], list[Exception], bool]:
@@ -89,9 +125,7 @@ def _ask_until(url: str, promote) -> tuple[list[str], list[Exception], bool]:
         client.start()
     promote()
     with openai.OpenAI(base_url=url, api_key="k") as client:
-        deadline = time.monotonic() + 60
-        while not (moved := client.models.list().data[0].version == "2") and time.monotonic() < deadline:
-            time.sleep(0.2)
+        moved = _wait_for_version(client, "2")
     time.sleep(1)
     done.set()
     for client in clients:
