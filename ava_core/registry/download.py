@@ -65,7 +65,7 @@ class Downloaded(NamedTuple):
     folder: Path
     version: int
     created: int
-    remembered: bool
+    remembered: bool = False
 
 
 def find_version(uri: str, tracking_uri: str) -> int:

@@ -58,7 +58,7 @@ def test_registered_model_is_fetched_into_the_cache(tiny_model, monkeypatch):
 
     def download(uri, tracking_uri, cache, weights):
         asked.append((uri, tracking_uri, str(cache), weights))
-        return Downloaded(tiny_model, 1)
+        return Downloaded(tiny_model, 1, created=0)
 
     monkeypatch.setenv("AVA_TRACKING_URI", "sqlite:///there.db")
     monkeypatch.setattr("ava_core.registry.download_model", download)
