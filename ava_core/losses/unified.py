@@ -19,13 +19,15 @@ from ava_core.losses.unlikelihood import EarlyEnd, NgramRepetition, Repetition, 
 @dataclass(slots=True, kw_only=True)
 class LossOutput:
     """Attributes:
-    total: scalar to differentiate: `main` and the weighted auxiliary parts.
+    total: scalar to differentiate: `main` and `auxiliary`.
     main: scalar to differentiate: all that is computed from predictions.
+    auxiliary: scalar to differentiate: the weighted auxiliary parts; 0 if there are none.
     parts: every part by name, unweighted and detached (nats per token for the cross-entropy).
     """
 
     total: Tensor
     main: Tensor
+    auxiliary: Tensor
     parts: dict[str, Tensor]
 
 
@@ -35,8 +37,9 @@ class UnifiedLoss:
 
     Args:
         token_losses: parts computed from logits; see `ava_core.losses.token.TokenLoss`.
-        auxiliary_weights: weight of each auxiliary part by name. A part without a weight is refused; a weight
-            without a part is allowed, for not every model has every part.
+        auxiliary_weights: weight of each auxiliary part by name, kept as it is: a mapping whose values change is
+            followed. A part without a weight is refused; a weight without a part is allowed, for not every model has
+            every part.
         multi_token: what the extra heads learn; None: there are none.
 
     Raises:
@@ -50,7 +53,7 @@ class UnifiedLoss:
         multi_token: MultiToken | None = None,
     ):
         self.token_losses = list(token_losses)
-        self.auxiliary_weights = dict(auxiliary_weights or {})
+        self.auxiliary_weights: Mapping[str, float] = {} if auxiliary_weights is None else auxiliary_weights
         self.multi_token = multi_token
         weights = [(loss.name, loss.weight) for loss in self.token_losses] + list(self.auxiliary_weights.items())
         if multi_token is not None:
@@ -135,7 +138,8 @@ class UnifiedLoss:
                 evaluation.
             auxiliary: parts that the model computed, by name.
             context: what the parts need that `needs_context` tells of.
-            num_items: replaces the number of predicted tokens as the divisor, for batches that are accumulated.
+            num_items: predicted tokens of a whole batch that this is a part of, where such parts are accumulated: the
+                divisor of the token losses. The auxiliary parts, means of their own, get this part's share of it.
 
         Raises:
             ValueError: neither or both of `logits` and `hidden` given; an auxiliary part has no weight; the context
@@ -146,8 +150,11 @@ class UnifiedLoss:
         if head_weight_VD is None and (hidden is not None or future_hidden is not None):
             raise ValueError("UnifiedLoss: hidden and future_hidden must come with head_weight_VD")
         context = context or TokenContext()
+        predicted, share = (labels != IGNORE_INDEX).sum(), None
         if num_items is None:
-            num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
+            num_items = predicted.clamp_min(1)
+        else:
+            share = predicted / num_items
         candidates = {
             loss.name: loss.candidates(labels, context) for loss in self.token_losses if isinstance(loss, Unlikelihood)
         }
@@ -162,14 +169,17 @@ class UnifiedLoss:
             for name, part in zip(self.multi_token.names, sums, strict=True):
                 main = main + scale * part / num_items
                 parts[name] = part.detach() / num_items
-        total = main
+        total, added = main, torch.zeros_like(main)
         for name, part in (auxiliary or {}).items():
             if name not in self.auxiliary_weights:
                 known = ", ".join(self.auxiliary_weights) or "none"
                 raise ValueError(f"auxiliary loss {name!r} has no weight: known are {known}")
-            total = total + self.auxiliary_weights[name] * part
+            if share is not None:
+                part = part * share
+            weighted = self.auxiliary_weights[name] * part
+            total, added = total + weighted, added + weighted
             parts[name] = part.detach()
-        return LossOutput(total=total, main=main, parts=parts)
+        return LossOutput(total=total, main=main, auxiliary=added, parts=parts)
 
     def _of_logits(
         self, logits: Tensor, labels_T: Tensor, candidates: Mapping[str, Candidates], num_items: Tensor | int

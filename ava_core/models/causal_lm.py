@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,13 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.utils.generic import can_return_tuple
 
-from ava_core.losses import TokenContext, UnifiedLoss
+from ava_core.losses import CrossEntropy, TokenContext, UnifiedLoss
 from ava_core.losses import shift_labels as align_labels
+from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, auxiliary_losses, weighted_sum
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.models.modeling import EnhancedMoEModel, EnhancedMoEPreTrainedModel
-from ava_core.models.outputs import EnhancedMoECausalLMOutput, EnhancedMoEModelOutput
+from ava_core.models.outputs import EnhancedMoECausalLMOutput
 from ava_core.models.prediction_heads import PredictionHeads
 from ava_core.models.routing import Routes
 
@@ -46,11 +46,7 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
         self.model = EnhancedMoEModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.prediction_heads: PredictionHeads | None = None
-        self.loss_function = UnifiedLoss.standard(
-            balance_loss_weight=config.balance_loss_weight,
-            router_z_loss_weight=config.router_z_loss_weight,
-            router_diversity_weight=config.router_diversity_weight,
-        )
+        self.loss_function = UnifiedLoss([CrossEntropy()], AuxiliaryWeights(config))
         self.post_init()
 
     @can_return_tuple
@@ -103,17 +99,19 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
         }
         shift_labels = kwargs.get("shift_labels")
         loss_function: UnifiedLoss = kwargs.get("loss_function") or self.loss_function
-        outputs = self.model(**inputs, return_dict=True)
-        hidden_BSD = outputs.last_hidden_state
         aligned_BS = shift_labels if labels is None else align_labels(labels)
+        gradient = self.model.auxiliary_gradient()
+        if aligned_BS is not None and torch.compiler.is_compiling():
+            gradient = AuxiliaryGradient(added=False)
+        outputs = self.model(**inputs, auxiliary_gradient=gradient, return_dict=True)
+        hidden_BSD = outputs.last_hidden_state
         logits = None
         if return_logits or aligned_BS is None:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_BSD[:, keep])
 
-        auxiliary = _auxiliary(outputs)
-        weights = loss_function.auxiliary_weights
-        aux_loss = sum(weights.get(name, 0.0) * part for name, part in auxiliary.items())
+        auxiliary = auxiliary_losses(outputs)
+        aux_loss = weighted_sum(loss_function.auxiliary_weights, auxiliary)
         loss, main_loss, parts = None, None, None
         if aligned_BS is not None:
             whole = logits is not None and logits.shape[1] == hidden_BSD.shape[1]
@@ -131,7 +129,9 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
                 context=context,
                 num_items=num_items_in_batch,
             )
-            loss, main_loss, parts = computed.total, computed.main, computed.parts
+            loss, main_loss, aux_loss, parts = computed.total, computed.main, computed.auxiliary, computed.parts
+            if gradient is not None:
+                gradient.leave_to(main_loss)
             if self._reads_loss(loss) and not math.isfinite(loss.detach()):
                 raise NonFiniteError.of(
                     self, loss, **inputs, shift_labels=aligned_BS, num_items_in_batch=num_items_in_batch
@@ -162,12 +162,6 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
             depth = loss_function.multi_token.depth
             raise ValueError(f"multi_token_depth = {depth}: needs attach_prediction_heads(model, {depth}) first")
         return self.prediction_heads(hidden_BSD)
-
-
-def _auxiliary(outputs: EnhancedMoEModelOutput) -> dict[str, Any]:
-    """The parts of the loss that the routers computed, by name."""
-    parts = {name: getattr(outputs, name) for name in ("balance_loss", "router_z_loss", "router_diversity")}
-    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _context(

@@ -7,6 +7,7 @@ ids come from the tokenizer.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -86,10 +87,13 @@ class EnhancedMoEConfig(PreTrainedConfig):
         capacity_factor: gamma of eq. 8, in force while training; None never drops a token. For "expert_choice", how
             many tokens the experts choose, 1 (the same as None) meaning K experts per token on average.
         balance_loss_weight, router_z_loss_weight, router_diversity_weight: weights of the auxiliary losses in the
-            total loss; see `ava_core.losses.routing`.
+            total loss, whoever computes it; see `ava_core.losses.routing`. A change is in force from the next pass.
         router_jitter: the router's input is multiplied by noise from U(1 - jitter, 1 + jitter) in training.
         experts_implementation: "grouped_mm" (GPUs), "looped" (CPUs), "native" (CPUs: Ava's own kernels), "dense"
             (every expert for every token: the reference, and the one that can be exported), or "auto" (by device).
+
+    Other tools find what they look for: `num_experts_per_tok`, `num_local_experts`, `router_aux_loss_coef`,
+    `output_router_logits` and `auto_map` can be read, and all but the number of experts written.
     """
 
     model_type = "ava_moe"
@@ -104,7 +108,14 @@ class EnhancedMoEConfig(PreTrainedConfig):
         "router_statistics",
         "routes",
     ]
-    attribute_map = {"num_hidden_layers": "num_layers"}
+    attribute_map = {
+        "num_hidden_layers": "num_layers",
+        "num_experts_per_tok": "num_experts_per_token",
+        "num_local_experts": "num_experts",
+    }
+    # Not fields: config.json holds them only where somebody set them.
+    output_router_logits = False
+    auto_map: ClassVar[dict[str, str]] = {}  # not None: Transformers looks for names in it
 
     vocab_size: int = 8192
     hidden_size: int = 256
@@ -179,6 +190,18 @@ class EnhancedMoEConfig(PreTrainedConfig):
     def num_experts(self) -> int:
         """E: all routed experts, the width of the router's logits."""
         return self.num_ffn_experts + self.num_zero_computation_experts
+
+    @property
+    def router_aux_loss_coef(self) -> float:
+        """`balance_loss_weight` as Mixtral's and its kin's loss has it, which is the number of experts times ours."""
+        return self.balance_loss_weight / self.num_experts
+
+    @router_aux_loss_coef.setter
+    def router_aux_loss_coef(self, value: float) -> None:
+        if not 0 <= value < math.inf:
+            raise ValueError(f"router_aux_loss_coef = {value!r}: must be >= 0")
+        if value != self.router_aux_loss_coef:  # or writing what was read would round
+            self.balance_loss_weight = value * self.num_experts
 
     @property
     def num_logits(self) -> int:

@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
 from ava_core.models.attention import Attention, RotaryEmbedding
+from ava_core.models.auxiliary import AuxiliaryGradient, adopt_trainer
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS, EnhancedMoEConfig
 from ava_core.models.experts import FFNExperts
 from ava_core.models.masks import attention_mask_for
@@ -51,6 +52,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         tape: RouteTape | None = None,
         output_choices: bool = False,
+        gradient: AuxiliaryGradient | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, RoutingStatistics, Tensor | None, Tensor | None]:
         """Return hidden states, the gate's logits (T, num_logits), balance, z- and diversity loss, and statistics.
 
@@ -60,7 +62,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         attended = self.self_attn(self.input_layernorm(x_BSD), rotary, mask, past_key_values)
         x_BSD = x_BSD + self.dropout(attended)
         normalised = self.post_attention_layernorm(x_BSD)
-        mixed, gate_logits, routing = self.moe(normalised, previous_logits_TE, token_mask_T, tape)
+        mixed, gate_logits, routing = self.moe(normalised, previous_logits_TE, token_mask_T, tape, gradient)
         x_BSD = x_BSD + self.dropout(mixed)
         logits_TE, choices_TE = None, None
         if output_choices:
@@ -130,7 +132,13 @@ class EnhancedMoEPreTrainedModel(PreTrainedModel):
 
 
 class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
-    """Embedding, decoder layers and final norm."""
+    """Embedding, decoder layers and final norm.
+
+    Attributes:
+        auxiliary_scale: see `AuxiliaryGradient.scale`. `train()` sets it: to what HF's Trainer and those made from it
+            do with their loss, else to 1. A loop that divides or multiplies a loss of its own sets it after `train()`;
+            one that differentiates `loss` needn't.
+    """
 
     def __init__(self, config: EnhancedMoEConfig):
         super().__init__(config)
@@ -139,7 +147,18 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
+        self.auxiliary_scale = 1.0
         self.post_init()
+
+    def train(self, mode: bool = True) -> EnhancedMoEModel:
+        """As in PyTorch; see `auxiliary_scale`."""
+        if mode:
+            self.auxiliary_scale = adopt_trainer(self.config)
+        return super().train(mode)
+
+    def auxiliary_gradient(self) -> AuxiliaryGradient | None:
+        """For a pass that begins now; None where nothing is trained."""
+        return AuxiliaryGradient(self.auxiliary_scale) if self.training and torch.is_grad_enabled() else None
 
     @can_return_tuple
     def forward(
@@ -155,6 +174,7 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         document_ids: Tensor | None = None,
         output_routes: bool = False,
         routes: Sequence[Routes] | None = None,
+        auxiliary_gradient: AuxiliaryGradient | None = None,
         **kwargs,
     ) -> EnhancedMoEModelOutput:
         """Run the decoder over `input_ids` (B, S) or `inputs_embeds` (B, S, D).
@@ -168,6 +188,8 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
             output_routes: return where each layer sent its tokens.
             routes: what an earlier pass over the same tokens returned (or `ava_core.generation.rollout.record_routes`
                 collected), one per layer: the tokens go there again, and gate values are computed anew.
+            auxiliary_gradient: what the routers' losses add to the backward pass if nobody counts them; by default, in
+                training, their weighted sum with `auxiliary_scale`.
             return_dict: False returns a tuple of what isn't None.
 
         Raises:
@@ -200,6 +222,7 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
 
         rotary = self.rotary_emb(position_ids)
         tapes = self._tapes(routes)
+        gradient = auxiliary_gradient or self.auxiliary_gradient()
         x_BSD, gate_logits = inputs_embeds, None
         hidden_states, layers = [], []
         for layer, tape in zip(self.layers, tapes, strict=True):
@@ -207,18 +230,32 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
                 hidden_states.append(x_BSD)
             # Positional, because reentrant checkpointing differentiates positional arguments only.
             x_BSD, gate_logits, *routed = layer(
-                x_BSD, gate_logits, rotary, mask, token_mask_T, past_key_values, tape, output_router_logits
+                x_BSD,
+                gate_logits,
+                rotary,
+                mask,
+                token_mask_T,
+                past_key_values,
+                tape,
+                output_router_logits,
+                gradient,
             )
             layers.append(routed)
         x_BSD = self.norm(x_BSD)
         balance, z, diversity, statistics, router_logits, choices = zip(*layers, strict=True)
+        losses = [None if layer[0] is None else torch.stack(layer).mean() for layer in (balance, z, diversity)]
+        if gradient is not None:
+            for loss in losses:
+                gradient.leave_to(loss)
+            if output_router_logits and self.config.balance_loss_weight:
+                router_logits = tuple(logits.detach() for logits in router_logits)
         return EnhancedMoEModelOutput(
             last_hidden_state=x_BSD,
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*hidden_states, x_BSD) if output_hidden_states else None,
-            balance_loss=torch.stack(balance).mean(),
-            router_z_loss=torch.stack(z).mean(),
-            router_diversity=None if diversity[0] is None else torch.stack(diversity).mean(),
+            balance_loss=losses[0],
+            router_z_loss=losses[1],
+            router_diversity=losses[2],
             router_logits=router_logits if output_router_logits else None,
             router_choices=choices if output_router_logits else None,
             router_statistics=statistics,

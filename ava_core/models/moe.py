@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ava_core import kernels
+from ava_core.models.auxiliary import AuxiliaryGradient
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.experts import FFNExperts, SharedExperts, scatter_weights
 from ava_core.models.routing import RouteTape, Routing, build_router
@@ -115,15 +116,17 @@ class MoELayer(nn.Module):
         previous_logits_TE: Tensor | None = None,
         token_mask_T: Tensor | None = None,
         tape: RouteTape | None = None,
+        gradient: AuxiliaryGradient | None = None,
     ) -> tuple[Tensor, Tensor, Routing]:
         """Return the layer's output (B, S, D), the logits of its gate (T, num_logits) float32, and its routing.
 
         The logits are for the next layer's gating residual; `Routing.logits_TE` has those of the experts. `tape`
-        records the routes, or replays those that it holds.
+        records the routes, or replays those that it holds; `gradient` is what the router's losses add to the backward
+        pass.
         """
         x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
         logits_TE = self.gate(x_TD, previous_logits_TE)
-        routing = self.router(logits_TE, token_mask_T, tape)
+        routing = self.router(logits_TE, token_mask_T, tape, gradient)
         out_TD = self.experts(x_TD, routing)
         if self.zero_computation is not None:
             out_TD = self.zero_computation(x_TD, scatter_weights(routing, self.num_experts), out_TD)

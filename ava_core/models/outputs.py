@@ -20,7 +20,8 @@ class EnhancedMoEModelOutput(ModelOutput):
     balance_loss, router_z_loss, router_diversity: means over layers of each layer's own loss, scalars, not weighted;
         the last is None unless it has a weight.
     router_logits, router_choices: per layer, (T, E) float32 and bool (True: chosen and not dropped), with
-        `output_router_logits`.
+        `output_router_logits`. In training the logits carry a gradient only where `balance_loss_weight` is 0: a trainer
+        that makes a balance loss of them would count it twice.
     router_statistics: per layer `RoutingStatistics`, detached.
     routes: per layer `Routes`, with `output_routes`; to be replayed with `routes=`.
     """
@@ -59,3 +60,22 @@ class EnhancedMoECausalLMOutput(ModelOutput):
     router_statistics: tuple[RoutingStatistics, ...] | None = None
     routes: tuple[Routes, ...] | None = None
     main_loss: torch.Tensor | None = None
+
+
+@dataclass
+class EnhancedMoESequenceClassifierOutput(ModelOutput):
+    """Attributes:
+    loss: scalar, with labels; `aux_loss` is part of it.
+    logits: (B, num_labels), the scores of each sequence.
+    aux_loss: the weighted sum of the parts that the routers computed, scalar.
+    Others as in `EnhancedMoEModelOutput`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    aux_loss: torch.Tensor | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    router_choices: tuple[torch.Tensor, ...] | None = None
+    router_statistics: tuple[RoutingStatistics, ...] | None = None

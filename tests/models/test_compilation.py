@@ -58,3 +58,17 @@ def test_replay_is_part_of_the_graph(make_model, tokens):
         out = compiled(tokens, use_cache=False, routes=routes, output_routes=True)
         assert torch.equal(out.routes[0].expert_ids_TK, routes[0].expert_ids_TK)
         torch.testing.assert_close(out.logits, model(tokens, use_cache=False, routes=routes).logits)
+
+
+def test_loss_on_logits_of_a_compiled_model_trains_its_routers(make_model, tokens):
+    """One graph too; what the routers add to the backward pass is part of it."""
+    model = make_model(experts_implementation="dense", num_layers=2, balance_loss_weight=3.0).train()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for run in (model, compiled):
+        model.zero_grad()
+        logits = run(tokens, use_cache=False).logits[:, :-1]
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4, msg=name)

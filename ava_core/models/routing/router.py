@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ava_core.losses.routing import balance_loss, router_diversity_loss, router_z_loss
+from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, add_auxiliary_gradient, weighted_sum
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.routing.capacity import expert_capacities, within_capacity
 from ava_core.models.routing.routes import Routes, RouteTape
@@ -69,13 +70,14 @@ class Router(nn.Module):
 
     def __init__(self, config: EnhancedMoEConfig):
         super().__init__()
+        self.loss_weights = AuxiliaryWeights(config)
+        self.num_layers = config.num_layers
         self.num_experts = config.num_experts
         self.num_ffn_experts = config.num_ffn_experts
         self.k = config.num_experts_per_token
         self.normalize = config.normalize_router_weights
         self.capacity_factor = config.capacity_factor
         self.tau = config.tau
-        self.diverse = config.router_diversity_weight > 0
 
     def select(self, scores: Scores, token_mask_T: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return expert ids (T, K), int64, and which slots are chosen (T, K), None meaning all of them.
@@ -94,13 +96,20 @@ class Router(nn.Module):
             gate_log_sums=log_sum_T,
         )
 
-    def forward(self, logits: Tensor, token_mask_T: Tensor | None = None, tape: RouteTape | None = None) -> Routing:
+    def forward(
+        self,
+        logits: Tensor,
+        token_mask_T: Tensor | None = None,
+        tape: RouteTape | None = None,
+        gradient: AuxiliaryGradient | None = None,
+    ) -> Routing:
         """Route T tokens.
 
         Args:
             logits: (T, num_logits) of the gate; `EnhancedMoEConfig.num_logits` is E for most routers.
             token_mask_T: bool, False for padding.
             tape: recorded into when empty, replayed when filled.
+            gradient: what the losses, weighted as the configuration says, add to the gate values' backward pass.
 
         Raises:
             ValueError: the tape holds routes of another number of tokens.
@@ -115,14 +124,23 @@ class Router(nn.Module):
             mean_probability_E = scores.probabilities_TE.mean(dim=0)
         else:
             mean_probability_E = (scores.probabilities_TE * token_mask_T[:, None]).sum(dim=0) / tokens
+        losses = {
+            "balance_loss": balance_loss(load_E, mean_probability_E, self.num_ffn_experts, self.tau),
+            "router_z_loss": router_z_loss(scores.gate_log_sums, token_mask_T),
+        }
+        if self.loss_weights["router_diversity"] > 0:
+            losses["router_diversity"] = self._diversity(scores, mean_probability_E, token_mask_T)
+        if gradient is not None and gradient.added:  # the mean over layers counts
+            loss = weighted_sum(self.loss_weights, losses) / self.num_layers
+            weights_TK = add_auxiliary_gradient(weights_TK, loss, gradient)
         return Routing(
             expert_ids_TK=routes.expert_ids_TK,
             weights_TK=weights_TK,
             used_TK=routes.used_TK,
             logits_TE=scores.logits_TE,
-            balance_loss=balance_loss(load_E, mean_probability_E, self.num_ffn_experts, self.tau),
-            z_loss=router_z_loss(scores.gate_log_sums, token_mask_T),
-            diversity_loss=self._diversity(scores, mean_probability_E, token_mask_T) if self.diverse else None,
+            balance_loss=losses["balance_loss"],
+            z_loss=losses["router_z_loss"],
+            diversity_loss=losses.get("router_diversity"),
             statistics=RoutingStatistics.measure(
                 load_E=load_E,
                 kept_E=kept_E / tokens,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ava_core.losses import IGNORE_INDEX, CrossEntropy, chunked_head_loss
 from ava_core.losses.chunked import CHUNK_TOKENS
 from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.models.auxiliary import AuxiliaryGradient
 
 
 def curvature_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
@@ -65,7 +66,9 @@ def sampled_label_gradients(
     tokens = 0
     for inputs in passes:
         known = {name: value for name, value in inputs.items() if name != "shift_labels"}
-        hidden_TD = model.model(**known, use_cache=False, return_dict=True).last_hidden_state.flatten(0, 1)
+        nothing = AuxiliaryGradient(added=False)
+        output = model.model(**known, use_cache=False, auxiliary_gradient=nothing, return_dict=True)
+        hidden_TD = output.last_hidden_state.flatten(0, 1)
         labels_T = sample_labels(hidden_TD.detach(), model.lm_head.weight.detach(), generator)
         if inputs.get("shift_labels") is not None:
             labels_T = labels_T.masked_fill(inputs["shift_labels"].reshape(-1) == IGNORE_INDEX, IGNORE_INDEX)

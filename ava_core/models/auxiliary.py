@@ -1,0 +1,134 @@
+"""The gradient of the routers' auxiliary losses, for trainers that compute their own loss. Shapes: see `shapes`.
+
+The model's own loss contains them. Who takes log-probabilities, scores or logits only (TRL's trainers, a loss of one's
+own on `logits`) would train a mixture without balance. So each router hangs its losses onto its gate values: nothing
+changes in the forward pass, and in the backward pass they get a gradient of their own, whatever comes from above
+(DeepSeek's AddAuxiliaryLoss, Megatron's MoEAuxLossAutoScaler). Where a loss of the model's own is differentiated, that
+gradient is part of it already, and the routers add none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ava_core.models.configuration import EnhancedMoEConfig
+
+if TYPE_CHECKING:
+    from ava_core.models.outputs import EnhancedMoEModelOutput
+
+AUXILIARY_LOSSES = ("balance_loss", "router_z_loss", "router_diversity")
+"""By the names that they have in outputs and in the parts of a loss; the configuration has a `..._weight` of each."""
+
+
+class AuxiliaryWeights(Mapping[str, float]):
+    """The weights of the auxiliary losses as the configuration has them now: who changes it, changes them."""
+
+    def __init__(self, config: EnhancedMoEConfig):
+        self._config = config
+
+    def __getitem__(self, name: str) -> float:
+        if name not in AUXILIARY_LOSSES:
+            raise KeyError(name)
+        return getattr(self._config, f"{name}_weight")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(AUXILIARY_LOSSES)
+
+    def __len__(self) -> int:
+        return len(AUXILIARY_LOSSES)
+
+
+@dataclass(slots=True)
+class AuxiliaryGradient:
+    """What the routers of one forward pass add to its backward pass.
+
+    Attributes:
+        scale: gradient of each router's weighted loss. A trainer that divides its loss by the micro-batches of a step,
+            or multiplies it for float16, wants the same here.
+        added: whether the routers add it at all.
+    """
+
+    scale: float = 1.0
+    added: bool = True
+
+    def leave_to(self, loss: Tensor | None) -> None:
+        """Add nothing in a backward pass that comes through `loss`: the auxiliary losses are counted there.
+
+        Its gradient is there before that of any layer, for it was computed after all of them. (A compiled graph can't
+        hold the hook; there the loss that the model computed is taken to be the one that is differentiated.)
+        """
+        if loss is not None and loss.requires_grad and not torch.compiler.is_compiling():
+            loss.register_hook(self._leave)
+
+    def _leave(self, _gradient: Tensor) -> None:
+        self.added = False
+
+
+class _AddGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weights_TK: Tensor, loss: Tensor, gradient: AuxiliaryGradient) -> Tensor:
+        ctx.gradient, ctx.like = gradient, loss.new_empty(())
+        return weights_TK.view_as(weights_TK)
+
+    @staticmethod
+    def backward(ctx, grad_TK: Tensor):
+        added = ctx.gradient.added
+        return grad_TK, torch.full_like(ctx.like, ctx.gradient.scale) if added else None, None
+
+
+def add_auxiliary_gradient(weights_TK: Tensor, loss: Tensor, gradient: AuxiliaryGradient) -> Tensor:
+    """The gate values as they are, whose backward pass gives `loss` (scalar) the gradient that is due."""
+    return _AddGradient.apply(weights_TK, loss, gradient)
+
+
+def auxiliary_losses(outputs: EnhancedMoEModelOutput) -> dict[str, Tensor]:
+    """The parts of a loss that the routers computed, by name; unweighted scalars."""
+    parts = {name: getattr(outputs, name) for name in AUXILIARY_LOSSES}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def weighted_sum(weights: Mapping[str, float], losses: Mapping[str, Tensor]) -> Tensor:
+    """Of at least one loss; one that has no weight counts nothing."""
+    return torch.stack([weights.get(name, 0.0) * loss for name, loss in losses.items()]).sum()
+
+
+def adopt_trainer(config: EnhancedMoEConfig) -> float:
+    """The scale for a step that HF's Trainer, or one made from it, is making up the stack; 1 where there is none.
+
+    It is 1 / micro-batches of the step, for the Trainer divides by them or lets the loss do so; times the scale of
+    float16's gradients. Nothing that a trainer hands to a model says either, so its own frame is looked at. A
+    `router_aux_loss_coef` among its arguments becomes the configuration's, as TRL's SFTTrainer has it.
+    """
+    trainer = _trainer_above(sys._getframe(1))
+    if trainer is None:
+        accelerate = sys.modules.get("accelerate.state")  # a loop of one's own with Accelerate divides by `num_steps`
+        return 1.0 / accelerate.GradientState().num_steps if accelerate else 1.0
+    coefficient = getattr(trainer.args, "router_aux_loss_coef", None)
+    if coefficient is not None:
+        config.router_aux_loss_coef = coefficient
+    return _loss_scale(trainer.accelerator) / trainer.current_gradient_accumulation_steps
+
+
+def _trainer_above(frame: FrameType | None) -> Any:
+    while frame is not None:
+        if frame.f_code.co_name == "training_step":
+            trainer = frame.f_locals.get("self")
+            if hasattr(trainer, "current_gradient_accumulation_steps"):
+                return trainer
+        frame = frame.f_back
+    return None
+
+
+def _loss_scale(accelerator: Any) -> float:
+    if accelerator.scaler is not None:
+        return accelerator.scaler.get_scale()
+    wrapped = getattr(accelerator, "deepspeed_engine_wrapped", None)
+    optimizer = wrapped.engine.optimizer if wrapped is not None else None
+    return float(getattr(optimizer, "cur_scale", None) or 1.0)
