@@ -25,6 +25,7 @@ TABLES = {
     "transformers.models.auto.modeling_auto": {
         "MODEL_MAPPING_NAMES": "EnhancedMoEModel",
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "EnhancedMoEForCausalLM",
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "EnhancedMoEForSequenceClassification",
     },
 }
 """Class by table, by the module of the table."""

@@ -149,7 +149,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Train the model with DeepSpeed.",
             output="model",
             sections=("seed", "model", "train"),
-            code=(*_MODEL_CODE, "data/curriculum.py", "data/difficulty.py", "training"),
+            code=(*_MODEL_CODE, "data/curriculum.py", "data/difficulty.py", "data/tokenizer.py", "training"),
             inputs=(
                 _SHARDS,
                 Input(
@@ -193,7 +193,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Export to ONNX, quantise the weights, and measure the parity with the float model.",
             output="quantized",
             sections=("quantize",),
-            code=(*_MODEL_CODE, "quantization"),
+            code=(*_MODEL_CODE, "data/tokenizer.py", "quantization"),
             inputs=(_MODEL, _SHARDS),
             choices=(Choice(name="scheme", help="Type of the quantised weights.", values=SCHEMES),),
             metrics=(

@@ -121,6 +121,7 @@ def tiny_model(tmp_path_factory, tiny_shards) -> Path:
     import torch
 
     from ava_core.data.shards import ShardedSplit
+    from ava_core.data.tokenizer import copy_tokenizer
     from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
     from ava_core.runtime import manifest
 
@@ -130,8 +131,7 @@ def tiny_model(tmp_path_factory, tiny_shards) -> Path:
     model = EnhancedMoEForCausalLM(config)
     losses = _fit(model, torch.from_numpy(ShardedSplit.open(tiny_shards, "train").tokens.astype("int64")))
     model.eval().save_pretrained(folder)
-    for path in (tiny_shards / "tokenizer").iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    copy_tokenizer(tiny_shards / "tokenizer", folder, config.max_position_embeddings)
     _write_training_record(folder, tiny_shards, model, losses)
     return _finished(folder, "train", {"shards": manifest.read(tiny_shards).digest})
 

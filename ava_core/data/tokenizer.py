@@ -7,9 +7,10 @@ document (and begins and ends a sequence), token 1 fills up batches.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,6 +69,34 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
+def copy_tokenizer(source: Path, folder: Path, context: int) -> None:
+    """Copy the tokenizer in `source` to a model's folder, where `model_max_length` is the model's context, in tokens.
+
+    Transformers truncates to it, and not at all where the file doesn't say it. `auto_map` stays behind with the code
+    that it names: llama.cpp's converter would run it. Raises as `read_settings` does.
+    """
+    settings = read_settings(source) | {"model_max_length": context}
+    settings.pop("auto_map", None)
+    shutil.copyfile(source / FILE, folder / FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json in `folder` says.
+
+    Raises:
+        AvaError: a file of the tokenizer is missing.
+        IntegrityError: it is no JSON object.
+    """
+    for name in (FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise AvaError(f"{folder / name}: no such file: restore the folder, or run the step that made it again")
+    try:
+        return dict(json.loads((folder / CONFIG_FILE).read_text()))
+    except (ValueError, TypeError) as error:
+        raise _broken(folder / CONFIG_FILE, error) from error
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `folder`: of a model, or the folder `tokenizer` of shards.
 
@@ -75,15 +104,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         AvaError: a file is missing.
         IntegrityError: a file can't be understood.
     """
-    for name in (FILE, CONFIG_FILE):
-        if not (folder / name).is_file():
-            raise AvaError(f"{folder / name}: no such file: restore the folder, or run the step that made it again")
+    read_settings(folder)
     from transformers import PreTrainedTokenizerFast
 
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # `tokenizers` raises plain Exception for a file that it can't parse
-        raise _broken(folder, error) from error
+        raise _broken(folder / FILE, error) from error
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -96,7 +123,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:
-        raise _broken(folder, error) from error
+        raise _broken(path, error) from error
 
 
 def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
@@ -121,9 +148,8 @@ def _encode_batch(tokenizer: Tokenizer, batch: list[str]) -> Iterator[np.ndarray
         yield np.asarray(encoding.ids, dtype=np.int64)
 
 
-def _broken(folder: Path, error: Exception) -> IntegrityError:
+def _broken(path: Path, error: Exception) -> IntegrityError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return IntegrityError(
-        f"{folder / FILE}: can't be read as a tokenizer ({reason}): restore the folder, or run the step that made it"
-        " again"
+        f"{path}: can't be read as a tokenizer ({reason}): restore the folder, or run the step that made it again"
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.errors import AvaError
 from ava_core.generation.loading import load_model
-from ava_core.generation.prompts import TOKENIZER
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.conversion import to_transformers
 from ava_core.models.quiet import quiet
@@ -67,18 +65,8 @@ def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) 
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         with quiet():
             exported.save_pretrained(partial)
-        _copy_tokenizer(folder, partial)
+        copy_tokenizer(folder, partial, model.config.max_position_embeddings)
         place(partial, output, {})
-
-
-def _copy_tokenizer(folder: Path, target: Path) -> None:
-    """Without `auto_map`: the code that it names isn't exported, and llama.cpp's converter would run it."""
-    for name in TOKENIZER:
-        shutil.copyfile(folder / name, target / name)
-    settings = target / TOKENIZER[1]
-    content = json.loads(settings.read_text())
-    if content.pop("auto_map", None) is not None:
-        settings.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _untie(model: PreTrainedModel) -> None:

@@ -15,6 +15,7 @@ from ava_core.losses import CrossEntropy, TokenContext, UnifiedLoss
 from ava_core.losses import shift_labels as align_labels
 from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, auxiliary_losses, weighted_sum
 from ava_core.models.configuration import EnhancedMoEConfig
+from ava_core.models.context import BoundedGeneration
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.models.modeling import EnhancedMoEModel, EnhancedMoEPreTrainedModel
 from ava_core.models.outputs import EnhancedMoECausalLMOutput
@@ -22,7 +23,7 @@ from ava_core.models.prediction_heads import PredictionHeads
 from ava_core.models.routing import Routes
 
 
-class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, GenerationMixin):
+class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, GenerationMixin):
     """The decoder with a head over the vocabulary; computes its own loss with `UnifiedLoss`.
 
     `loss_function` may be replaced by another `UnifiedLoss` (label smoothing, further parts).

@@ -16,6 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from ava_core.models.attention import Attention, RotaryEmbedding
 from ava_core.models.auxiliary import AuxiliaryGradient, adopt_trainer
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS, EnhancedMoEConfig
+from ava_core.models.context import warn_beyond
 from ava_core.models.experts import FFNExperts
 from ava_core.models.masks import attention_mask_for
 from ava_core.models.moe import Gate, MoELayer, ZeroComputationExperts
@@ -209,6 +210,7 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
+        warn_beyond(self.config.max_position_embeddings, position_ids)
         mask = attention_mask_for(
             self.config, inputs_embeds, attention_mask, past_key_values, position_ids, document_ids
         )

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEConfig
+from ava_core.models.context import BoundedGeneration
 
 
 @dataclass
@@ -28,7 +29,7 @@ class OnnxCausalLMOutput(ModelOutput):
     router_choices: tuple[Tensor, ...] | None = None
 
 
-class OnnxCausalLM(PreTrainedModel, GenerationMixin):
+class OnnxCausalLM(PreTrainedModel, BoundedGeneration, GenerationMixin):
     """An exported decoder; made by `load_onnx`. Holds no PyTorch parameters, and runs on the CPU only."""
 
     config: EnhancedMoEConfig

@@ -14,8 +14,10 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.quiet import quiet
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
-RUNTIME_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+CONFIGURATIONS = ("config.json", "generation_config.json")
 """What is copied beside the ONNX files, where it is there."""
+RUNTIME_FILES = (*CONFIGURATIONS, "tokenizer.json", "tokenizer_config.json")
+"""What stands beside the ONNX files in the end."""
 
 
 @dataclass(frozen=True)

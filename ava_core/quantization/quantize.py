@@ -15,6 +15,7 @@ import torch
 
 from ava_core.config.quantization import QuantizeConfig
 from ava_core.data.shards import ShardedSplit
+from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.errors import AvaError
 from ava_core.quantization.blockwise import Stored
 from ava_core.quantization.bounds import require_parity
@@ -22,7 +23,7 @@ from ava_core.quantization.consistency import cached_error, padded_error
 from ava_core.quantization.decoding import PROMPT_TOKENS, decode_rates
 from ava_core.quantization.export import export_onnx, onnx_bytes
 from ava_core.quantization.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
-from ava_core.quantization.original import RUNTIME_FILES, Original, load_original
+from ava_core.quantization.original import CONFIGURATIONS, RUNTIME_FILES, Original, load_original
 from ava_core.quantization.parity import Parity, measure_parity
 from ava_core.quantization.plan import Format
 from ava_core.quantization.readback import verify_weights
@@ -103,9 +104,10 @@ def quantize(
         verify_rounding(original.model, rounded)
         advance(2)
         _export(original, rounded, config, done.state / scheme, output)
-        for name in RUNTIME_FILES:
+        for name in CONFIGURATIONS:
             if (model / name).is_file():
                 shutil.copyfile(model / name, output / name)
+        copy_tokenizer(model, output, original.model.config.max_position_embeddings)
         verify_weights(output, original.model, rounded)
         if not config.portable:
             verify_experts(output, rounded)

@@ -19,6 +19,7 @@ from ava_core.config.schema import ModelConfig
 from ava_core.config.training import TrainConfig
 from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.shards import ShardedSplit, load_splits_info
+from ava_core.data.tokenizer import CONFIG_FILE, FILE, copy_tokenizer, read_settings
 from ava_core.errors import AvaError, ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.runtime.digests import digest_tree, digest_value
@@ -43,7 +44,6 @@ from ava_core.training.speed.peak import measure_peak
 from ava_core.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 RECORDS = ("experts.jsonl", "samples.jsonl")
 """What callbacks leave in the state folder that is the same on every run."""
 HEADS = "prediction_heads."
@@ -291,8 +291,7 @@ class _Training:
         model = build_model(self.model_config, self.training)
         model.load_state_dict({name: value for name, value in exact.items() if not name.startswith(HEADS)})
         model.eval().save_pretrained(self.output, max_shard_size="2GB")
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(self.shards / "tokenizer" / name, self.output / name)
+        copy_tokenizer(self.shards / "tokenizer", self.output, model.config.max_position_embeddings)
         for name in RECORDS:
             if (self.state / name).exists():
                 shutil.copyfile(self.state / name, self.output / name)
@@ -320,6 +319,7 @@ def _machine() -> Hardware:
 
 
 def _require_tokenizer(shards: Path) -> None:
-    for name in TOKENIZER_FILES:
+    for name in (FILE, CONFIG_FILE):
         if not (shards / "tokenizer" / name).is_file():
             raise AvaError(f"{shards / 'tokenizer' / name}: no such file: run `ava preprocess` again")
+    read_settings(shards / "tokenizer")  # or a damaged file would be found at the end

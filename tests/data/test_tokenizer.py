@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from ava_core.config.schema import TokenizerConfig
-from ava_core.data.tokenizer import BOUNDARY, encode, load_tokenizer, read_tokenizer, save_tokenizer, train_tokenizer
+from ava_core.data.tokenizer import (
+    BOUNDARY,
+    copy_tokenizer,
+    encode,
+    load_tokenizer,
+    read_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
 from ava_core.errors import AvaError, IntegrityError
 
 
@@ -101,3 +109,21 @@ def test_broken_file_is_named_in_one_line(folder, tmp_path, content):
         with pytest.raises(IntegrityError, match=r"tokenizer\.json: can't be read as a tokenizer") as caught:
             load(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_copy_for_a_model_truncates_to_its_context_and_keeps_the_rest(folder, tmp_path):
+    copy_tokenizer(folder, tmp_path, 40)
+    found, original = AutoTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(folder)
+    text = "All the world's a stage. " * 50
+    assert found(text)["input_ids"] == original(text)["input_ids"]
+    assert found(text, truncation=True)["input_ids"] == original(text)["input_ids"][:40]
+    assert (found.padding_side, found.pad_token) == (original.padding_side, original.pad_token)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", '"text"'])
+def test_settings_that_are_no_object_are_refused_by_name(folder, tmp_path, content):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: can't be read as a tokenizer"):
+        copy_tokenizer(tmp_path, tmp_path / "gone", 40)

@@ -38,6 +38,8 @@ def test_exported_folder_gives_the_logits_and_the_tokens(trained, tmp_path, targ
     )
     ours = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    context = AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length
+    assert context == ours.config.max_position_embeddings
     torch.testing.assert_close(theirs(tokens).logits, ours(tokens).logits, atol=1e-5, rtol=0)
 
 

@@ -145,4 +145,9 @@ def test_generate_gives_the_words_of_the_model(make_model, export, options):
 def test_more_tokens_than_the_context_are_refused(make_model, export):
     candidate = export(make_model(head_dim=16, max_position_embeddings=16))
     with pytest.raises(ValueError, match="17 tokens: the model's context holds 16"):
-        candidate.generate(torch.from_numpy(tokens(1, 12)), max_new_tokens=8, pad_token_id=0)
+        candidate(torch.from_numpy(tokens(1, 17)))
+    with pytest.raises(ValueError, match=r"prompt of 17 tokens: the model's context .* is 16: shorten it"):
+        candidate.generate(torch.from_numpy(tokens(1, 17)), max_new_tokens=1, pad_token_id=0)
+    # What is generated ends with the context, as with the model itself.
+    written = candidate.generate(torch.from_numpy(tokens(1, 12)), max_new_tokens=8, pad_token_id=0, eos_token_id=[])
+    assert written.shape == (1, 16)

@@ -77,6 +77,7 @@ def test_the_step_leaves_a_model_that_runs_and_its_figures(run, tmp_path, tiny_m
     assert again.bits_per_byte_increase == result.metrics["parity_bits_per_byte_increase"]
 
     tokenizer, model = AutoTokenizer.from_pretrained(output), load_onnx(output, 1)
+    assert len(tokenizer("To be " * 300, truncation=True)["input_ids"]) == original.config.max_position_embeddings
     prompt = tokenizer("To be, or", return_tensors="pt")
     text = tokenizer.decode(model.generate(**prompt, max_new_tokens=5, do_sample=False)[0])
     assert text.startswith("To be, or")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, IntegrityError
 from ava_core.runtime.digests import digest_tree
 from ava_core.training.trainer import TrainingEngine
 from tests.training.whole_runs import Killed, killed_at
@@ -18,6 +18,7 @@ def test_model_folder_is_a_transformers_folder(run):
     output, result = run("model")
     model = AutoModelForCausalLM.from_pretrained(output)
     tokenizer = AutoTokenizer.from_pretrained(output)
+    assert len(tokenizer("To be " * 300, truncation=True)["input_ids"]) == model.config.max_position_embeddings
     ids = tokenizer("To be", return_tensors="pt").input_ids
     assert torch.isfinite(model(ids).logits).all()
     assert result.metrics["parameters"] == model.num_parameters()
@@ -87,6 +88,27 @@ def test_gradient_checkpointing_changes_no_weight(run):
 def test_loss_that_is_no_number_stops_with_the_step_and_the_way_out(run):
     with pytest.raises(AvaError, match=r"step \d+: .+ is (nan|inf).* \(in model\..+\): lower train.learning_rate"):
         run("model", train={"learning_rate": 1e30, "adam_learning_rate": 1e30, "gradient_clip": 0})
+
+
+def test_pipeline_of_the_model_folder_stays_within_the_context(tiny_model):
+    from transformers import pipeline
+
+    write = pipeline("text-generation", model=str(tiny_model), device="cpu")
+    long = "To be, or not to be. " * 40
+    with pytest.raises(ValueError, match=r"prompt of \d{3} tokens: the model's context .* is 128: shorten it"):
+        write(long, max_new_tokens=4)
+    assert write(long, max_new_tokens=4, truncation=True, return_full_text=False)[0]["generated_text"] is not None
+    ids = write("To be", max_new_tokens=500, eos_token_id=[], return_tensors=True)[0]["generated_token_ids"]
+    assert len(ids) == 128
+
+
+def test_damaged_tokenizer_is_named_before_the_training(run, tiny_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingEngine, "__init__", killed_at(TrainingEngine.__init__, 1))
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    (shards / "tokenizer" / "tokenizer_config.json").write_text('["no", "settings"')
+    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: can't be read as a tokenizer \(.*\): restore"):
+        run("model", shards=shards)
 
 
 def test_missing_tokenizer_is_named(run, tiny_shards, tmp_path):
