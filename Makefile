@@ -41,7 +41,7 @@ ifneq ($(shell head -n 1 $(STAMP) 2>/dev/null),$(CURDIR))
 $(STAMP): elsewhere
 endif
 
-$(STAMP): pyproject.toml $(wildcard requirements/*.txt)
+$(STAMP): pyproject.toml hatch_build.py $(wildcard requirements/*.txt)
 	@command -v "$$PYTHON" >/dev/null || { echo "make: no Python $$PYTHON: install 3.11 to 3.13, or give PYTHON=..." >&2; exit 2; }
 	@"$$PYTHON" requirements/environment.py
 
@@ -122,4 +122,4 @@ bench-inference: setup ## size, quality and speed of quantised models, and the s
 clean: ## remove build products and old work; outputs/, the registry and .venv stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	@if test -x $(BIN)/ava; then $(BIN)/ava show --prune --max-age-days 7 --max-gigabytes 5; fi
+	@if test -x $(BIN)/ava; then $(BIN)/python -m ava_core.cli.main show --prune --max-age-days 7 --max-gigabytes 5; fi

@@ -118,7 +118,7 @@ def mend(environment: Path, before: Path) -> int:
 def digest(checkout: Path) -> str:
     """SHA-256 of everything that says what is installed."""
     total = hashlib.sha256()
-    for path in [checkout / "pyproject.toml", *sorted(FOLDER.glob("*.txt"))]:
+    for path in [checkout / "pyproject.toml", checkout / "hatch_build.py", *sorted(FOLDER.glob("*.txt"))]:
         total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 

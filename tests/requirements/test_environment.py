@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("Makefile", "pyproject.toml", "requirements", "ava_core", "configs")
+COPIED = ("Makefile", "pyproject.toml", "hatch_build.py", "requirements", "ava_core", "configs")
 
 
 def run(command, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -101,6 +101,25 @@ def test_moved_checkout_works_again_after_any_target_of_make(original):
     assert "requirements/environment.py" in done.stdout
     assert run(["make", "setup"], moved).returncode == 0
     assert run([moved / ".venv/bin/ava", "--version"], moved).returncode == 0
+
+
+def test_clean_works_in_a_moved_checkout(original):
+    moved = original.rename(original.parent / "moved")
+    done = run(["make", "clean"], moved)
+    assert (done.returncode, done.stderr) == (0, ""), done
+
+
+def test_changed_requirement_is_installed_and_touched_files_are_not(original):
+    (original / "pyproject.toml").touch()
+    assert run(["make", "setup"], original).stdout == ""
+    (original / "hatch_build.py").write_text((original / "hatch_build.py").read_text() + "\n")
+    script = original / "requirements/install.py"  # that it begins is what is asked here
+    script.write_text(
+        script.read_text().replace('__name__ == "__main__":\n', '__name__ == "__main__":\n    sys.exit(3)\n')
+    )
+    done = run(["make", "setup"], original)
+    assert "make: installing what requirements/ pins into .venv" in done.stdout and done.returncode == 2
+    assert run(["make", "setup"], original).returncode == 2, "what did not come to its end is begun again"
 
 
 def test_folder_whose_name_begins_like_the_former_one_is_not_taken_for_it(original):
