@@ -221,9 +221,13 @@ def task_variables(task: str, environment: Mapping[str, str], server: Future[str
 
 
 def _address(task: str, server: Future[str]) -> str | None:
-    """The server's address. A step that is only recorded there doesn't wait for its start: it may be up at its end."""
+    """The server's address. A step that is only recorded there doesn't wait for its start: it may be up at its end.
+
+    Ours may have been killed since it started; before a step that needs it, it is started again.
+    """
     try:
-        return server.result(None if task in NEED_SERVER else 0)
+        address = server.result(None if task in NEED_SERVER else 0)
+        return mlflow_server.ensure() if task in NEED_SERVER else address
     except TimeoutError:
         starting = mlflow_server.read()
         return starting.address if starting is not None and starting.running else None

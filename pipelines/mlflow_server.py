@@ -150,13 +150,13 @@ def _probe(address: str) -> str | None:
 
 
 def _start(folder: Path, environment: Mapping[str, str]) -> Server:
-    port = _free_port()
+    port = _free_port(_last_port(folder))
     address = f"http://127.0.0.1:{port}"
     new = not (folder / "mlflow.db").exists()
     _say(f"mlflow: starting a server on {address}" + (" and making its database (5 to 25 s)" if new else ""))
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
+    # Relative to the server's folder: in an address, a `?`, `#` or `%` of the folder's own name would mean something.
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "./artifacts"]
     inherited = {name: value for name, value in environment.items() if name not in CLIENT_VARIABLES}
     log_file = folder / "server.log"
     with log_file.open("a") as log:
@@ -199,10 +199,24 @@ def _wait(process: subprocess.Popen[bytes], server: Server, log_file: Path) -> N
     _say(f"mlflow: {server.address} answers after {time.monotonic() - started:.1f} s")
 
 
-def _free_port() -> int:
+def _free_port(wanted: int = 0) -> int:
+    """The wanted port if it is free, else another one."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections to a killed server may still linger
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return _free_port()
         return probe.getsockname()[1]
+
+
+def _last_port(folder: Path) -> int:
+    """Where a run that is going on, and a page that somebody looks at, know the server of this folder; else 0."""
+    server = read(folder)
+    try:
+        return (urlsplit(server.address).port or 0) if server and server.folder == str(folder) else 0
+    except ValueError:
+        return 0
 
 
 def _last_line(file: Path) -> str:

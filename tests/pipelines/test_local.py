@@ -136,6 +136,14 @@ def test_step_that_is_only_recorded_does_not_wait_for_the_server_s_start(monkeyp
     assert local.task_variables("preprocess", {}, never)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:2"
 
 
+def test_server_that_was_killed_meanwhile_is_started_again_before_a_step_that_needs_it(monkeypatch):
+    started: Future[str] = Future()
+    started.set_result("http://127.0.0.1:1")
+    monkeypatch.setattr(mlflow_server, "ensure", lambda: "http://127.0.0.1:2")
+    assert local.task_variables("gate", {}, started)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:2"
+    assert local.task_variables("train", {}, started)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:1"
+
+
 def test_server_that_does_not_start_fails_the_gate_and_keeps_the_rest(run_local, monkeypatch):
     def ensure():
         raise AvaError("mlflow: the server ended with code 1: no space left")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -97,21 +98,32 @@ def test_server_of_a_moved_checkout_is_ended_before_another_opens_its_database(s
 
 
 @pytest.mark.slow
-def test_server_outlives_its_starter_and_starts_again_on_the_same_data_after_it_was_killed(tmp_path):
+def test_server_that_was_killed_starts_again_at_its_address_with_its_data_whatever_its_folder_is_called(tmp_path):
     from mlflow import MlflowClient
 
-    first = local.ensure(tmp_path, ENVIRONMENT)
+    folder = tmp_path / "what? 100%25 #1" / "mlflow"
+    first = local.ensure(folder, ENVIRONMENT)
     MlflowClient(first).create_experiment("kept")
-    server = local.read(tmp_path)
+    server = local.read(folder)
     assert server is not None and os.getsid(server.pid) == server.pid != os.getsid(0)
+    assert [path.name for path in tmp_path.iterdir()] == ["what? 100%25 #1"]
     os.killpg(server.pid, 9)
     os.waitpid(server.pid, 0)
-    second = local.ensure(tmp_path, ENVIRONMENT)
+    second = local.ensure(folder, ENVIRONMENT)
     try:
+        assert second == first
         assert MlflowClient(second).get_experiment_by_name("kept") is not None
     finally:
-        assert local.stop(tmp_path) is True
-    assert local.stop(tmp_path) is False
+        assert local.stop(folder) is True
+    assert local.stop(folder) is False
+    assert {path.name for path in folder.iterdir()} >= {"mlflow.db", "server.log"}
+
+
+def test_port_that_somebody_else_has_by_now_is_left_to_them():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert local._free_port(port) not in (0, port)
+    assert local._free_port(port) == port
 
 
 @pytest.mark.slow
