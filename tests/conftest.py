@@ -228,3 +228,17 @@ def _finished(folder: Path, step: str, inputs: dict[str, str]) -> Path:
         ),
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer():
+    """A token per byte; 256 is the end of a document."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    vocabulary = {char: byte for byte, char in bytes_to_unicode().items()}
+    tokenizer = Tokenizer(models.BPE({**vocabulary, "<|end|>": 256}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")

@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-UNFINISHED = "\ufffd"
-"""What a character's first bytes are decoded to while the rest is missing."""
+from ava_core.generation.token_bytes import token_bytes
 
 
 class TextStream:
-    """Decodes a sequence token by token.
+    """Decodes a sequence token by token. Bytes that are no UTF-8 become U+FFFD, as the tokenizer has it.
 
     Attributes:
         stopped: a stop string was met; what it and anything after it would have added is left out.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
+        self.stop = tuple(stop)
         self.stopped = False
-        self._ids: list[int] = []
-        # Decoding begins a few tokens back, for a token's text may depend on the one before it.
-        self._from, self._shown = 0, 0
+        self._bytes = token_bytes(tokenizer)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+
+    def echo(self, tokens: Iterable[int]) -> str:
+        """Begin with these, in which no stop string is looked for; return their whole characters."""
+        return self._decoder.decode(b"".join(self._bytes[token] for token in tokens))
 
     def push(self, token: int) -> str:
         """Add a token; return the text that is certain now."""
-        if self.stopped:
-            return ""
-        self._ids.append(token)
-        before = self._decode(self._ids[self._from : self._shown])
-        after = self._decode(self._ids[self._from :])
-        if after.endswith(UNFINISHED):
-            return ""
-        self._from, self._shown = self._shown, len(self._ids)
-        return self._release(after[len(before) :])
+        return "" if self.stopped else self._release(self._decoder.decode(self._bytes[token]))
 
     def flush(self) -> str:
         """The rest at the end of the sequence: bytes that never became a character, and a stop string's beginning."""
         if self.stopped:
             return ""
-        before = self._decode(self._ids[self._from : self._shown])
-        rest = self._release(self._decode(self._ids[self._from :])[len(before) :])
+        rest = self._release(self._decoder.decode(b"", final=True))
         if not self.stopped:
             rest, self._held = rest + self._held, ""
         return rest
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _release(self, text: str) -> str:
         """Text up to a stop string, or without an end that may become one."""

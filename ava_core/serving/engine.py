@@ -87,9 +87,9 @@ class Engine:
             Failed: its thread has ended.
             AvaError: prompt and new tokens are more than the model's context, or there is no prompt.
         """
-        length = len(request.prompt_ids)
-        if not 0 < length < self.context:
-            raise AvaError(f"prompt: {length} tokens: must be 1 to {self.context - 1}, less than the model's context")
+        length, room = len(request.prompt_ids), self.context - (request.max_new_tokens > 0)
+        if not 0 < length <= room:
+            raise AvaError(f"prompt: {length} tokens: must be 1 to {room}: the model's context is {self.context}")
         sequence = Sequence(request, self.tokenizer, self.context, owner)
         with self._changed:
             if self._failed:
@@ -199,12 +199,22 @@ class Engine:
         row = len(self._decoding)
         start = int(self._cache.lengths[row])
         tokens = sequence.request.prompt_ids[start : start + self.chunk]
-        logits = self.decoder.run(np.asarray([tokens], np.int64), self._cache, first_row=row)
+        scored = sequence.scores_prompt
+        logits = self.decoder.run(np.asarray([tokens], np.int64), self._cache, first_row=row, all_logits=scored)
         self._prompt_tokens += len(tokens)
-        if start + len(tokens) == len(sequence.request.prompt_ids):
-            self._decoding.append(sequence)  # first, so that `drain` finds it in one place or the other
+        if scored:
+            sequence.score_prompt(start, logits[0])
+            logits = logits[:, -1]
+        if start + len(tokens) < len(sequence.request.prompt_ids):
+            return
+        if sequence.request.prompt_only:
+            given.append((sequence, sequence.end_prompt()))
             self._reading = None
-            self._choose([row], logits, given)
+            self._note_finish()
+            return
+        self._decoding.append(sequence)  # first, so that `drain` finds it in one place or the other
+        self._reading = None
+        self._choose([row], logits, given)
 
     def _decode(self, given: list) -> None:
         # A sequence that was just read has chosen its first token and takes part at once.
@@ -259,4 +269,6 @@ class Engine:
 def _model_failed(error: Exception) -> Failed:
     """What a client is told of an exception that is being handled; the traceback goes to the log."""
     log.exception("the model failed on a step")
+    if isinstance(error, Failed):
+        return error
     return Failed(f"the model failed: {type(error).__name__}: see the server's log")

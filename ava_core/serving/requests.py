@@ -20,6 +20,8 @@ class Request:
         seed: of its own generator.
         logprobs: log-probabilities of so many of the most probable tokens to give with each token; None: none at all.
         ignore_end: go on past the end of the document, to the limit of tokens.
+        echo: begin the text with the prompt, and its log-probabilities with the prompt's.
+        prompt_only: end where the prompt does, whatever `settings.max_new_tokens` says.
     """
 
     prompt_ids: tuple[int, ...]
@@ -28,15 +30,33 @@ class Request:
     seed: int
     logprobs: int | None = None
     ignore_end: bool = False
+    echo: bool = False
+    prompt_only: bool = False
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens to generate, at most."""
+        return 0 if self.prompt_only else self.settings.max_new_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprobs:
-    """Log-probabilities, natural, of the chosen token and of the most probable ones, by token."""
+    """A token of a sequence and how probable it was.
+
+    Attributes:
+        token: its id.
+        logprob: natural logarithm of its probability; None for the first token of a prompt, which follows nothing.
+        top: the same of the most probable tokens in its place, by id.
+        data: what it adds to the text, in UTF-8: maybe a part of a character; nothing, if it is a special token. All
+            tokens' together are the text, where bytes that are no UTF-8 are U+FFFD.
+        offset: place in the text, in characters, of the character that it begins or goes on with.
+    """
 
     token: int
-    logprob: float
+    logprob: float | None
     top: Mapping[int, float]
+    data: bytes
+    offset: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +67,7 @@ class Delta:
         text: text that is certain now; may be empty.
         tokens: number of tokens that were generated so far.
         finish_reason: None while it goes on; "stop" at the end of a document or a stop string; "length" at the limit.
-        logprobs: of the tokens, if the request asked for them.
+        logprobs: of the tokens whose text is out, if the request asked for them.
     """
 
     text: str

@@ -5,7 +5,6 @@ from transformers import GenerationConfig as DecodingConfig
 from ava_core.config.schema import GenerationConfig
 from ava_core.generation import generate, load_model
 from ava_core.generation.sampling import Sampler
-from ava_core.generation.text_stream import TextStream
 
 SETTINGS = GenerationConfig(max_new_tokens=24, temperature=1.3, top_p=0.95, top_k=40, min_p=0.02)
 
@@ -73,43 +72,3 @@ def test_pieces_shown_make_the_text(loaded):
     [text] = generate(*loaded, ["O"], strategy="nucleus", settings=SETTINGS, seed=5, show=shown.append)
     assert "O" + "".join(shown) == text
     assert len(shown) > 5
-
-
-class Bytes:
-    """A tokenizer of bytes, with the one special token 256."""
-
-    def decode(self, ids, **_):
-        return bytes(token for token in ids if token < 256).decode(errors="replace")
-
-
-def pieces(text: str, *stop: str) -> tuple[list[str], TextStream]:
-    stream = TextStream(Bytes(), stop)
-    return [*map(stream.push, text.encode()), stream.flush()], stream
-
-
-def test_character_is_shown_when_its_last_byte_is_there():
-    shown, _ = pieces("aé€𝄞z")
-    assert shown == ["a", "", "é", "", "", "€", "", "", "", "𝄞", "z", ""]
-
-
-def test_bytes_that_never_become_a_character_are_shown_at_the_end():
-    stream = TextStream(Bytes())
-    assert [stream.push(token) for token in (104, 0xE2, 0x82)] == ["h", "", ""]
-    assert stream.flush() == "\ufffd"
-
-
-def test_nothing_of_a_stop_string_is_shown_before_it_is_certain():
-    shown, stream = pieces("one two<e>x", "<end>", "<em>")
-    assert "".join(shown) == "one two<e>x"
-    assert not stream.stopped
-    assert shown[:10] == ["o", "n", "e", " ", "t", "w", "o", "", "", "<e>"]
-    shown, stream = pieces("one<end>two", "<end>", "two")
-    assert "".join(shown) == "one"
-    assert stream.stopped
-    shown, stream = pieces("one<en", "<end>")
-    assert "".join(shown) == "one<en"
-
-
-def test_special_tokens_are_left_out():
-    stream = TextStream(Bytes())
-    assert stream.push(104) + stream.push(256) + stream.push(105) + stream.flush() == "hi"

@@ -7,9 +7,9 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
+from ava_core.generation.token_bytes import token_bytes
 from ava_core.serving.requests import Delta, TokenLogprobs
 
 DONE = b"data: [DONE]\n\n"
@@ -44,41 +44,37 @@ class Answer:
         chat: for chat completions; else completions.
         prompt_tokens: of all prompts together.
         tokenizer: names tokens in log-probabilities.
-        echoes: completions: texts to put before each choice's.
     """
 
-    def __init__(self, model: str, *, chat: bool, prompt_tokens: int, tokenizer: Any, echoes: list[str]) -> None:
-        self.chat, self.prompt_tokens, self.tokenizer, self.echoes = chat, prompt_tokens, tokenizer, echoes
+    def __init__(self, model: str, *, chat: bool, prompt_tokens: int, tokenizer: Any) -> None:
+        self.chat, self.prompt_tokens, self.tokens = chat, prompt_tokens, token_bytes(tokenizer)
         self.head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
             "model": model,
         }
-        self.offsets = [len(echo) for echo in echoes]
         self.chunk_head = {**self.head, "object": "chat.completion.chunk"} if chat else self.head
 
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
         """The answer at once."""
         listed = []
         for index, choice in enumerate(choices):
-            said: dict[str, Any] = {"text": self.echoes[index] + choice.text}
+            said: dict[str, Any] = {"text": choice.text}
             if self.chat:
                 said = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-            logprobs = self._logprobs(index, choice.logprobs)
+            logprobs = self._logprobs(choice.logprobs)
             listed.append({"index": index, **said, "logprobs": logprobs, "finish_reason": choice.finish_reason})
         return {**self.head, "choices": listed, "usage": self.usage(sum(choice.tokens for choice in choices))}
 
     def opening(self, index: int) -> bytes:
-        """What a choice's stream begins with; may be empty."""
-        if self.chat:
-            return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None, None)
-        return self._chunk(index, {"text": self.echoes[index]}, None, None) if self.echoes[index] else b""
+        """What a choice's stream begins with; empty for a completion."""
+        return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None, None) if self.chat else b""
 
     def chunk(self, index: int, delta: Delta, tokens: int | None = None) -> bytes:
         """A delta as an event; with the usage if the number of tokens so far is given."""
         said = {"delta": {"content": delta.text} if delta.text else {}} if self.chat else {"text": delta.text}
-        return self._chunk(index, said, self._logprobs(index, delta.logprobs), delta.finish_reason, tokens)
+        return self._chunk(index, said, self._logprobs(delta.logprobs), delta.finish_reason, tokens)
 
     def closing(self, tokens: int) -> bytes:
         """The event with the usage."""
@@ -99,30 +95,31 @@ class Answer:
         usage = {} if tokens is None else {"usage": self.usage(tokens)}
         return event({**self.chunk_head, "choices": [choice], **usage})
 
-    def _logprobs(self, index: int, given: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
+    def _logprobs(self, given: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         if not given:
             return None
         if self.chat:
             return {"content": [self._chat_logprob(each) for each in given], "refusal": None}
-        names = [self._name(each.token) for each in given]
-        offsets = list(accumulate(map(len, names), initial=self.offsets[index]))
-        self.offsets[index] = offsets.pop()
         return {
-            "tokens": names,
+            "tokens": [self.tokens.name(each.token) for each in given],
             "token_logprobs": [each.logprob for each in given],
-            "top_logprobs": [{self._name(token): value for token, value in each.top.items()} for each in given],
-            "text_offset": offsets,
+            "top_logprobs": [None if each.logprob is None else self._top(each) for each in given],
+            "text_offset": [each.offset for each in given],
         }
+
+    def _top(self, given: TokenLogprobs) -> dict[str, Any]:
+        """The most probable tokens by name, and the chosen one; of two that have one name, the second by its id."""
+        named: dict[str, Any] = {}
+        for token, value in {**given.top, given.token: given.logprob}.items():
+            name = self.tokens.name(token)
+            named[f"token_id:{token}" if name in named else name] = value
+        return named
 
     def _chat_logprob(self, given: TokenLogprobs) -> dict[str, Any]:
-        def entry(token: int, value: float) -> dict[str, Any]:
-            name = self._name(token)
-            return {"token": name, "logprob": value, "bytes": list(name.encode())}
+        def entry(token: int, value: float | None, data: bytes) -> dict[str, Any]:
+            return {"token": self.tokens.name(token), "logprob": value, "bytes": list(data)}
 
         return {
-            **entry(given.token, given.logprob),
-            "top_logprobs": [entry(token, value) for token, value in given.top.items()],
+            **entry(given.token, given.logprob, given.data),
+            "top_logprobs": [entry(token, value, self.tokens[token]) for token, value in given.top.items()],
         }
-
-    def _name(self, token: int) -> str:
-        return str(self.tokenizer.decode([token]))

@@ -156,7 +156,6 @@ class Handlers:
             chat=isinstance(body, ChatRequest),
             prompt_tokens=prepared.prompt_tokens,
             tokenizer=served.tokenizer,
-            echoes=prepared.echoes,
         )
         streams = Streams.open(served.engine, prepared.requests)
         call.record.prompt_tokens = prepared.prompt_tokens

@@ -24,12 +24,10 @@ class Prepared:
 
     Attributes:
         requests: one per choice of each prompt.
-        echoes: text to put before each choice's.
         prompt_tokens: of all prompts together.
     """
 
     requests: list[Request]
-    echoes: list[str]
     prompt_tokens: int
 
 
@@ -39,13 +37,12 @@ def prepare_completion(body: CompletionRequest, served: Served) -> Prepared:
     Raises:
         HttpError: a prompt doesn't fit the model.
     """
-    requests, echoes, prompt_tokens = [], [], 0
+    requests, prompt_tokens = [], 0
     for prompt in body.prompts():
         ids = _tokens(served, prompt)
-        requests += _requests(body, served, ids, body.max_tokens, body.logprobs)
-        echoes += ["" if not body.echo else str(served.tokenizer.decode(ids))] * body.choices
+        requests += _requests(body, served, ids)
         prompt_tokens += len(ids)
-    return Prepared(requests, echoes, prompt_tokens)
+    return Prepared(requests, prompt_tokens)
 
 
 def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -> Prepared:
@@ -61,9 +58,7 @@ def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -
         raise HttpError(400, f"messages: the chat template refuses them: {error}", param="messages") from error
     _require_few(served, sum(len(piece) for piece in pieces if isinstance(piece, str)), "messages")
     ids = encode_pieces(served.tokenizer, pieces)
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    requests = _requests(body, served, ids, body.max_completion_tokens or body.max_tokens, logprobs)
-    return Prepared(requests, [""] * len(requests), len(ids))
+    return Prepared(_requests(body, served, ids), len(ids))
 
 
 def _tokens(served: Served, prompt: str | list[int]) -> list[int]:
@@ -102,20 +97,19 @@ def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(map(len, backend.get_vocab(with_added_tokens=True)))
 
 
-def _requests(
-    body: GenerationRequest, served: Served, ids: list[int], wanted: int | None, logprobs: int | None
-) -> list[Request]:
-    context = served.engine.context
+def _requests(body: GenerationRequest, served: Served, ids: list[int]) -> list[Request]:
+    context, wanted = served.engine.context, body.new_tokens
     room = context - len(ids)
-    if room < 1 or (wanted or 1) > room:
+    if room < (1 if wanted is None else wanted):
+        asked = "" if wanted is None else f" and max_tokens = {wanted}"
         raise HttpError(
             400,
-            f"prompt of {len(ids)} tokens and max_tokens = {wanted}: the model's context holds {context}: at most"
-            f" {max(room, 0)} tokens can follow",
+            f"prompt of {len(ids)} tokens{asked}: the model's context holds {context}: at most {max(room, 0)} tokens"
+            " can follow",
             code="context_length_exceeded",
             param="max_tokens" if room >= 1 else "prompt",
         )
-    settings = body.settings(wanted or room)
+    settings = body.settings(wanted or max(room, 1))
     first = body.seed % 2**63 if body.seed is not None else random.getrandbits(62)
     prompt_ids = tuple(ids)
     return [
@@ -124,8 +118,10 @@ def _requests(
             strategy=body.strategy,
             settings=settings,
             seed=first + index,
-            logprobs=logprobs,
+            logprobs=body.alternatives,
             ignore_end=bool(body.ignore_eos),
+            echo=body.echoes,
+            prompt_only=wanted == 0,
         )
         for index in range(body.choices)
     ]

@@ -88,6 +88,21 @@ class GenerationRequest(BaseModel):
         """Continuations of each prompt."""
         return self.n or 1
 
+    @property
+    def new_tokens(self) -> int | None:
+        """How many to generate, at most; None: what the context holds."""
+        raise NotImplementedError
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many of the most probable tokens to give with each; None: no log-probabilities at all."""
+        raise NotImplementedError
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the text begins with the prompt."""
+        return False
+
     def settings(self, new_tokens: int) -> GenerationConfig:
         """For the sampler; null means the default."""
         return GenerationConfig(
@@ -107,17 +122,26 @@ class CompletionRequest(GenerationRequest):
     prompt: Annotated[
         str | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True)], BeforeValidator(_require_prompt)
     ] = ""
-    max_tokens: Annotated[int, Field(ge=1)] | None = DEFAULT_MAX_TOKENS
+    max_tokens: Annotated[int, Field(ge=0)] | None = DEFAULT_MAX_TOKENS
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
 
-    @model_validator(mode="after")
-    def _require_logprobs_of_new_tokens(self) -> Self:
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo and logprobs: the prompt's own log-probabilities aren't supported: leave one out")
-        return self
+    @property
+    def new_tokens(self) -> int | None:
+        """0 for the prompt's own log-probabilities alone."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """As `logprobs` says."""
+        return self.logprobs
+
+    @property
+    def echoes(self) -> bool:
+        """As `echo` says."""
+        return bool(self.echo)
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, each as text or as tokens."""
@@ -168,3 +192,13 @@ class ChatRequest(GenerationRequest):
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens: give one of them")
         return self
+
+    @property
+    def new_tokens(self) -> int | None:
+        """By either name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """As `top_logprobs` says."""
+        return (self.top_logprobs or 0) if self.logprobs else None

@@ -43,7 +43,7 @@ class ScriptedEngine:
         if self.refusal is not None:
             raise self.refusal
         assert isinstance(request.prompt_ids, tuple) and request.strategy in ("greedy", "nucleus")
-        assert len(request.prompt_ids) + request.settings.max_new_tokens <= self.context
+        assert len(request.prompt_ids) + request.max_new_tokens <= self.context
         sequence = SimpleNamespace(request=request, owner=owner, tokens=0, cancelled=False)
         sequence.cancel = lambda: setattr(sequence, "cancelled", True)
         with self._changed:
@@ -84,6 +84,9 @@ class ScriptedEngine:
             time.sleep(self.seconds)
 
     def _next(self, sequence):
+        echo = bytes(sequence.request.prompt_ids).decode() if sequence.request.echo and not sequence.tokens else ""
+        if sequence.request.prompt_only:
+            return Delta(text=echo, tokens=0, finish_reason="length")
         sequence.tokens += 1
         self.generated += 1
         if self.fault is not None and sequence.tokens == 3:
@@ -91,32 +94,11 @@ class ScriptedEngine:
         done = sequence.tokens == sequence.request.settings.max_new_tokens
         logprobs = ()
         if sequence.request.logprobs is not None:
-            logprobs = (TokenLogprobs(token=ord("a"), logprob=-0.5, top={ord("a"): -0.5, ord("b"): -1.5}),)
-        return Delta(text=WORD, tokens=sequence.tokens, finish_reason="length" if done else None, logprobs=logprobs)
-
-
-@pytest.fixture(scope="session")
-def byte_tokenizer():
-    """A token per byte; 256 is the end of a document."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    ordered = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda char: _BYTES[char])
-    vocabulary = {char: place for place, char in enumerate(ordered)}
-    tokenizer = Tokenizer(models.BPE({**vocabulary, "<|end|>": 256}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
-
-
-def _byte_characters():
-    """GPT-2's printable stand-in for each byte."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-_BYTES = _byte_characters()
+            top = {ord("a"): -0.5, ord("b"): -1.5}
+            logprobs = (TokenLogprobs(token=ord("a"), logprob=-0.5, top=top, data=b"a", offset=0),)
+        return Delta(
+            text=echo + WORD, tokens=sequence.tokens, finish_reason="length" if done else None, logprobs=logprobs
+        )
 
 
 @pytest.fixture

@@ -63,7 +63,8 @@ BODY = {"model": "ava-test", "prompt": "a"}
         ({**BODY, "prompt": [[]]}, "prompt"),
         ({**BODY, "prompt": [1, True]}, "prompt"),
         ({**BODY, "prompt": [999]}, "token 999"),
-        ({**BODY, "echo": True, "logprobs": 1}, "echo"),
+        ({**BODY, "logprobs": 21}, "logprobs"),
+        ({**BODY, "max_tokens": -1}, "max_tokens"),
         ({"model": "ava-test", "messages": []}, "messages"),
     ],
 )

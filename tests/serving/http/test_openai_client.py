@@ -132,7 +132,7 @@ def test_a_chat_stream_begins_with_the_role(serve, client_of):
 def test_log_probabilities_of_both_kinds(serve, client_of):
     client = client_of(serve())
     plain = client.completions.create(model="ava-test", prompt="a", max_tokens=2, logprobs=2).choices[0].logprobs
-    assert plain.tokens == ["a", "a"] and plain.token_logprobs == [-0.5, -0.5] and plain.text_offset == [0, 1]
+    assert plain.tokens == ["a", "a"] and plain.token_logprobs == [-0.5, -0.5]
     assert plain.top_logprobs[0] == {"a": -0.5, "b": -1.5}
     chat = client.chat.completions.create(
         model="ava-test",
@@ -144,6 +144,25 @@ def test_log_probabilities_of_both_kinds(serve, client_of):
     (entry,) = chat.choices[0].logprobs.content
     assert (entry.token, entry.logprob, entry.bytes) == ("a", -0.5, [97])
     assert [each.token for each in entry.top_logprobs] == ["a", "b"]
+
+
+def test_a_prompt_can_be_echoed_and_scored_without_a_new_token(serve, client_of):
+    server = serve()
+    client = client_of(server)
+    full = [97] * server.engine.context
+    answer = client.completions.create(
+        model="ava-test", prompt=[full, [98]], n=2, max_tokens=0, echo=True, logprobs=1, temperature=0
+    )
+    assert [choice.text for choice in answer.choices] == ["a" * 64, "a" * 64, "b", "b"]
+    assert {choice.finish_reason for choice in answer.choices} == {"length"}
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (65, 0)
+    assert all(each.echo and each.prompt_only and each.logprobs == 1 for each in server.engine.requests)
+    (chunk,) = client.completions.create(model="ava-test", prompt="ab", max_tokens=0, echo=True, stream=True)
+    assert (chunk.choices[0].text, chunk.choices[0].finish_reason) == ("ab", "length")
+    with pytest.raises(openai.BadRequestError, match="at most 0 tokens can follow"):
+        client.completions.create(model="ava-test", prompt=full, max_tokens=1)
+    with pytest.raises(openai.BadRequestError, match="max_tokens"):
+        client.chat.completions.create(model="ava-test", messages=[{"role": "user", "content": "a"}], max_tokens=0)
 
 
 def test_models_show_name_and_version(serve, client_of):
