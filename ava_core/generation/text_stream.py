@@ -23,10 +23,14 @@ class TextStream:
         self._bytes = token_bytes(tokenizer)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        self._echoing = False
+        """The next character began in what was echoed."""
 
     def echo(self, tokens: Iterable[int]) -> str:
         """Begin with these, in which no stop string is looked for; return their whole characters."""
-        return self._decoder.decode(b"".join(self._bytes[token] for token in tokens))
+        text = self._decoder.decode(b"".join(self._bytes[token] for token in tokens))
+        self._echoing = bool(self._decoder.getstate()[0])
+        return text
 
     def push(self, token: int) -> str:
         """Add a token; return the text that is certain now."""
@@ -43,6 +47,9 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         """Text up to a stop string, or without an end that may become one."""
+        if self._echoing and text:
+            self._echoing = False
+            return text[0] + self._release(text[1:])
         text = self._held + text
         found = [place for place in (text.find(stop) for stop in self.stop) if place >= 0]
         if found:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ava_core.config.schema import GenerationConfig
@@ -62,7 +62,12 @@ def whole(deltas):
     return choice
 
 
-@given(TOKENS, TOKENS, st.lists(st.sampled_from(["a", "\ufffd", "\u0301", "👩\u200d", "ß"]), max_size=2))
+@example(prompt=[0xE2, 0x80], tokens=[], stop=["\ufffd"])
+@example(prompt=[0xE2, 0x80], tokens=[97, 97], stop=["\ufffda"])
+@example(prompt=[0xE2, 0x80], tokens=[0xA6, 97], stop=["…", "a"])
+@given(
+    prompt=TOKENS, tokens=TOKENS, stop=st.lists(st.sampled_from(["a", "\ufffd", "\u0301", "👩\u200d", "ß"]), max_size=2)
+)
 @settings(max_examples=300, deadline=None)
 def test_bytes_joined_are_the_text_and_offsets_are_places_in_it(byte_tokenizer, prompt, tokens, stop):
     if not prompt and not tokens:
@@ -71,6 +76,7 @@ def test_bytes_joined_are_the_text_and_offsets_are_places_in_it(byte_tokenizer, 
     choice = whole(deltas)
     assert b"".join(given.data for given in choice.logprobs).decode(errors="replace") == choice.text
     cut = choice.finish_reason == "stop"
+    assert len(choice.logprobs) >= len(prompt), "no stop string is looked for in the prompt"
     said = [*prompt, *tokens]
     assert [given.token for given in choice.logprobs] == said[: len(choice.logprobs)]
     assert cut or len(choice.logprobs) == len(said)

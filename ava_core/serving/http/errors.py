@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 from ava_core.errors import AvaError
 from ava_core.serving.requests import Draining, Failed, QueueFull
 
-_NESTED = ("role", "content", "name", "type", "text", "include_usage")
+_PLAINER = {"missing": "must be given", "model_type": "must be a JSON object"}
+"""Our words for what pydantic says of its own terms, by kind of fault."""
 
 
 class HttpError(Exception):
@@ -25,9 +26,11 @@ class HttpError(Exception):
     """
 
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
-        self.status, self.message, self.code, self.param = status, message, code, param
+        # A request can spell out what is no Unicode, even in a field's name, and the answer repeats it.
+        self.message, self.param = _printable(message), None if param is None else _printable(param)
+        self.status, self.code = status, code
         self.headers: dict[str, str] = {}
-        super().__init__(message)
+        super().__init__(self.message)
 
     def body(self) -> dict[str, Any]:
         """The answer's body."""
@@ -38,6 +41,10 @@ class HttpError(Exception):
     def response(self) -> Response:
         """The answer."""
         return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def from_engine(error: AvaError) -> HttpError:
@@ -58,22 +65,20 @@ def from_engine(error: AvaError) -> HttpError:
 def from_validation(error: ValidationError, kind: type[BaseModel]) -> HttpError:
     """The first fault that pydantic found in what should have been a `kind`."""
     fault = error.errors(include_url=False)[0]
-    # Beside fields and indices a place has the names of the alternatives that were tried.
-    parts = [part for at, part in enumerate(fault["loc"]) if not at or isinstance(part, int) or part in _NESTED]
-    where = ".".join(map(str, parts))
+    where = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         name = str(fault["loc"][-1])
         near = difflib.get_close_matches(name, kind.model_fields, n=1) if len(fault["loc"]) == 1 else []
         hint = f": did you mean {near[0]}?" if near else ""
         return HttpError(
             400,
-            f"{'.'.join(map(str, fault['loc']))}: is no field of this request{hint}",
+            f"{where}: is no field of this request{hint}",
             param=name,
             code="unknown_parameter",
         )
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _PLAINER.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
     message = f"{message[:1].lower()}{message[1:]}"
     if not where:
-        return HttpError(400, message if fault["type"] == "value_error" else "body: must be a JSON object")
-    given = "" if isinstance(fault["input"], dict | list) else f" = {fault['input']!r}"[:60]
-    return HttpError(400, f"{where}{given}: {message}", param=where)
+        return HttpError(400, message if fault["type"] == "value_error" else f"body: {message}")
+    given = "" if fault["type"] == "missing" or isinstance(fault["input"], dict | list) else f" = {fault['input']!r}"
+    return HttpError(400, f"{where}{given[:60]}: {message}", param=where)

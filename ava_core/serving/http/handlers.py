@@ -161,7 +161,7 @@ class Handlers:
         call.record.prompt_tokens = prepared.prompt_tokens
         deltas = self._timed(streams, count, call)
         if body.stream:
-            events = self._events(deltas, answer, count, body.stream_options or StreamOptions(), call.record)
+            events = self._events(deltas, answer, count, body.stream_options, call.record)
             return Events(events, streams)
         choices = [Choice() for _ in range(count)]
         async for index, delta in deltas:

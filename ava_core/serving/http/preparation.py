@@ -38,7 +38,7 @@ def prepare_completion(body: CompletionRequest, served: Served) -> Prepared:
         HttpError: a prompt doesn't fit the model.
     """
     requests, prompt_tokens = [], 0
-    for prompt in body.prompts():
+    for prompt in body.prompt:
         ids = _tokens(served, prompt)
         requests += _requests(body, served, ids)
         prompt_tokens += len(ids)
@@ -119,9 +119,9 @@ def _requests(body: GenerationRequest, served: Served, ids: list[int]) -> list[R
             settings=settings,
             seed=first + index,
             logprobs=body.alternatives,
-            ignore_end=bool(body.ignore_eos),
+            ignore_end=body.ignore_eos,
             echo=body.echoes,
             prompt_only=wanted == 0,
         )
-        for index in range(body.choices)
+        for index in range(body.n)
     ]

@@ -1,92 +1,117 @@
 """OpenAI's requests as typed models: https://platform.openai.com/docs/api-reference. Unknown fields are refused.
 
 `top_k`, `min_p`, `repetition_penalty`, `ignore_eos` and `continuous_usage_stats` are extensions, under the names that
-other servers use for them. What the decoder can't do is refused where it would change the answer, and taken where it
-is off.
+other servers use for them. Fields that this server doesn't act on are in `neutral`. Null is the same as absent.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ava_core.config.schema import GenerationConfig
+from ava_core.serving.http.neutral import (
+    NeutralChatFields,
+    NeutralCompletionFields,
+    NeutralFields,
+    NeutralMessageFields,
+    NeutralPartFields,
+    NeutralStreamFields,
+)
 
-
-def _require_prompt(value: Any) -> Any:
-    """One message for all alternatives, where pydantic has one for each."""
-    listed = value if isinstance(value, list) and value else None
-    if isinstance(value, str) or (listed and (_are(str, listed) or _are(int, listed))):
-        return value
-    if listed and all(isinstance(ids, list) and ids and _are(int, ids) for ids in listed):
-        return value
-    raise ValueError("must be a string, a list of strings, a list of tokens, or a list of such lists; none empty")
-
-
-def _are(kind: type, values: list[Any]) -> bool:
-    return all(type(value) is kind for value in values)
-
-
-def _require_off(value: Any) -> Any:
-    if value:
-        raise ValueError("isn't supported by this server: leave it out")
-    return value
-
-
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
-Texts = Annotated[list[str], Field(fail_fast=True)]
-Off = Annotated[float | None, BeforeValidator(_require_off)]
-Text = Annotated[str, Field(min_length=1)]
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for completions."""
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
+MAX_STOPS = 4
 MIN_TEMPERATURE = 1e-3
 """Below it logits would be divided to infinity, so that is greedy, which it would come to anyway."""
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class StreamOptions(BaseModel):
+def _are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
+
+
+# Where the API takes one thing or a list of them, the value becomes a list, and one message tells what is wrong with
+# it: pydantic would have one for each alternative.
+
+
+def _listed_prompts(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [value]
+    if value and _are(int, value):
+        value = [value]
+    if not (value and (_are(str, value) or (_are(list, value) and all(ids and _are(int, ids) for ids in value)))):
+        raise ValueError("must be a string, a list of strings, a list of tokens, or a list of such lists; none empty")
+    negative = next((token for ids in value if isinstance(ids, list) for token in ids if token < 0), None)
+    if negative is not None:
+        raise ValueError(f"token {negative}: must be >= 0")
+    return value
+
+
+def _listed_stops(value: Any) -> list[Any]:
+    stops = [value] if isinstance(value, str) else value
+    if not _are(str, stops):
+        raise ValueError("must be a string or a list of strings")
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"at most {MAX_STOPS} strings, not {len(stops)}")
+    if "" in stops:
+        raise ValueError("must not hold an empty string")
+    try:
+        "".join(stops).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("isn't valid UTF-8") from error
+    return stops
+
+
+def _listed_parts(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not (isinstance(value, list) and value):
+        raise ValueError("must be a string or a list of parts, not empty")
+    return value
+
+
+def _require_text(kind: str) -> str:
+    if kind != "text":
+        raise ValueError("must be text: this model reads nothing else")
+    return kind
+
+
+def _require_speaker(role: Any) -> Any:
+    if role in ("tool", "function"):
+        raise ValueError("isn't supported: this model calls no tools: leave the message out")
+    return role
+
+
+class StreamOptions(NeutralStreamFields):
     """What a stream holds beside its text."""
-
-    model_config = STRICT
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(NeutralFields):
     """What completions and chat completions have in common."""
 
-    model_config = STRICT
-
     model: str
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
-    top_k: Annotated[int, Field(ge=-1)] | None = 0
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = 1.0
-    ignore_eos: bool | None = False
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    ignore_eos: bool = False
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    presence_penalty: Off = 0.0
-    frequency_penalty: Off = 0.0
-    logit_bias: Annotated[dict[str, Any] | None, BeforeValidator(_require_off)] = None
-    user: str | None = None
+    stop: Annotated[list[str], BeforeValidator(_listed_stops)] = []
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
 
     @property
     def strategy(self) -> str:
         """Temperature 0 is greedy, as with OpenAI."""
-        return "nucleus" if self.temperature is None or self.temperature >= MIN_TEMPERATURE else "greedy"
-
-    @property
-    def choices(self) -> int:
-        """Continuations of each prompt."""
-        return self.n or 1
+        return "nucleus" if self.temperature >= MIN_TEMPERATURE else "greedy"
 
     @property
     def new_tokens(self) -> int | None:
@@ -104,33 +129,38 @@ class GenerationRequest(BaseModel):
         return False
 
     def settings(self, new_tokens: int) -> GenerationConfig:
-        """For the sampler; null means the default."""
+        """For the sampler."""
         return GenerationConfig(
             max_new_tokens=new_tokens,
-            temperature=float(self.temperature or 1.0) if self.strategy != "greedy" else 1.0,
-            top_p=float(1.0 if self.top_p is None else self.top_p),
-            top_k=max(self.top_k or 0, 0),
-            min_p=float(self.min_p or 0.0),
-            repetition_penalty=float(1.0 if self.repetition_penalty is None else self.repetition_penalty),
-            stop=[self.stop] if isinstance(self.stop, str) else self.stop or [],
+            temperature=float(self.temperature) if self.strategy != "greedy" else 1.0,
+            top_p=float(self.top_p),
+            top_k=max(self.top_k, 0),
+            min_p=float(self.min_p),
+            repetition_penalty=float(self.repetition_penalty),
+            stop=self.stop,
         )
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(GenerationRequest, NeutralCompletionFields):
     """POST /v1/completions."""
 
-    prompt: Annotated[
-        str | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True)], BeforeValidator(_require_prompt)
-    ] = ""
-    max_tokens: Annotated[int, Field(ge=0)] | None = DEFAULT_MAX_TOKENS
-    echo: bool | None = False
+    prompt: Annotated[list[Any], BeforeValidator(_listed_prompts)] = [""]
+    """Each a text, or a list of tokens."""
+    max_tokens: Annotated[int, Field(ge=0)] = DEFAULT_MAX_TOKENS
+    """0 for the prompt's own log-probabilities alone."""
+    echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
-    suffix: Annotated[str, Field(max_length=0)] | None = None
+    best_of: int | None = None
+
+    @model_validator(mode="after")
+    def _require_all_candidates(self) -> Self:
+        if self.best_of not in (None, self.n):
+            raise ValueError(f"best_of = {self.best_of}: must be n, {self.n} here: all candidates are answered")
+        return self
 
     @property
     def new_tokens(self) -> int | None:
-        """0 for the prompt's own log-probabilities alone."""
+        """As `max_tokens` says."""
         return self.max_tokens
 
     @property
@@ -141,56 +171,53 @@ class CompletionRequest(GenerationRequest):
     @property
     def echoes(self) -> bool:
         """As `echo` says."""
-        return bool(self.echo)
-
-    def prompts(self) -> list[str | list[int]]:
-        """The prompts, each as text or as tokens."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)
+        return self.echo
 
 
-class Part(BaseModel):
+class Part(NeutralPartFields):
     """A part of a message's content."""
 
-    model_config = STRICT
-
-    type: Literal["text"]
+    type: Annotated[str, AfterValidator(_require_text)]
     text: str
 
 
-class Message(BaseModel):
+class Message(NeutralMessageFields):
     """One message of a chat."""
 
-    model_config = STRICT
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_require_speaker)]
+    content: Annotated[list[Part], BeforeValidator(_listed_parts)] = []
+    name: str = ""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
-    name: str | None = None
+    @model_validator(mode="after")
+    def _require_content(self) -> Self:
+        if not self.content and self.role != "assistant":
+            raise ValueError(f"content: must be given in a message of the {self.role}")
+        return self
 
     def plain(self) -> dict[str, str]:
         """As chat templates take it: the parts of a content as one text."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        content = "".join(part.text for part in self.content)
         return {"role": self.role, "content": content, **({"name": self.name} if self.name else {})}
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, NeutralChatFields):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = False
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 0
 
     @model_validator(mode="after")
     def _require_consistent_options(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: needs logprobs = true")
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("max_tokens and max_completion_tokens: give one of them")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ValueError(
+                f"max_tokens = {self.max_tokens} and max_completion_tokens = {self.max_completion_tokens}: give one of"
+                " them, or the same value"
+            )
         return self
 
     @property
@@ -201,4 +228,4 @@ class ChatRequest(GenerationRequest):
     @property
     def alternatives(self) -> int | None:
         """As `top_logprobs` says."""
-        return (self.top_logprobs or 0) if self.logprobs else None
+        return self.top_logprobs if self.logprobs else None

@@ -145,6 +145,22 @@ def serve(byte_tokenizer):
         engine.close()
 
 
+@pytest.fixture
+def client_of():
+    """OpenAI's own clients of a server."""
+    import openai
+
+    clients = []
+
+    def make(server, key="none"):
+        clients.append(openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0, timeout=10))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
 def wait_until(condition, seconds=10.0):
     """Wait for a condition; fails when it doesn't come true."""
     deadline = time.monotonic() + seconds

@@ -60,6 +60,7 @@ BODY = {"model": "ava-test", "prompt": "a"}
         ({**BODY, "stream": "yes"}, "stream"),
         ({**BODY, "stop": "\ud800"}, "stop"),
         ({**BODY, "prompt": "\ud800"}, "UTF-8"),
+        ({**BODY, "\ud800": 1}, "unicode"),
         ({**BODY, "prompt": [[]]}, "prompt"),
         ({**BODY, "prompt": [1, True]}, "prompt"),
         ({**BODY, "prompt": [999]}, "token 999"),

@@ -10,19 +10,6 @@ from ava_core.serving.requests import Failed
 from tests.serving.http.conftest import CREATED, WORD
 
 
-@pytest.fixture
-def client_of():
-    clients = []
-
-    def make(server, key="none"):
-        clients.append(openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0, timeout=10))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close()
-
-
 def test_completions_of_several_prompts_come_in_order_with_their_usage(serve, client_of):
     server = serve()
     answer = client_of(server).completions.create(
