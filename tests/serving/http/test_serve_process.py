@@ -127,3 +127,53 @@ def test_a_client_that_leaves_and_extreme_options_harm_nobody(ava_serve):
         return re.search(r"^ava_running_requests (\S+)", text, re.MULTILINE)[1]
 
     wait_until(lambda: running() == "0.0")
+
+
+def test_lm_eval_scores_the_server_as_it_scores_the_float_model(ava_serve, tiny_model):
+    """Likelihood, greedy or not, of words after a context and of whole texts, by the harness's own two classes."""
+    pytest.importorskip("tenacity", reason="lm_eval's local-completions needs it: pip install 'lm-eval[api]'")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+    from transformers import AutoModelForCausalLM
+
+    import ava_core.models  # noqa: F401  registers the architecture
+
+    _, client = ava_serve()
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
+    local = HFLM(pretrained=model, tokenizer=str(tiny_model), device="cpu", batch_size=4)
+    pairs = [
+        ("To be, or", " not to be"),
+        ("To be, or", " nöt … 👩\u200d🚀"),
+        ("a <|endoftext|> b", " c"),
+        ("", "My lord"),
+        ("My lord", greedy_text(client, "My lord", 6)),
+        ("My lord, I", " have"),
+    ]
+    choices = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+    texts = [Instance("loglikelihood_rolling", {}, (text,), index) for index, text in enumerate(("To be", "O, my ß"))]
+    expected = local.loglikelihood(choices, disable_tqdm=True)
+    rolling = local.loglikelihood_rolling(texts, disable_tqdm=True)
+    for options in ({"batch_size": 4}, {"num_concurrent": 3}, {"tokenized_requests": False}):
+        served = LocalCompletionsAPI(
+            model="quantized",
+            base_url=f"{client.base_url}completions",
+            tokenizer=str(tiny_model),
+            tokenizer_backend="huggingface",
+            max_length=128,
+            **options,
+        )
+        # As text the harness sends what it has decoded, in which a special token is spelt out: text is text.
+        kept = [0, 1, 4, 5] if options == {"tokenized_requests": False} else range(len(pairs))
+        found = served.loglikelihood([choices[index] for index in kept], disable_tqdm=True)
+        for index, (logprob, greedy) in zip(kept, found, strict=True):
+            assert logprob == pytest.approx(expected[index][0], abs=1e-3), pairs[index]
+            assert greedy == expected[index][1], pairs[index]
+        if "tokenized_requests" not in options:
+            assert served.loglikelihood_rolling(texts, disable_tqdm=True) == pytest.approx(rolling, abs=1e-3)
+    assert [greedy for _, greedy in expected] == [False, False, False, False, True, False]
+
+
+def greedy_text(client, prompt, tokens):
+    answer = client.completions.create(model="quantized", prompt=prompt, max_tokens=tokens, temperature=0)
+    return answer.choices[0].text
