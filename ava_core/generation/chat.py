@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ava_core.generation.prompts import encode_text
@@ -51,20 +52,21 @@ def render_chat(
     """
     template = template or getattr(tokenizer, "chat_template", None) or PLAIN_TEMPLATE
     control = _Control(tokenizer)
-    there = {*template, *(char for message in messages for text in message.values() for char in text)}
+    there = set(template).union(*(text for message in messages for text in message.values()))
     unused = (chr(code) for code in PRIVATE_USE if chr(code) not in there)
     stand_ins = dict(zip(control.telltales, unused, strict=False))
     disguise = str.maketrans(stand_ins)
-    rendered: Any = tokenizer.apply_chat_template(
-        [
-            {key: text if key == "role" else text.translate(disguise) for key, text in message.items()}
-            for message in messages
-        ],
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=True,
-    )
     undisguise = str.maketrans({stand_in: char for char, stand_in in stand_ins.items()})
+    disguised = [
+        {key: text if key == "role" else text.translate(disguise) for key, text in message.items()}
+        for message in messages
+    ]
+    try:
+        rendered: Any = tokenizer.apply_chat_template(
+            disguised, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:  # it may quote a message
+        raise TemplateError(str(error).translate(undisguise)) from error
     return [piece.translate(undisguise) if isinstance(piece, str) else piece for piece in control.split(rendered)]
 
 

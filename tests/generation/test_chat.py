@@ -100,5 +100,9 @@ def test_control_token_swallows_the_space_beside_it_as_the_tokenizer_says(tiny_m
 def test_message_that_is_no_text_is_refused_and_so_is_a_template_s_objection(tokenizer):
     with pytest.raises(AvaError, match="UTF-8"):
         encode_chat(tokenizer, [{"role": "user", "content": "\ud800"}])
-    with pytest.raises(TemplateError, match="roles alternate"):
-        encode_chat(tokenizer, [{"role": "user", "content": "a"}], "{{ raise_exception('roles alternate') }}")
+    with pytest.raises(TemplateError, match=r"not this: a \|b"):
+        encode_chat(
+            tokenizer,
+            [{"role": "user", "content": "a |b"}],
+            "{{ raise_exception('not this: ' + messages[0].content) }}",
+        )

@@ -177,3 +177,24 @@ def test_lm_eval_scores_the_server_as_it_scores_the_float_model(ava_serve, tiny_
 def greedy_text(client, prompt, tokens):
     answer = client.completions.create(model="quantized", prompt=prompt, max_tokens=tokens, temperature=0)
     return answer.choices[0].text
+
+
+def test_a_stream_has_the_log_probabilities_of_the_whole_answer(ava_serve):
+    _, client = ava_serve()
+    asked = {
+        "model": "quantized", "prompt": ["To be … ", "O"], "n": 2, "max_tokens": 12, "logprobs": 3, "echo": True,
+        "seed": 4, "temperature": 1.5, "stop": ["e ", "th"],
+    }  # fmt: skip
+    whole = client.completions.create(**asked)
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**asked, stream=True)]
+    for choice in whole.choices:
+        mine = [chunk for chunk in chunks if chunk.index == choice.index]
+        assert "".join(chunk.text for chunk in mine) == choice.text
+        assert mine[-1].finish_reason == choice.finish_reason
+        for part in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            streamed = [each for chunk in mine if chunk.logprobs for each in getattr(chunk.logprobs, part)]
+            assert streamed == getattr(choice.logprobs, part), part
+        assert choice.logprobs.token_logprobs[0] is None
+        assert all(3 <= len(top) <= 4 for top in choice.logprobs.top_logprobs[1:])
+        assert choice.logprobs.text_offset == sorted(choice.logprobs.text_offset)
+    assert {choice.text[:8] for choice in whole.choices[:2]} == {"To be … "}
