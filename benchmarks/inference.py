@@ -98,10 +98,10 @@ def quality(model: Path, shards: Path, work: Path) -> dict[str, dict[str, float]
 
 def start_seconds(folder: Path) -> float:
     """From the start of `ava serve` to the first token that it sends."""
-    body = json.dumps({"model": NAME, "prompt": "To be", "max_tokens": 1}).encode()
+    body = {"model": NAME, "prompt": "To be", "max_tokens": 1}
     started = time.perf_counter()
     with serving(folder) as (address, _):
-        httpx.post(f"{address}/v1/completions", content=body, timeout=60).raise_for_status()
+        httpx.post(f"{address}/v1/completions", json=body, timeout=60).raise_for_status()
         return time.perf_counter() - started
 
 

@@ -25,14 +25,25 @@ HEADER_SECONDS = 20.0
 
 
 MAX_CONNECTIONS = 1024
-SPARE_DESCRIPTORS = 192
-"""For files, pipes and connections that were accepted and not looked at yet."""
+BACKLOG = 128
+"""Connections that the kernel holds until they are accepted."""
+SPARE_DESCRIPTORS = 64 + 3 * BACKLOG
+"""For files, and for connections that were accepted and not looked at yet, or dropped and not closed yet."""
 
 
 def most_connections() -> int:
     """Connections that are kept: `MAX_CONNECTIONS`, or what the limit on open files leaves room for."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft - SPARE_DESCRIPTORS))
+
+
+def raise_open_files() -> None:
+    """Make room for `MAX_CONNECTIONS` where the hard limit on open files allows more than the soft one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
 
 
 class BoundedProtocol(H11Protocol):

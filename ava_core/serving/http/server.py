@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import time
@@ -14,15 +15,13 @@ import uvicorn
 
 from ava_core.errors import AvaError
 from ava_core.serving.http.app import Access, create_app
-from ava_core.serving.http.connections import BoundedProtocol, DrainingServer
+from ava_core.serving.http.connections import BACKLOG, BoundedProtocol, DrainingServer, raise_open_files
 from ava_core.serving.http.limits import Limits
 from ava_core.serving.models import ServedModels, Source
 from ava_core.serving.streams import Bridge
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 15
-BACKLOG = 128
-"""Connections that the kernel holds until they are accepted."""
 CLOSING_SECONDS = 1
 """For connections to close when no request is running any more."""
 
@@ -54,6 +53,11 @@ def run(
         AvaError: the model can't be had, the address is taken, or requests were cut off at the end.
         IntegrityError: the model is damaged.
     """
+
+    raise_open_files()
+    # What was imported is never looked at again: a collection takes milliseconds, and held up all streams for hundreds.
+    gc.collect()
+    gc.freeze()
 
     async def serve() -> None:
         bridge = Bridge(asyncio.get_running_loop())

@@ -95,6 +95,17 @@ def test_the_limit_on_open_files_bounds_the_connections(monkeypatch):
     assert connections.most_connections() == connections.MAX_CONNECTIONS
 
 
+@pytest.mark.parametrize(
+    ("soft", "hard", "after"), [(1024, 4096, 1472), (256, 512, 512), (1024, -1, 1472), (-1, -1, None)]
+)
+def test_the_limit_on_open_files_is_raised_as_far_as_may_be(monkeypatch, soft, hard, after):
+    found = []
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(connections.resource, "setrlimit", lambda _, limits: found.append(limits))
+    connections.raise_open_files()
+    assert found == ([] if after is None else [(after, hard)])
+
+
 def test_clients_that_leave_during_an_upload_make_one_line_each(serve, caplog):
     caplog.set_level(logging.INFO)
     server = serve()

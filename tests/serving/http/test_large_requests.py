@@ -29,7 +29,7 @@ def nested(depth, inner):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({**BODY, "n": 16, "prompt": [[1]] * 260_000}, "sequences"),
+        ({**BODY, "n": 16, "prompt": [[1]] * 260_000}, "values"),
         ({**BODY, "prompt": [[1]] * 60_000}, "60000 sequences"),
         ({**BODY, "prompt": ["a"] * 60_000}, "60000 sequences"),
         ({**BODY, "n": 16, "prompt": ["a", "b", "c"]}, "48 sequences"),
@@ -48,7 +48,9 @@ def nested(depth, inner):
         ({**BODY, "x" * 900_000: 1}, "900000 characters"),
         ({**BODY, "model": "m" * 900_000}, "is not served"),
         ({**BODY, "metadata": nested(500, 1)}, "nested too deeply"),
-        (b'{"model": "ava-test", "prompt": "a", "metadata": ' + b"[" * 400_000 + b"]" * 400_000 + b"}", "nested"),
+        (b'{"model": "ava-test", "prompt": "a", "metadata": ' + b"[" * 400_000 + b"]" * 400_000 + b"}", "values"),
+        (b'{"model": "ava-test", "prompt": "a", "metadata": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "nested"),
+        (b'{"' + b'\\"' * 200_000 + b"[" * 400_000, "JSON"),
         (b'{"model": "ava-test", "prompt": "a", "max_tokens": ' + b"9" * 5_000 + b"}", "4300 digits"),
         (b'{"model": "ava-test", "prompt": "a", "seed": -' + b"9" * 4_000 + b"}", "seed"),
         (b'{"model": "ava-test", "prompt": "a", "temperature": 1e' + b"9" * 300 + b"}", "temperature"),
@@ -68,6 +70,14 @@ def test_a_body_that_is_too_much_is_refused_before_anything_is_made_of_it(serve,
     assert not server.engine.requests and not [text for text in encoded if isinstance(text, str)]
     server.models.served.tokenizer = byte_tokenizer
     assert works(server)
+
+
+def test_brackets_in_a_text_are_no_values(serve):
+    server = serve()
+    server.engine.context = 10**6
+    prompt = 'say [] and {} and "[" ' * 20_000
+    assert post(server, compact({**BODY, "prompt": prompt, "max_tokens": 1}))[0] == 200
+    assert len(server.engine.requests[0].prompt_ids) == len(prompt)
 
 
 class _Watched:
