@@ -14,6 +14,8 @@ from ava_core.errors import ConfigError
 GIB = 2**30
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+KERNELS = "AVA_KERNELS"
+KERNEL_CHOICES = ("auto", "native", "onednn", "off")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,20 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
+
+
+def requested_kernels() -> str:
+    """What AVA_KERNELS asks of a CPU in bfloat16, whatever this one would do fastest: one of KERNEL_CHOICES.
+
+    native: products by Ava's own kernels, with AMX too; onednn: products by PyTorch, as with AMX; off: all by PyTorch.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    value = os.environ.get(KERNELS) or "auto"
+    if value not in KERNEL_CHOICES:
+        raise ConfigError(f"environment: {KERNELS} = {value!r}: must be one of {', '.join(KERNEL_CHOICES)}")
+    return value
 
 
 def choose_preset(hardware: Hardware, rules: Path) -> tuple[str, str]:

@@ -15,4 +15,4 @@ def adamw_with_master(
     beta1, beta2 = betas
     corrections = (1 - beta1**step, 1 - beta2**step)
     rates = (float(lr), beta1, beta2, float(eps), float(weight_decay), *corrections)
-    call("ava_adamw", weight, grad.contiguous(), master, exp_avg, exp_avg_sq, weight.numel(), *rates)
+    call("ava_adamw", weight, grad.contiguous(), master, exp_avg, exp_avg_sq, *rates)

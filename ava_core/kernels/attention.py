@@ -14,8 +14,7 @@ class _Attention(torch.autograd.Function):
         B, H, S, A = q_BHSA.shape
         q, k, v = q_BHSA.contiguous(), k_BGSA.contiguous(), v_BGSA.contiguous()
         out, lse = torch.empty_like(q), q.new_empty(B, H, S, dtype=torch.float32)
-        masks = 0 if mask is None else mask.shape[0]
-        call("ava_attention", q, k, v, mask, masks, B, H, k.shape[1], S, A, A**-0.5, out, lse)
+        call("ava_attention", q, k, v, mask, A**-0.5, out, lse)
         ctx.save_for_backward(q, k, v, out, lse, mask)
         return out
 
@@ -23,13 +22,8 @@ class _Attention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         q, k, v, out, lse, mask = ctx.saved_tensors
-        B, H, S, A = q.shape
         grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        masks = 0 if mask is None else mask.shape[0]
-        call(
-            "ava_attention_backward",
-            *(grad.contiguous(), q, k, v, out, lse, mask, masks, B, H, k.shape[1], S, A, A**-0.5, *grads),
-        )
+        call("ava_attention_backward", grad.contiguous(), q, k, v, out, lse, mask, q.shape[-1] ** -0.5, *grads)
         return *grads, None
 
 

@@ -13,11 +13,12 @@ def cross_entropy_and_gradient(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Losses (T,), log-sum-exps (T,), and d(loss + z_weight * lse^2) / d logits in bfloat16 (T, V).
 
-    `logits_TV` is float32; a token whose label is negative has no loss: zeros.
+    `logits_TV` is float32; a token whose label is -100 has no loss: zeros.
+
+    Raises:
+        IndexError: another label is negative, or not in the vocabulary.
     """
-    T, V = logits_TV.shape
-    losses, normalisers = logits_TV.new_empty(T), logits_TV.new_empty(T)
-    grad = logits_TV.new_empty(T, V, dtype=torch.bfloat16) if gradient else None
-    numbers = (float(label_smoothing), float(z_weight))
-    call("ava_cross_entropy", logits_TV, labels_T.contiguous(), T, V, *numbers, losses, normalisers, grad)
+    losses, normalisers = logits_TV.new_empty(2, len(logits_TV))
+    grad = torch.empty_like(logits_TV, dtype=torch.bfloat16) if gradient else None
+    call(*("ava_cross_entropy", logits_TV, labels_T.contiguous(), label_smoothing, z_weight, losses, normalisers, grad))
     return losses, normalisers, grad

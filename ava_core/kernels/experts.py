@@ -14,12 +14,11 @@ class _Experts(torch.autograd.Function):
         ctx, x_TD: Tensor, weights_TK: Tensor, gate_up_NFD: Tensor, down_NDF: Tensor, row_TK: Tensor, slot_R: Tensor,
         token_R: Tensor, starts_N: Tensor,
     ) -> Tensor:  # fmt: skip
-        (T, D), K, (N, _, F) = x_TD.shape, weights_TK.shape[1], down_NDF.shape
-        activations = x_TD.new_empty(slot_R.numel(), 2 * F)
+        activations = x_TD.new_empty(slot_R.numel(), gate_up_NFD.shape[1])
         out = torch.empty_like(x_TD)
         call(
             "ava_experts_forward",
-            *(x_TD, token_R, row_TK, weights_TK, starts_N, gate_up_NFD, down_NDF, T, K, N, D, F, activations, out),
+            *(x_TD, token_R, row_TK, slot_R, weights_TK, starts_N, gate_up_NFD, down_NDF, activations, out),
         )
         ctx.save_for_backward(x_TD, weights_TK, gate_up_NFD, down_NDF, row_TK, slot_R, token_R, starts_N, activations)
         return out
@@ -28,13 +27,12 @@ class _Experts(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_TD: Tensor):
         x_TD, weights_TK, gate_up_NFD, down_NDF, row_TK, slot_R, token_R, starts_N, activations = ctx.saved_tensors
-        (T, D), K, (N, _, F) = x_TD.shape, weights_TK.shape[1], down_NDF.shape
         grad_x, grad_weights = torch.empty_like(x_TD), torch.zeros_like(weights_TK)
         grad_gate_up, grad_down = torch.empty_like(gate_up_NFD), torch.empty_like(down_NDF)
         call(
             "ava_experts_backward",
             *(grad_TD.contiguous(), x_TD, token_R, row_TK, slot_R, weights_TK, starts_N, gate_up_NFD, down_NDF),
-            *(activations, T, K, N, D, F, grad_x, grad_gate_up, grad_down, grad_weights),
+            *(activations, grad_x, grad_gate_up, grad_down, grad_weights),
         )
         return grad_x, grad_weights, grad_gate_up, grad_down, None, None, None, None
 
@@ -51,6 +49,9 @@ def swiglu_experts(
         row_TK: int64, row of each slot, -1 where it has none.
         slot_R, token_R: int64, slot (of T * K) and token of each row; rows are sorted by expert.
         starts_N: int64 (N + 1,), the first row of each expert, and R.
+
+    Raises:
+        IndexError: rows, slots, tokens and starts don't belong together.
     """
     return _Experts.apply(
         x_TD.contiguous(), weights_TK.float().contiguous(), gate_up_NFD, down_NDF, row_TK, slot_R, token_R, starts_N

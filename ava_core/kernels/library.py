@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ava_core.config.hardware import requested_kernels
+from ava_core.errors import ConfigError
 from ava_core.kernels.build import library_path
+from ava_core.kernels.entries import ENTRIES, SOUND
 
 log = logging.getLogger(__name__)
 NEEDED_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
@@ -27,9 +30,25 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
 
 
-@functools.cache
 def library() -> Any | None:
-    """The loaded library; None where it wasn't built or the CPU lacks AVX-512 BF16."""
+    """The loaded library; None where it wasn't built, the CPU lacks AVX-512 BF16, or AVA_KERNELS says off.
+
+    Raises:
+        ConfigError: AVA_KERNELS is native, and there is none; or it is no value that it may have.
+    """
+    requested = requested_kernels()
+    if requested == "off":
+        return None
+    if requested == "native" and _loaded() is None:
+        raise ConfigError(
+            "environment: AVA_KERNELS = native: this machine can't: it needs Linux, a CPU with AVX-512 BF16, and"
+            " `python -m ava_core.kernels.build`"
+        )
+    return _loaded()
+
+
+@functools.cache
+def _loaded() -> Any | None:
     if not cpu_flags().issuperset(NEEDED_FLAGS):
         return None
     path = library_path()
@@ -44,9 +63,15 @@ def library() -> Any | None:
 
 
 def products_pay() -> bool:
-    """Whether our matrix products are the fastest here: with AMX, oneDNN's are several times as fast."""
+    """Whether our matrix products are the fastest here: with AMX, oneDNN's are several times as fast.
+
+    AVA_KERNELS may say otherwise.
+    """
     # First, for a compiler would trace the reading of files behind it.
-    return not torch.compiler.is_compiling() and library() is not None and "amx_bf16" not in cpu_flags()
+    if torch.compiler.is_compiling() or library() is None:
+        return False
+    requested = requested_kernels()
+    return requested == "native" or (requested == "auto" and "amx_bf16" not in cpu_flags())
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -59,16 +84,21 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-def call(name: str, *arguments: Tensor | int | float | None) -> None:
-    """Call a function of the library: (contiguous) tensors as pointers, integers as int64, floats as float."""
-    function = getattr(library(), name)
-    function(*[_argument(a) for a in arguments])
+def call(name: str, *arguments: Tensor | float | None) -> None:
+    """Call a function of the library, with what `ENTRIES` says that it takes.
+
+    Raises:
+        ValueError: an argument has another type or shape, or isn't contiguous.
+        IndexError: an index is out of its range. What the function should have written is undefined then.
+    """
+    entry = ENTRIES[name]
+    code = _function(name)(*entry.bind(arguments))
+    if code != SOUND:
+        raise entry.explain(code, arguments)
 
 
-def _argument(value: Tensor | int | float | None) -> Any:
-    if value is None:
-        return ctypes.c_void_p(None)
-    if isinstance(value, Tensor):
-        assert value.is_contiguous()  # the kernels know no strides
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
+@functools.cache
+def _function(name: str) -> Any:
+    function = getattr(_loaded(), name)
+    function.argtypes, function.restype = ENTRIES[name].types, ctypes.c_int64
+    return function

@@ -15,9 +15,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_RI: Tensor, weight_OI: Tensor) -> Tensor:
         ctx.save_for_backward(x_RI, weight_OI)
-        starts = torch.tensor([0, x_RI.shape[0]])
         out = x_RI.new_empty(x_RI.shape[0], weight_OI.shape[0])
-        call("ava_linear", x_RI, weight_OI, starts, 1, x_RI.shape[1], weight_OI.shape[0], 0, out)
+        call("ava_linear", x_RI, weight_OI, out)
         return out
 
     @staticmethod
@@ -25,14 +24,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, grad_RO: Tensor):
         x_RI, weight_OI = ctx.saved_tensors
         grad_RO = grad_RO.contiguous()
-        (O, I), starts = weight_OI.shape, torch.tensor([0, x_RI.shape[0]])  # noqa: E741
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.empty_like(x_RI)
-            call("ava_linear", grad_RO, weight_OI, starts, 1, O, I, 1, grad_x)
+            call("ava_linear_input", grad_RO, weight_OI, grad_x)
         if ctx.needs_input_grad[1]:
             grad_weight = torch.empty_like(weight_OI)
-            call("ava_linear_weight", grad_RO, x_RI, starts, 1, O, I, grad_weight)
+            call("ava_linear_weight", grad_RO, x_RI, grad_weight)
         return grad_x, grad_weight
 
 
@@ -48,9 +46,8 @@ def linear(x: Tensor, weight_OI: Tensor) -> Tensor | None:
 
 def head_logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:
     """Logits (T, V) in float32, not rounded on the way."""
-    (T, D), V = hidden_TD.shape, weight_VD.shape[0]
-    out = hidden_TD.new_empty(T, V, dtype=torch.float32)
-    call("ava_logits", hidden_TD, weight_VD, torch.tensor([0, T]), D, V, out)
+    out = hidden_TD.new_empty(len(hidden_TD), len(weight_VD), dtype=torch.float32)
+    call("ava_logits", hidden_TD, weight_VD, out)
     return out
 
 
@@ -58,8 +55,7 @@ def head_gradients(
     grad_TV: Tensor, hidden_TD: Tensor, weight_VD: Tensor, grad_hidden_TD: Tensor | None, grad_weight_VD: Tensor | None
 ) -> None:
     """Write the gradient of the hidden states, bfloat16, and add to that of the weight, float32."""
-    (V, D), starts = weight_VD.shape, torch.tensor([0, hidden_TD.shape[0]])
     if grad_hidden_TD is not None:
-        call("ava_linear", grad_TV, weight_VD, starts, 1, V, D, 1, grad_hidden_TD)
+        call("ava_linear_input", grad_TV, weight_VD, grad_hidden_TD)
     if grad_weight_VD is not None:
-        call("ava_add_head_gradient", grad_TV, hidden_TD, starts, V, D, grad_weight_VD)
+        call("ava_add_head_gradient", grad_TV, hidden_TD, grad_weight_VD)

@@ -11,10 +11,9 @@ from ava_core.kernels.library import call
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        n = x.shape[-1]
         x, weight = x.contiguous(), weight.contiguous()
-        out, scales = torch.empty_like(x), x.new_empty(x.numel() // n, dtype=torch.float32)
-        call("ava_rms_norm", x, weight, scales.numel(), n, eps, out, scales)
+        out, scales = torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
+        call("ava_rms_norm", x, weight, eps, out, scales)
         ctx.save_for_backward(x, weight, scales)
         return out
 
@@ -23,10 +22,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight, scales = ctx.saved_tensors
         grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
-        call(
-            "ava_rms_norm_backward",
-            *(grad.contiguous(), x, weight, scales, scales.numel(), x.shape[-1], grad_x, grad_weight),
-        )
+        call("ava_rms_norm_backward", grad.contiguous(), x, weight, scales, grad_x, grad_weight)
         return grad_x, grad_weight, None
 
 
@@ -41,9 +37,8 @@ class _NormRotate(torch.autograd.Function):
         B, S, H, A = x_BSHA.shape
         x_BSHA = x_BSHA.contiguous()
         out = x_BSHA.new_empty(B, H, S, A)
-        scales = x_BSHA.new_empty(0 if weight is None else B * S * H, dtype=torch.float32)
-        rows = cosines.numel() // A
-        call("ava_norm_rotate", x_BSHA, weight, cosines, sines, rows, B, S, H, A, eps, out, scales)
+        scales = None if weight is None else x_BSHA.new_empty(B, S, H, dtype=torch.float32)
+        call("ava_norm_rotate", x_BSHA, weight, cosines, sines, eps, out, scales)
         ctx.save_for_backward(x_BSHA, weight, cosines, sines, scales)
         return out
 
@@ -51,12 +46,10 @@ class _NormRotate(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_BHSA: Tensor):
         x, weight, cosines, sines, scales = ctx.saved_tensors
-        B, S, H, A = x.shape
         grad_x, grad_weight = torch.empty_like(x), None if weight is None else torch.empty_like(weight)
-        rows = cosines.numel() // A
         call(
             "ava_norm_rotate_backward",
-            *(grad_BHSA.contiguous(), x, weight, cosines, sines, rows, scales, B, S, H, A, grad_x, grad_weight),
+            *(grad_BHSA.contiguous(), x, weight, cosines, sines, scales, grad_x, grad_weight),
         )
         return grad_x, grad_weight, None, None, None
 

@@ -13,18 +13,16 @@ class _NarrowLinear(torch.autograd.Function):
     def forward(ctx, x_TD: Tensor, weight: Tensor) -> Tensor:
         x_TD, weight = x_TD.contiguous(), weight.contiguous()
         ctx.save_for_backward(x_TD, weight)
-        (T, D), n = x_TD.shape, weight.shape[0]
-        out = x_TD.new_empty(T, n, dtype=torch.float32)
-        call("ava_narrow_linear", x_TD, weight, T, n, D, out)
+        out = x_TD.new_empty(len(x_TD), len(weight), dtype=torch.float32)
+        call("ava_narrow_linear", x_TD, weight, out)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         x_TD, weight = ctx.saved_tensors
-        (T, D), n = x_TD.shape, weight.shape[0]
         grad_x, grad_weight = torch.empty_like(x_TD), torch.empty_like(weight)
-        call("ava_narrow_linear_backward", grad.contiguous(), x_TD, weight, T, n, D, grad_x, grad_weight)
+        call("ava_narrow_linear_backward", grad.contiguous(), x_TD, weight, grad_x, grad_weight)
         return grad_x, grad_weight
 
 
@@ -37,20 +35,17 @@ class _ZeroComputation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, base_TD: Tensor, x_TD: Tensor, scale_T: Tensor, mix_TC: Tensor, constants_CD: Tensor) -> Tensor:
         ctx.save_for_backward(x_TD, scale_T, mix_TC, constants_CD)
-        (T, D), out = x_TD.shape, torch.empty_like(base_TD)
-        call("ava_zero_computation", base_TD, x_TD, scale_T, mix_TC, constants_CD, T, mix_TC.shape[1], D, out)
+        out = torch.empty_like(base_TD)
+        call("ava_zero_computation", base_TD, x_TD, scale_T, mix_TC, constants_CD, out)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         x_TD, scale_T, mix_TC, constants_CD = ctx.saved_tensors
-        grad, (T, D) = grad.contiguous(), x_TD.shape
+        grad = grad.contiguous()
         grads = [torch.empty_like(t) for t in (x_TD, scale_T, mix_TC, constants_CD)]
-        call(
-            "ava_zero_computation_backward",
-            *(grad, x_TD, scale_T, mix_TC, constants_CD, T, mix_TC.shape[1], D, *grads),
-        )
+        call("ava_zero_computation_backward", grad, x_TD, scale_T, mix_TC, constants_CD, *grads)
         return grad, *grads
 
 

@@ -66,11 +66,26 @@ class Rows:
         logits_TV: float32 or wider.
         labels_T: the targets, `IGNORE_INDEX` where there is none.
         candidates: by the name of the part that asked for them.
+
+    Raises:
+        IndexError: a label is no token of the vocabulary. PyTorch's cross-entropy refuses it too, but not every part
+            has one; on an accelerator it is left to that, whose kernel asserts it, for looking would wait for it.
     """
 
     logits_TV: Tensor
     labels_T: Tensor
     candidates: Mapping[str, Candidates] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.labels_T.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        vocab_size = self.logits_TV.shape[-1]
+        wrong_T = ((self.labels_T < 0) & self.predicted_T) | (self.labels_T >= vocab_size)
+        if wrong_T.any():
+            first = int(self.labels_T[wrong_T][0])
+            raise IndexError(
+                f"label = {first}: must be {IGNORE_INDEX}, or at least 0 and less than the vocabulary, {vocab_size}"
+            )
 
     @cached_property
     def predicted_T(self) -> Tensor:

@@ -8,11 +8,21 @@ from ava_core.kernels.library import library
 
 
 @pytest.fixture(autouse=True)
-def native_kernels():
-    """Skip where there are none (test_library.py says when there must be); the same inputs on every run."""
+def native_kernels(monkeypatch):
+    """Kernels for all that they can do, wherever they run, whatever this machine would choose for speed.
+
+    Skips where they don't (test_library.py says where they must); the same inputs on every run.
+    """
+    require_native_kernels(monkeypatch)
+    torch.manual_seed(0)
+
+
+def require_native_kernels(monkeypatch) -> None:
+    """Ask for them, or skip the test."""
+    monkeypatch.delenv("AVA_KERNELS", raising=False)
     if library() is None:
         pytest.skip("the native kernels aren't built, or this CPU lacks AVX-512 BF16")
-    torch.manual_seed(0)
+    monkeypatch.setenv("AVA_KERNELS", "native")
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:

@@ -29,27 +29,22 @@ def test_few_rows_odd_widths_and_float32_are_left_to_torch():
 
 
 @settings(deadline=None, max_examples=25)
-@given(
-    counts=st.lists(st.integers(0, 20), min_size=1, max_size=5),
-    k=st.integers(1, 40).map(lambda n: 2 * n),
-    n=st.integers(1, 80).map(lambda n: 2 * n),
-)
-def test_groups_of_any_size_empty_ones_too(counts, k, n):
+@given(rows=st.integers(0, 60), k=st.integers(1, 40).map(lambda n: 2 * n), n=st.integers(1, 80).map(lambda n: 2 * n))
+def test_products_of_any_size(rows, k, n):
     torch.manual_seed(0)
-    starts = torch.tensor([0, *counts]).cumsum(0)
-    rows, groups = int(starts[-1]), len(counts)
-    x, weight = random(rows, k).detach(), random(groups, n, k).detach()
-    grad = random(rows, n).detach()
-    out, grad_x = torch.empty(rows, n).bfloat16(), torch.empty_like(x)
-    grad_weight = torch.full_like(weight, torch.nan)
-    call("ava_linear", x, weight, starts, groups, k, n, 0, out)
-    call("ava_linear", grad, weight, starts, groups, n, k, 1, grad_x)
-    call("ava_linear_weight", grad, x, starts, groups, n, k, grad_weight)
-    for e in range(groups):
-        own = slice(int(starts[e]), int(starts[e + 1]))
-        assert_close(out[own], x[own].float() @ weight[e].float().T)
-        assert_close(grad_x[own], grad[own].float() @ weight[e].float())
-        assert_close(grad_weight[e], grad[own].float().T @ x[own].float())
+    x, weight, grad = random(rows, k).detach(), random(n, k).detach(), random(rows, n).detach()
+    out, logits, grad_x = torch.empty(rows, n).bfloat16(), torch.empty(rows, n), torch.empty_like(x)
+    grad_weight, added = torch.full_like(weight, torch.nan), torch.ones(n, k)
+    call("ava_linear", x, weight, out)
+    call("ava_logits", x, weight, logits)
+    call("ava_linear_input", grad, weight, grad_x)
+    call("ava_linear_weight", grad, x, grad_weight)
+    call("ava_add_head_gradient", grad, x, added)
+    assert_close(out, x.float() @ weight.float().T)
+    assert_close(logits, x.float() @ weight.float().T, tolerance=1e-6)
+    assert_close(grad_x, grad.float() @ weight.float())
+    assert_close(grad_weight, grad.float().T @ x.float())
+    assert_close(added - 1, grad.float().T @ x.float(), tolerance=1e-5)
 
 
 def test_result_does_not_depend_on_the_number_of_threads():

@@ -326,3 +326,24 @@ def test_a_new_part_needs_only_a_class():
     hidden, weight, labels = inputs()
     out = UnifiedLoss([CrossEntropy(), Brier()])(labels, hidden=hidden, head_weight_VD=weight)
     torch.testing.assert_close(out.total.detach(), out.parts["cross_entropy"] + 0.5 * out.parts["brier"])
+
+
+@pytest.mark.parametrize("label", [13, 10**7, -1, -101, -(2**62)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("losses", [[CrossEntropy()], [LogitZLoss()], [CrossEntropy(), LogitZLoss()]])
+def test_label_that_is_no_token_is_refused_on_every_path(label, dtype, losses):
+    """A wrong loss would be plausible, and a negative label would count in the divisor."""
+    hidden, weight, labels = inputs(hidden=8, vocab=14 if dtype == torch.bfloat16 else 13, dtype=dtype)
+    label = 14 if label == 13 and dtype == torch.bfloat16 else label
+    labels[[2, 5]] = IGNORE_INDEX
+    loss = UnifiedLoss(losses)
+    for given in ({"logits": hidden @ weight.T}, {"hidden": hidden, "head_weight_VD": weight}):
+        loss(labels, **given)
+        wrong = labels.clone()
+        wrong[7] = label
+        with pytest.raises(IndexError, match=f"label.* = {label}: must be -100, or at least 0 and less than"):
+            loss(wrong, **given)
+    with pytest.raises(IndexError):
+        token_nll(hidden @ weight.T, wrong)
+    with pytest.raises(IndexError):
+        chunked_token_nll(hidden, weight, wrong, chunk=4)

@@ -2,14 +2,15 @@
 #include <cmath>
 
 #include "elementary.h"
+#include "fault.h"
 
 using namespace ava;
 
 extern "C" {
 
 // `weight` gets the rounded master; the corrections are 1 - beta^step.
-void ava_adamw(bf16* weight, const bf16* grad, float* master, float* mean, float* square, int64_t n, float lr,
-               float beta1, float beta2, float eps, float decay, float correction1, float correction2) {
+int64_t ava_adamw(bf16* weight, const bf16* grad, float* master, float* mean, float* square, int64_t n, float lr,
+                  float beta1, float beta2, float eps, float decay, float correction1, float correction2) {
   const __m512 keep = _mm512_set1_ps(1 - lr * decay), step = _mm512_set1_ps(lr / correction1);
   const __m512 root = _mm512_set1_ps(1 / std::sqrt(correction2));
 #pragma omp parallel for schedule(static)
@@ -26,5 +27,6 @@ void ava_adamw(bf16* weight, const bf16* grad, float* master, float* mean, float
     store(master + i, w, count);
     store(weight + i, w, count);
   }
+  return SOUND;
 }
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "elementary.h"
+#include "fault.h"
 #include "linear.h"
 
 namespace ava {
@@ -121,8 +122,8 @@ using namespace ava;
 
 extern "C" {
 
-void ava_attention(const bf16* q, const bf16* k, const bf16* v, const uint8_t* mask, int64_t masks, int64_t B, int64_t H,
-                   int64_t G, int64_t S, int64_t A, float scale, bf16* out, float* lse) {
+int64_t ava_attention(const bf16* q, const bf16* k, const bf16* v, const uint8_t* mask, int64_t masks, int64_t B,
+                      int64_t H, int64_t G, int64_t S, int64_t A, float scale, bf16* out, float* lse) {
   const Shape s{B, H, G, S, A, masks, mask, scale};
 #pragma omp parallel
   {
@@ -148,11 +149,12 @@ void ava_attention(const bf16* q, const bf16* k, const bf16* v, const uint8_t* m
         }
     }
   }
+  return SOUND;
 }
 
-void ava_attention_backward(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, const bf16* out,
-                            const float* lse, const uint8_t* mask, int64_t masks, int64_t B, int64_t H, int64_t G,
-                            int64_t S, int64_t A, float scale, bf16* grad_q, bf16* grad_k, bf16* grad_v) {
+int64_t ava_attention_backward(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, const bf16* out,
+                               const float* lse, const uint8_t* mask, int64_t masks, int64_t B, int64_t H, int64_t G,
+                               int64_t S, int64_t A, float scale, bf16* grad_q, bf16* grad_k, bf16* grad_v) {
   const Shape s{B, H, G, S, A, masks, mask, scale};
 #pragma omp parallel
   {
@@ -194,5 +196,6 @@ void ava_attention_backward(const bf16* grad, const bf16* q, const bf16* k, cons
       }
     }
   }
+  return SOUND;
 }
 }

@@ -2,20 +2,28 @@
 #include <cmath>
 
 #include "elementary.h"
+#include "fault.h"
 
 using namespace ava;
+
+namespace {
+constexpr int64_t IGNORED = -100;  // ava_core.losses.IGNORE_INDEX
+}
 
 extern "C" {
 
 // For each of `rows` rows of float32 logits (V): losses[r] = -(1 - s) log p(label) - s mean(log p), normalisers[r] =
-// logsumexp, and grad (rows, V) = d(loss + z logsumexp^2) / d logits. A label below 0 has no loss.
-void ava_cross_entropy(const float* logits, const int64_t* labels, int64_t rows, int64_t V, float smoothing, float z,
-                       float* losses, float* normalisers, bf16* grad) {
-#pragma omp parallel for schedule(static)
+// logsumexp, and grad (rows, V) = d(loss + z logsumexp^2) / d logits. The label IGNORED has no loss.
+int64_t ava_cross_entropy(const float* logits, const int64_t* labels, int64_t rows, int64_t V, float smoothing, float z,
+                          float* losses, float* normalisers, bf16* grad) {
+  int64_t wrong = NOWHERE;
+#pragma omp parallel for schedule(static) reduction(min : wrong)
   for (int64_t r = 0; r < rows; r++) {
     const float* row = logits + r * V;
     bf16* to = grad ? grad + r * V : nullptr;
-    if (labels[r] < 0) {
+    const int64_t label = labels[r];
+    if (label < 0 || label >= V) {
+      if (label != IGNORED && r < wrong) wrong = r;
       losses[r] = normalisers[r] = 0;
       if (to) std::memset(to, 0, V * sizeof(bf16));
       continue;
@@ -44,7 +52,7 @@ void ava_cross_entropy(const float* logits, const int64_t* labels, int64_t rows,
     const float lse = most + std::log(_mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]),
                                                                           _mm512_add_ps(sum[2], sum[3]))));
     normalisers[r] = lse;
-    losses[r] = lse - (1 - smoothing) * row[labels[r]] -
+    losses[r] = lse - (1 - smoothing) * row[label] -
                 (smoothing != 0 ? smoothing * _mm512_reduce_add_ps(total) / float(V) : 0.f);
     if (!to) continue;
     const __m512 factor = _mm512_set1_ps(1 + 2 * z * lse), base = _mm512_set1_ps(smoothing / float(V));
@@ -53,8 +61,9 @@ void ava_cross_entropy(const float* logits, const int64_t* labels, int64_t rows,
       const __m512 p = exp16(_mm512_sub_ps(load(row + c, V - c), log_sum));
       store(to + c, _mm512_fmsub_ps(p, factor, base), V - c);
     }
-    const float p = std::exp(row[labels[r]] - lse);
-    to[labels[r]] = to_bf16(p * (1 + 2 * z * lse) - smoothing / float(V) - (1 - smoothing));
+    const float p = std::exp(row[label] - lse);
+    to[label] = to_bf16(p * (1 + 2 * z * lse) - smoothing / float(V) - (1 - smoothing));
   }
+  return first_fault(0, wrong);
 }
 }

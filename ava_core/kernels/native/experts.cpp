@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "elementary.h"
+#include "fault.h"
 #include "linear.h"
 
 namespace ava {
@@ -84,6 +85,29 @@ void swiglu_backward(const bf16* grad_hidden, const bf16* activations, const flo
   }
 }
 
+// The integer arrays in the order of the arguments.
+enum { TOKEN, ROW, SLOT, STARTS };
+
+// Rows, slots and tokens must belong together, and each row to one slot: then every one of them is in its range, and no
+// two threads write to one place.
+int64_t check_routes(const int64_t* token, const int64_t* row_of, const int64_t* slot, int64_t T, int64_t K, int64_t R) {
+  int64_t wrong_slot = NOWHERE, wrong_token = NOWHERE, wrong_row = NOWHERE;
+#pragma omp parallel for schedule(static) reduction(min : wrong_slot, wrong_token)
+  for (int64_t r = 0; r < R; r++) {
+    if (slot[r] < 0 || slot[r] >= T * K || row_of[slot[r]] != r)
+      wrong_slot = least(wrong_slot, r);
+    else if (token[r] != slot[r] / K)
+      wrong_token = least(wrong_token, r);
+  }
+#pragma omp parallel for schedule(static) reduction(min : wrong_row)
+  for (int64_t i = 0; i < T * K; i++) {
+    const int64_t r = row_of[i];
+    if (r != -1 && (r < 0 || r >= R || slot[r] != i)) wrong_row = least(wrong_row, i);
+  }
+  if (wrong_slot != NOWHERE) return fault(SLOT, wrong_slot);
+  return wrong_token != NOWHERE ? fault(TOKEN, wrong_token) : first_fault(ROW, wrong_row);
+}
+
 }  // namespace
 }  // namespace ava
 
@@ -91,23 +115,27 @@ using namespace ava;
 
 extern "C" {
 
-void ava_experts_forward(const bf16* x, const int64_t* token, const int64_t* row_of, const float* weights,
-                         const int64_t* starts, const bf16* gate_up, const bf16* down, int64_t T, int64_t K, int64_t N,
-                         int64_t D, int64_t F, bf16* activations, bf16* out) {
+int64_t ava_experts_forward(const bf16* x, const int64_t* token, const int64_t* row_of, const int64_t* slot,
+                            const float* weights, const int64_t* starts, const bf16* gate_up, const bf16* down, int64_t T,
+                            int64_t K, int64_t N, int64_t D, int64_t F, int64_t R, bf16* activations, bf16* out) {
+  if (const int64_t found = check_starts(STARTS, starts, N, R); found != SOUND) return found;
+  if (const int64_t found = check_routes(token, row_of, slot, T, K, R); found != SOUND) return found;
   const Groups groups{starts, N};
-  const int64_t R = starts[N];
   Buffer<bf16> rows = buffer<bf16>(R * D), hidden = buffer<bf16>(R * F);
   gather_rows(x, token, R, D, rows.get());
   gate_up_swiglu(rows.get(), gate_up, groups, D, F, activations, hidden.get());
   rows_times_weight(hidden.get(), down, groups, F, D, false, rows.get());
   combine_rows(rows.get(), row_of, weights, T, K, D, out);
+  return SOUND;
 }
 
-void ava_experts_backward(const bf16* grad, const bf16* x, const int64_t* token, const int64_t* row_of,
-                          const int64_t* slot, const float* weights, const int64_t* starts, const bf16* gate_up,
-                          const bf16* down, const bf16* activations, int64_t T, int64_t K, int64_t N, int64_t D,
-                          int64_t F, bf16* grad_x, bf16* grad_gate_up, bf16* grad_down, float* grad_weights) {
-  const int64_t R = starts[N];
+int64_t ava_experts_backward(const bf16* grad, const bf16* x, const int64_t* token, const int64_t* row_of,
+                             const int64_t* slot, const float* weights, const int64_t* starts, const bf16* gate_up,
+                             const bf16* down, const bf16* activations, int64_t T, int64_t K, int64_t N, int64_t D,
+                             int64_t F, int64_t R, bf16* grad_x, bf16* grad_gate_up, bf16* grad_down,
+                             float* grad_weights) {
+  if (const int64_t found = check_starts(STARTS, starts, N, R); found != SOUND) return found;
+  if (const int64_t found = check_routes(token, row_of, slot, T, K, R); found != SOUND) return found;
   Buffer<bf16> grad_rows = buffer<bf16>(R * D);
   Buffer<float> weight_of = buffer<float>(R), grad_weight_of = buffer<float>(R);
   for (int64_t r = 0; r < R; r++) weight_of[r] = weights[slot[r]];
@@ -134,5 +162,6 @@ void ava_experts_backward(const bf16* grad, const bf16* x, const int64_t* token,
   // The slots without a row were set to 0 by the caller.
   for (int64_t r = 0; r < R; r++) grad_weights[slot[r]] = grad_weight_of[r];
   combine_rows(grad_rows.get(), row_of, nullptr, T, K, D, grad_x);
+  return SOUND;
 }
 }

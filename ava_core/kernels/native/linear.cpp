@@ -1,26 +1,43 @@
 #include "linear.h"
 
-using ava::bf16;
-using ava::Groups;
+#include "fault.h"
+
+using namespace ava;
 
 extern "C" {
 
-void ava_linear(const bf16* x, const bf16* weights, const int64_t* starts, int64_t groups, int64_t k, int64_t n,
-                int by_rows, bf16* out) {
-  ava::rows_times_weight(x, weights, Groups{starts, groups}, k, n, by_rows != 0, out);
+// out (R, n) = x (R, k) times weight (n, k) transposed.
+int64_t ava_linear(const bf16* x, const bf16* weight, int64_t R, int64_t k, int64_t n, bf16* out) {
+  const int64_t starts[] = {0, R};
+  rows_times_weight(x, weight, Groups{starts, 1}, k, n, false, out);
+  return SOUND;
 }
 
-void ava_linear_weight(const bf16* grad, const bf16* x, const int64_t* starts, int64_t groups, int64_t m, int64_t n,
-                       bf16* out) {
-  ava::transposed_times_rows<bf16, false>(grad, x, Groups{starts, groups}, m, n, out);
+// Gradient of the input: grad (R, k) times weight (k, n).
+int64_t ava_linear_input(const bf16* grad, const bf16* weight, int64_t R, int64_t k, int64_t n, bf16* grad_x) {
+  const int64_t starts[] = {0, R};
+  rows_times_weight(grad, weight, Groups{starts, 1}, k, n, true, grad_x);
+  return SOUND;
+}
+
+// Gradient of the weight: grad (R, m) transposed times x (R, n).
+int64_t ava_linear_weight(const bf16* grad, const bf16* x, int64_t R, int64_t m, int64_t n, bf16* grad_weight) {
+  const int64_t starts[] = {0, R};
+  transposed_times_rows<bf16, false>(grad, x, Groups{starts, 1}, m, n, grad_weight);
+  return SOUND;
 }
 
 // The head of a language model: float32 logits, and a float32 gradient that is added to.
-void ava_logits(const bf16* x, const bf16* weight, const int64_t* starts, int64_t k, int64_t n, float* out) {
-  ava::rows_times_weight(x, weight, Groups{starts, 1}, k, n, false, out);
+int64_t ava_logits(const bf16* hidden, const bf16* weight, int64_t T, int64_t D, int64_t V, float* out) {
+  const int64_t starts[] = {0, T};
+  rows_times_weight(hidden, weight, Groups{starts, 1}, D, V, false, out);
+  return SOUND;
 }
 
-void ava_add_head_gradient(const bf16* grad, const bf16* x, const int64_t* starts, int64_t m, int64_t n, float* out) {
-  ava::transposed_times_rows<float, true>(grad, x, Groups{starts, 1}, m, n, out);
+int64_t ava_add_head_gradient(const bf16* grad, const bf16* hidden, int64_t T, int64_t V, int64_t D,
+                              float* grad_weight) {
+  const int64_t starts[] = {0, T};
+  transposed_times_rows<float, true>(grad, hidden, Groups{starts, 1}, V, D, grad_weight);
+  return SOUND;
 }
 }

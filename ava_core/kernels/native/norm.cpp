@@ -3,6 +3,7 @@
 
 #include "buffer.h"
 #include "elementary.h"
+#include "fault.h"
 
 namespace ava {
 namespace {
@@ -59,7 +60,7 @@ using namespace ava;
 
 extern "C" {
 
-void ava_rms_norm(const bf16* x, const bf16* weight, int64_t rows, int64_t n, float eps, bf16* out, float* scales) {
+int64_t ava_rms_norm(const bf16* x, const bf16* weight, int64_t rows, int64_t n, float eps, bf16* out, float* scales) {
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     const float scale = 1.f / std::sqrt(sum_of_squares(x + r * n, n) / float(n) + eps);
@@ -69,10 +70,11 @@ void ava_rms_norm(const bf16* x, const bf16* weight, int64_t rows, int64_t n, fl
       store(out + r * n + c, _mm512_mul_ps(scaled, load(weight + c, n - c)), n - c);
     }
   }
+  return SOUND;
 }
 
-void ava_rms_norm_backward(const bf16* grad, const bf16* x, const bf16* weight, const float* scales, int64_t rows,
-                           int64_t n, bf16* grad_x, bf16* grad_weight) {
+int64_t ava_rms_norm_backward(const bf16* grad, const bf16* x, const bf16* weight, const float* scales, int64_t rows,
+                              int64_t n, bf16* grad_x, bf16* grad_weight) {
   Buffer<float> parts = buffer<float>(CHUNKS * n);
   std::memset(parts.get(), 0, CHUNKS * n * sizeof(float));
 #pragma omp parallel for schedule(static)
@@ -82,14 +84,17 @@ void ava_rms_norm_backward(const bf16* grad, const bf16* x, const bf16* weight, 
       rms_norm_row_backward(gradient, x + r * n, weight, scales[r], n, grad_x + r * n, parts.get() + chunk * n);
     }
   sum_chunks(parts.get(), n, grad_weight);
+  return SOUND;
 }
 
 // x (sequences, length, heads, A) -> out (sequences, heads, length, A): optional RMSNorm with `weight` (A), then rotation
-// of (i, i + A/2) by the angles whose cosines and sines are (rows of positions, A), one row per position of `angle_rows`.
-void ava_norm_rotate(const bf16* x, const bf16* weight, const float* cosines, const float* sines, int64_t angle_rows,
-                     int64_t sequences, int64_t length, int64_t heads, int64_t A, float eps, bf16* out, float* scales) {
+// of (i, i + A/2) by the angles whose cosines and sines are (positions, length, A): one row of `positions`, or one per
+// sequence.
+int64_t ava_norm_rotate(const bf16* x, const bf16* weight, const float* cosines, const float* sines, int64_t positions,
+                        int64_t sequences, int64_t length, int64_t heads, int64_t A, float eps, bf16* out,
+                        float* scales) {
   const Heads at{sequences, length, heads, A};
-  const int64_t half = A / 2;
+  const int64_t half = A / 2, angle_rows = positions * length;
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < sequences * length; row++) {
     const float *cosine = cosines + row % angle_rows * A, *sine = sines + row % angle_rows * A;
@@ -111,13 +116,14 @@ void ava_norm_rotate(const bf16* x, const bf16* weight, const float* cosines, co
       }
     }
   }
+  return SOUND;
 }
 
-void ava_norm_rotate_backward(const bf16* grad, const bf16* x, const bf16* weight, const float* cosines,
-                              const float* sines, int64_t angle_rows, const float* scales, int64_t sequences,
-                              int64_t length, int64_t heads, int64_t A, bf16* grad_x, bf16* grad_weight) {
+int64_t ava_norm_rotate_backward(const bf16* grad, const bf16* x, const bf16* weight, const float* cosines,
+                                 const float* sines, int64_t positions, const float* scales, int64_t sequences,
+                                 int64_t length, int64_t heads, int64_t A, bf16* grad_x, bf16* grad_weight) {
   const Heads at{sequences, length, heads, A};
-  const int64_t half = A / 2, rows = sequences * length;
+  const int64_t half = A / 2, rows = sequences * length, angle_rows = positions * length;
   Buffer<float> parts = buffer<float>(CHUNKS * A);
   std::memset(parts.get(), 0, CHUNKS * A * sizeof(float));
 #pragma omp parallel
@@ -146,5 +152,6 @@ void ava_norm_rotate_backward(const bf16* grad, const bf16* x, const bf16* weigh
       }
   }
   if (weight) sum_chunks(parts.get(), A, grad_weight);
+  return SOUND;
 }
 }

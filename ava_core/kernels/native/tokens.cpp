@@ -2,6 +2,7 @@
 // experts. Weights are small enough to stay in the cache; each token's row is visited once.
 #include "buffer.h"
 #include "elementary.h"
+#include "fault.h"
 
 namespace ava {
 namespace {
@@ -30,14 +31,15 @@ using namespace ava;
 extern "C" {
 
 // out (T, n) = x (T, D) times weight (n, D) transposed, float32.
-void ava_narrow_linear(const bf16* x, const bf16* weight, int64_t T, int64_t n, int64_t D, float* out) {
+int64_t ava_narrow_linear(const bf16* x, const bf16* weight, int64_t T, int64_t n, int64_t D, float* out) {
 #pragma omp parallel for schedule(static)
   for (int64_t t = 0; t < T; t++)
     for (int64_t j = 0; j < n; j++) out[t * n + j] = dot(x + t * D, weight + j * D, D);
+  return SOUND;
 }
 
-void ava_narrow_linear_backward(const float* grad, const bf16* x, const bf16* weight, int64_t T, int64_t n, int64_t D,
-                                bf16* grad_x, bf16* grad_weight) {
+int64_t ava_narrow_linear_backward(const float* grad, const bf16* x, const bf16* weight, int64_t T, int64_t n,
+                                   int64_t D, bf16* grad_x, bf16* grad_weight) {
   sum_over_tokens(T, n, D, grad_weight, [=](int64_t t, float* sums) {
     for (int64_t c = 0; c < D; c += 16) {
       const __m512 v = load(x + t * D + c, D - c);
@@ -50,11 +52,12 @@ void ava_narrow_linear_backward(const float* grad, const bf16* x, const bf16* we
       store(grad_x + t * D + c, back, D - c);
     }
   });
+  return SOUND;
 }
 
 // out = base + scale x + mix (T, C) times constants (C, D).
-void ava_zero_computation(const bf16* base, const bf16* x, const float* scale, const float* mix, const bf16* constants,
-                          int64_t T, int64_t C, int64_t D, bf16* out) {
+int64_t ava_zero_computation(const bf16* base, const bf16* x, const float* scale, const float* mix,
+                             const bf16* constants, int64_t T, int64_t C, int64_t D, bf16* out) {
 #pragma omp parallel for schedule(static)
   for (int64_t t = 0; t < T; t++)
     for (int64_t c = 0; c < D; c += 16) {
@@ -63,11 +66,12 @@ void ava_zero_computation(const bf16* base, const bf16* x, const float* scale, c
         sum = _mm512_fmadd_ps(_mm512_set1_ps(mix[t * C + j]), load(constants + j * D + c, D - c), sum);
       store(out + t * D + c, sum, D - c);
     }
+  return SOUND;
 }
 
-void ava_zero_computation_backward(const bf16* grad, const bf16* x, const float* scale, const float* mix,
-                                   const bf16* constants, int64_t T, int64_t C, int64_t D, bf16* grad_x,
-                                   float* grad_scale, float* grad_mix, bf16* grad_constants) {
+int64_t ava_zero_computation_backward(const bf16* grad, const bf16* x, const float* scale, const float* mix,
+                                      const bf16* constants, int64_t T, int64_t C, int64_t D, bf16* grad_x,
+                                      float* grad_scale, float* grad_mix, bf16* grad_constants) {
   sum_over_tokens(T, C, D, grad_constants, [=](int64_t t, float* sums) {
     const bf16 *g = grad + t * D, *from = x + t * D;
     grad_scale[t] = dot(g, from, D);
@@ -80,5 +84,6 @@ void ava_zero_computation_backward(const bf16* grad, const bf16* x, const float*
               _mm512_fmadd_ps(_mm512_set1_ps(mix[t * C + j]), v, load(sums + j * D + c, D - c)), D - c);
     }
   });
+  return SOUND;
 }
 }

@@ -1,0 +1,285 @@
+"""What each function of the compiled library takes. C++ would believe anything, so every call is held against this.
+
+A signature lists the parameters in the order of the C function: tensors as `name:type[shape]` (`?` where None may
+stand), sizes by their name alone, and numbers as `name:float`. Sizes are read off the tensors: of `x:bf16[R,k]` and
+`weight:bf16[n,k]` the widths must agree. `*R` is the product of leading dimensions, which must be the same wherever it
+stands; `2F` and `N+1` are multiples and sums. What an index may be is checked by the functions themselves, in the
+loops that use it: reading it once more would cost as much as some kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64, "bool": torch.bool}
+SOUND = -1
+"""What a function returns that found nothing wrong; otherwise FAULTS * position + number of the index array."""
+FAULTS = 4
+KEPT = 1024
+"""Sets of shapes of a function that are remembered as checked."""
+
+Sizes = dict[str, int]
+Rule = Callable[[Sizes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """times * size + plus, or the product of all leading dimensions."""
+
+    size: str
+    times: int = 1
+    plus: int = 0
+    leading: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Dimension:
+        """From `R`, `2F`, `N+1`, `*R` or a number."""
+        found = re.fullmatch(r"(\*?)(\d*)([A-Za-z]*)(?:\+(\d+))?", text)
+        assert found, text
+        leading, number, size, plus = found.groups()
+        if not size:
+            return cls("", 0, int(number))
+        return cls(size, int(number or 1), int(plus or 0), bool(leading))
+
+    def holds(self, length: int, sizes: Sizes) -> bool:
+        """Whether a dimension of that length fits the sizes known so far; the first one tells a size."""
+        if not self.size:
+            return length == self.plus
+        if self.size not in sizes:
+            size, rest = divmod(length - self.plus, self.times)
+            if rest or size < 0:
+                return False
+            sizes[self.size] = size
+        return length == self.times * sizes[self.size] + self.plus
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor among the parameters."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[Dimension, ...]
+    text: str
+    optional: bool
+
+    def check(self, value: Any, sizes: Sizes, leads: dict[str, torch.Size]) -> None:
+        """Hold a tensor against its type and shape, and learn sizes from it.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if value is None and self.optional:
+            return
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{self.name} = {value!r}: must be a tensor")
+        if value.dtype != self.dtype or not value.is_cpu:
+            kind = str(self.dtype).removeprefix("torch.")
+            raise ValueError(f"{self.name} is {value.dtype} on {value.device}: must be {kind} in the CPU's memory")
+        shape: Sequence[int] = value.shape
+        first = self.shape[0]
+        if first.leading:
+            lead = value.shape[: len(shape) - len(self.shape) + 1]
+            shape = (lead.numel(), *shape[len(lead) :])
+            if leads.setdefault(first.size, lead) != lead:
+                raise self._misshapen(value, {first.size: list(leads[first.size])})
+        if len(shape) != len(self.shape) or not all(d.holds(n, sizes) for d, n in zip(self.shape, shape, strict=True)):
+            raise self._misshapen(value, sizes)
+        if not value.is_contiguous():
+            raise ValueError(f"{self.name} has strides {value.stride()}: must be contiguous")
+
+    def _misshapen(self, value: Tensor, sizes: Mapping[str, object]) -> ValueError:
+        own = {dimension.size for dimension in self.shape}
+        known = ", ".join(f"{size} = {length}" for size, length in sizes.items() if size in own)
+        return ValueError(
+            f"{self.name} has shape {list(value.shape)}: must be [{self.text}]{known and f' with {known}'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A size among the parameters, which nobody passes; 0 if the tensors that would tell it aren't given."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A float32 among the parameters."""
+
+    name: str
+
+
+class Entry:
+    """A function of the library.
+
+    Attributes:
+        parameters: in the order of the C function.
+        passed: those that callers pass.
+        optional: tensors in whose place None may stand; all of them are given, or none.
+        rules: what sizes must fulfil beyond the shapes, by the words for it.
+        indices: what an element of each integer tensor may be, in words; the function checks it.
+    """
+
+    def __init__(self, signature: str, *, rules: Mapping[str, Rule] | None = None, **indices: str):
+        self.parameters = [_parse(parameter) for parameter in signature.split()]
+        self.rules = dict(rules or {})
+        self.indices = indices
+        self.passed = [p for p in self.parameters if not isinstance(p, Size)]
+        self._known: dict[tuple[Any, ...], Sizes] = {}
+        self.optional = [p for p in self.passed if isinstance(p, Operand) and p.optional]
+
+    @property
+    def types(self) -> list[Any]:
+        """Of the parameters, for ctypes."""
+        kinds = {Operand: ctypes.c_void_p, Size: ctypes.c_int64, Number: ctypes.c_float}
+        return [kinds[type(parameter)] for parameter in self.parameters]
+
+    def bind(self, given: Sequence[Tensor | float | None]) -> list[Any]:
+        """Arguments for C from tensors and numbers in order, checked.
+
+        Raises:
+            ValueError: an argument has another type or shape, isn't contiguous, or breaks a rule.
+        """
+        # Checking takes several times as long as calling, and a training calls with the same shapes again and again.
+        key = tuple(
+            [(v.dtype, v.shape, v.is_cpu, v.is_contiguous()) if isinstance(v, Tensor) else type(v) for v in given]
+        )
+        sizes = self._known.get(key)
+        if sizes is None:
+            sizes = self._check(given)
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            self._known[key] = sizes
+        values = iter(given)
+        arguments = [sizes.get(p.name, 0) if isinstance(p, Size) else next(values) for p in self.parameters]
+        return [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+
+    def _check(self, given: Sequence[Tensor | float | None]) -> Sizes:
+        sizes: Sizes = {}
+        leads: dict[str, torch.Size] = {}
+        for parameter, value in zip(self.passed, given, strict=True):
+            if isinstance(parameter, Operand):
+                parameter.check(value, sizes, leads)
+        missing = {value is None for p, value in zip(self.passed, given, strict=True) if p in self.optional}
+        if len(missing) > 1:
+            names = ", ".join(operand.name for operand in self.optional)
+            raise ValueError(f"{names}: must be given together, or none of them")
+        for words, rule in self.rules.items():
+            if not rule(sizes):
+                raise ValueError(f"{', '.join(f'{size} = {length}' for size, length in sizes.items())}: {words}")
+        return sizes
+
+    def explain(self, code: int, given: Sequence[Tensor | float | None]) -> IndexError:
+        """The index that a function has returned as wrong."""
+        position, number = divmod(code, FAULTS)
+        arrays = {p.name: v for p, v in zip(self.passed, given, strict=True) if p.name in self.indices}
+        name, array = list(arrays.items())[number]
+        assert isinstance(array, Tensor)
+        place = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(position), array.shape))
+        return IndexError(f"{name}[{place}] = {int(array.flatten()[position])}: must be {self.indices[name]}")
+
+
+def _parse(text: str) -> Operand | Size | Number:
+    found = re.fullmatch(r"(\w+):(\w+)\[(.*)\](\??)", text)
+    if found:
+        name, kind, shape, optional = found.groups()
+        dimensions = tuple(Dimension.parse(dimension) for dimension in shape.split(","))
+        return Operand(name, TYPES[kind], dimensions, shape.replace(",", ", "), bool(optional))
+    return Number(text.removesuffix(":float")) if text.endswith(":float") else Size(text)
+
+
+def _even(*names: str) -> dict[str, Rule]:
+    """The products read pairs of neighbours."""
+    return {f"{name} must be even": partial(lambda name, sizes: sizes[name] % 2 == 0, name) for name in names}
+
+
+def _one_or_each(name: str) -> dict[str, Rule]:
+    return {f"{name} must be 1 or B": lambda sizes: sizes.get(name, 1) in (1, sizes["B"])}
+
+
+_ATTENTION_RULES = {
+    "H must be a multiple of G": lambda sizes: sizes["H"] % sizes["G"] == 0 if sizes["G"] else sizes["H"] == 0,
+    **_even("A"),
+    **_one_or_each("M"),
+}
+_ANGLES = _even("A") | _one_or_each("P")
+_ROWS = {
+    "token": "the token whose slot that row has",
+    "row": "-1, or the row whose slot it is",
+    "slot": "the slot (of T * K) that has that row",
+    "starts": "the first row of that expert: 0, then no less than the one before it, and all rows at the end",
+}
+
+ENTRIES = {
+    "ava_adamw": Entry(
+        "weight:bf16[*n] grad:bf16[*n] master:f32[*n] exp_avg:f32[*n] exp_avg_sq:f32[*n] n lr:float beta1:float"
+        " beta2:float eps:float weight_decay:float correction1:float correction2:float"
+    ),
+    "ava_attention": Entry(
+        "q:bf16[B,H,S,A] k:bf16[B,G,S,A] v:bf16[B,G,S,A] mask:bool[M,1,S,S]? M B H G S A scale:float out:bf16[B,H,S,A]"
+        " lse:f32[B,H,S]",
+        rules=_ATTENTION_RULES,
+    ),
+    "ava_attention_backward": Entry(
+        "grad:bf16[B,H,S,A] q:bf16[B,H,S,A] k:bf16[B,G,S,A] v:bf16[B,G,S,A] out:bf16[B,H,S,A] lse:f32[B,H,S]"
+        " mask:bool[M,1,S,S]? M B H G S A scale:float grad_q:bf16[B,H,S,A] grad_k:bf16[B,G,S,A] grad_v:bf16[B,G,S,A]",
+        rules=_ATTENTION_RULES,
+    ),
+    "ava_cross_entropy": Entry(
+        "logits:f32[T,V] labels:i64[T] T V label_smoothing:float z_weight:float losses:f32[T] normalisers:f32[T]"
+        " grad:bf16[T,V]?",
+        labels="-100, or at least 0 and less than the vocabulary",
+    ),
+    "ava_experts_forward": Entry(
+        "x:bf16[T,D] token:i64[R] row:i64[T,K] slot:i64[R] weights:f32[T,K] starts:i64[N+1] gate_up:bf16[N,2F,D]"
+        " down:bf16[N,D,F] T K N D F R activations:bf16[R,2F] out:bf16[T,D]",
+        rules=_even("D", "F"),
+        **_ROWS,
+    ),
+    "ava_experts_backward": Entry(
+        "grad:bf16[T,D] x:bf16[T,D] token:i64[R] row:i64[T,K] slot:i64[R] weights:f32[T,K] starts:i64[N+1]"
+        " gate_up:bf16[N,2F,D] down:bf16[N,D,F] activations:bf16[R,2F] T K N D F R grad_x:bf16[T,D]"
+        " grad_gate_up:bf16[N,2F,D] grad_down:bf16[N,D,F] grad_weights:f32[T,K]",
+        rules=_even("D", "F"),
+        **_ROWS,
+    ),
+    "ava_linear": Entry("x:bf16[R,k] weight:bf16[n,k] R k n out:bf16[R,n]", rules=_even("k")),
+    "ava_linear_input": Entry("grad:bf16[R,k] weight:bf16[k,n] R k n grad_x:bf16[R,n]", rules=_even("k")),
+    "ava_linear_weight": Entry("grad:bf16[R,m] x:bf16[R,n] R m n grad_weight:bf16[m,n]"),
+    "ava_logits": Entry("hidden:bf16[T,D] weight:bf16[V,D] T D V out:f32[T,V]", rules=_even("D")),
+    "ava_add_head_gradient": Entry("grad:bf16[T,V] hidden:bf16[T,D] T V D grad_weight:f32[V,D]"),
+    "ava_narrow_linear": Entry("x:bf16[T,D] weight:bf16[n,D] T n D out:f32[T,n]"),
+    "ava_narrow_linear_backward": Entry(
+        "grad:f32[T,n] x:bf16[T,D] weight:bf16[n,D] T n D grad_x:bf16[T,D] grad_weight:bf16[n,D]"
+    ),
+    "ava_norm_rotate": Entry(
+        "x:bf16[B,S,H,A] weight:bf16[A]? cosines:f32[P,1,S,A] sines:f32[P,1,S,A] P B S H A eps:float"
+        " out:bf16[B,H,S,A] scales:f32[B,S,H]?",
+        rules=_ANGLES,
+    ),
+    "ava_norm_rotate_backward": Entry(
+        "grad:bf16[B,H,S,A] x:bf16[B,S,H,A] weight:bf16[A]? cosines:f32[P,1,S,A] sines:f32[P,1,S,A] P"
+        " scales:f32[B,S,H]? B S H A grad_x:bf16[B,S,H,A] grad_weight:bf16[A]?",
+        rules=_ANGLES,
+    ),
+    "ava_rms_norm": Entry("x:bf16[*R,n] weight:bf16[n] R n eps:float out:bf16[*R,n] scales:f32[*R]"),
+    "ava_rms_norm_backward": Entry(
+        "grad:bf16[*R,n] x:bf16[*R,n] weight:bf16[n] scales:f32[*R] R n grad_x:bf16[*R,n] grad_weight:bf16[n]"
+    ),
+    "ava_zero_computation": Entry(
+        "base:bf16[T,D] x:bf16[T,D] scale:f32[T] mix:f32[T,C] constants:bf16[C,D] T C D out:bf16[T,D]"
+    ),
+    "ava_zero_computation_backward": Entry(
+        "grad:bf16[T,D] x:bf16[T,D] scale:f32[T] mix:f32[T,C] constants:bf16[C,D] T C D grad_x:bf16[T,D]"
+        " grad_scale:f32[T] grad_mix:f32[T,C] grad_constants:bf16[C,D]"
+    ),
+}
