@@ -18,7 +18,10 @@ from typing import Any
 from ava_core.errors import AvaError
 from pipelines.place import Ending, split_lines
 
-PASSED_ON = ("AVA_LOG_LEVEL", "HF_TOKEN", "http_proxy", "https_proxy", "no_proxy")
+PASSED_ON = (
+    *("AVA_KERNELS", "AVA_LOG_LEVEL", "HF_TOKEN", "http_proxy", "https_proxy", "no_proxy"),
+    *("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"),
+)
 """Variables of the caller that a task gets too, in small letters or capitals."""
 PASSED_ON_PREFIXES = ("MLFLOW_", "AWS_")
 """Those of addresses and credentials of the tracking server and the object store."""

@@ -15,7 +15,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before anything imports torch: as many threads as there are workers would fight for the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from ava_core.config.threads import let_threads_sleep
 from tests.mlflow_server_fixture import mlflow_folder, mlflow_server  # noqa: F401  fixtures for all tests
+
+let_threads_sleep()
 
 ASSETS = Path(__file__).parent / "assets"
 VOCAB_SIZE = 384

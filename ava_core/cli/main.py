@@ -34,6 +34,8 @@ from ava_core.cli import (
     train,
 )
 from ava_core.cli.version import version_option
+from ava_core.config.hardware import KERNELS, requested_kernels
+from ava_core.config.threads import let_threads_sleep
 from ava_core.errors import AvaError, ConfigError, one_line
 from ava_core.interruption import Interrupted, handle_signals, outlive_terminal
 
@@ -45,8 +47,10 @@ ENVIRONMENT = (
     "AVA_GIT_COMMIT",
     "AVA_PIPELINE_RUN",
     "AVA_API_KEYS",
+    KERNELS,
 )
-"""All `AVA_*` variables: nothing that changes a result, for that belongs into the configuration."""
+"""All `AVA_*` variables: nothing that changes a result, for that belongs into the configuration. AVA_KERNELS changes
+last bits, as another CPU would, and so is a part of a step's key."""
 
 app = typer.Typer(
     name="ava",
@@ -75,6 +79,7 @@ def main() -> None:
     """Run the command line; exits 0, 1 (the work failed), 2 (wrong input), 129, 130 or 143 (a signal)."""
     handle_signals()
     outlive_terminal()
+    let_threads_sleep()
     sys.exit(_run(lambda: app(standalone_mode=False)))
 
 
@@ -82,6 +87,7 @@ def _run(work: Callable[[], int | None]) -> int:
     try:
         _know_the_code()
         _refuse_unknown_environment()
+        requested_kernels()
         return work() or 0
     except (Interrupted, KeyboardInterrupt) as error:
         # A KeyboardInterrupt is raised by a library that has put Python's own handler back.

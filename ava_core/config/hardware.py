@@ -65,6 +65,14 @@ def requested_kernels() -> str:
     return value
 
 
+def kernels_choice() -> dict[str, str]:
+    """What AVA_KERNELS asks for, as a part of a step's key and manifest: it changes last bits. Nothing by default: what
+    this machine chooses itself is, like its CPU, the same on every run here.
+    """
+    requested = requested_kernels()
+    return {} if requested == "auto" else {"kernels": requested}
+
+
 def choose_preset(hardware: Hardware, rules: Path) -> tuple[str, str]:
     """The first rule of `rules` that the hardware satisfies: the preset's name, and why.
 

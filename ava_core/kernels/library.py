@@ -39,16 +39,17 @@ def library() -> Any | None:
     requested = requested_kernels()
     if requested == "off":
         return None
-    if requested == "native" and _loaded() is None:
+    if requested == "native" and loaded() is None:
         raise ConfigError(
             "environment: AVA_KERNELS = native: this machine can't: it needs Linux, a CPU with AVX-512 BF16, and"
             " `python -m ava_core.kernels.build`"
         )
-    return _loaded()
+    return loaded()
 
 
 @functools.cache
-def _loaded() -> Any | None:
+def loaded() -> Any | None:
+    """The library, if this machine can run it, whatever is asked for."""
     if not cpu_flags().issuperset(NEEDED_FLAGS):
         return None
     path = library_path()
@@ -99,6 +100,6 @@ def call(name: str, *arguments: Tensor | float | None) -> None:
 
 @functools.cache
 def _function(name: str) -> Any:
-    function = getattr(_loaded(), name)
+    function = getattr(loaded(), name)
     function.argtypes, function.restype = ENTRIES[name].types, ctypes.c_int64
     return function

@@ -237,6 +237,8 @@ def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Threads wait by spinning, ONNX Runtime's default: a token is a hundred small products, and waking a thread for
     # each halves the rate (cpu/small, 2 threads: 670 and 1,240 tokens/s), with PyTorch sampling between tokens as well.
+    # Where other processes want the cores it is the other way round, by the same factor (11 and 23 of 60 products per
+    # second): unlike OpenMP's, these threads soon let go, and a server is expected to have its cores.
     try:
         return onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base

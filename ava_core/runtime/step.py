@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ava_core import __version__
-from ava_core.config.hardware import usable_cores
+from ava_core.config.hardware import kernels_choice, usable_cores
 from ava_core.config.hosts import world_size
 from ava_core.config.schema import AvaConfig
+from ava_core.config.threads import limit_threads
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime import executor_output, manifest
 from ava_core.runtime.digests import digest_code, digest_tree, digest_value
@@ -123,7 +124,7 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
         raise ConfigError(
             f"--output {request.output}: is a mount point, which can't be replaced: name a folder inside it"
         )
-    _limit_threads(request.threads)
+    limit_threads(request.threads)
     inputs = _verify_inputs(request)
     identity = _identify(request, inputs)
     present = _present(request, identity)
@@ -153,7 +154,7 @@ def find_entry(request: Request) -> tuple[Entry, bool]:
         ConfigError: the output exists and was made from something else.
         AvaError: an input is damaged.
     """
-    _limit_threads(request.threads)
+    limit_threads(request.threads)
     identity = _identify(request, _verify_inputs(request))
     entry = WorkStore(request.work).entry(request.spec.name, identity.key)
     present = _present(request, identity)
@@ -162,7 +163,7 @@ def find_entry(request: Request) -> tuple[Entry, bool]:
 
 def prepare_inputs(request: Request) -> None:
     """Limit the threads and verify the inputs, for work that isn't kept as a step's output."""
-    _limit_threads(request.threads)
+    limit_threads(request.threads)
     _verify_inputs(request)
 
 
@@ -177,7 +178,7 @@ def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, An
     Raises:
         AvaError: an input or the work failed.
     """
-    _limit_threads(request.threads)
+    limit_threads(request.threads)
     identity = _identify(request, _verify_inputs(request))
     entry = WorkStore(request.work).entry(request.spec.name, identity.key)
     report: dict[str, Any] = {}
@@ -195,12 +196,6 @@ def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, An
         partial.rename(place)
     if request.executor_output is not None:
         executor_output.write(request.executor_output, {"report": (request.output, {"part": name, "reused": finished})})
-
-
-def _limit_threads(threads: int) -> None:
-    """Must run before torch, numpy or tokenizers are imported: they read these once."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[name] = str(threads)
 
 
 def _verify_inputs(request: Request) -> dict[str, str]:
@@ -237,7 +232,7 @@ def _identify(request: Request, inputs: dict[str, str]) -> manifest.Manifest:
         "version": __version__,
         "code": digest_code(spec.code),
         "config": digest_value({name: resolved[name] for name in spec.sections}),
-        "choices": dict(request.choices),
+        "choices": {**request.choices, **(kernels_choice() if "kernels" in spec.code else {})},
         "inputs": inputs,
         "threads": request.threads,
         "ranks": request.ranks,

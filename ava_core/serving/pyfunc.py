@@ -17,6 +17,7 @@ from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from ava_core.config.schema import GenerationConfig
+from ava_core.config.threads import let_threads_sleep
 from ava_core.errors import AvaError
 from ava_core.generation import STRATEGIES
 from ava_core.runtime import manifest
@@ -63,6 +64,7 @@ class TextModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Note where the models lie; each is verified and loaded when it is first asked for."""
+        let_threads_sleep()
         self._folders = {name: Path(path) for name, path in context.artifacts.items()}
         self._loaded: dict[str, Any] = {}
 

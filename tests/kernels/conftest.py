@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ava_core.kernels.library import library
+from ava_core.kernels.library import loaded
 
 
 @pytest.fixture(autouse=True)
@@ -13,16 +13,10 @@ def native_kernels(monkeypatch):
 
     Skips where they don't (test_library.py says where they must); the same inputs on every run.
     """
-    require_native_kernels(monkeypatch)
-    torch.manual_seed(0)
-
-
-def require_native_kernels(monkeypatch) -> None:
-    """Ask for them, or skip the test."""
-    monkeypatch.delenv("AVA_KERNELS", raising=False)
-    if library() is None:
+    if loaded() is None:
         pytest.skip("the native kernels aren't built, or this CPU lacks AVX-512 BF16")
     monkeypatch.setenv("AVA_KERNELS", "native")
+    torch.manual_seed(0)
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:

@@ -276,12 +276,16 @@ def test_parts_of_weight_0_are_left_out():
     assert loss.multi_token is None and not loss.needs_context
 
 
-def test_standard_loss_keeps_the_kernels():
+@pytest.mark.parametrize("path", ["auto", "native", "onednn", "off"])
+def test_standard_loss_keeps_the_kernels(path, monkeypatch):
     """The parts that the native kernel knows; any other takes the reference path."""
+    if path == "native" and kernels.library.loaded() is None:
+        pytest.skip("the native kernels aren't built, or this CPU lacks AVX-512 BF16")
+    monkeypatch.setenv("AVA_KERNELS", path)
     hidden, weight = torch.zeros(2, 64, dtype=torch.bfloat16), torch.zeros(64, 64, dtype=torch.bfloat16)
     from ava_core.losses import chunked
 
-    usable = kernels.usable(hidden, weight)
+    usable = path != "off" and kernels.library.loaded() is not None
     for config in (LossConfig(), LossConfig(label_smoothing=0.1, z_loss_weight=1e-4)):
         assert chunked._native_can(hidden, weight, UnifiedLoss.from_config(config).token_losses) == usable
     for config in (LossConfig(temperature=2.0), LossConfig(focal_weight=1.0), LossConfig(repetition_weight=1.0)):
@@ -337,12 +341,12 @@ def test_label_that_is_no_token_is_refused_on_every_path(label, dtype, losses):
     label = 14 if label == 13 and dtype == torch.bfloat16 else label
     labels[[2, 5]] = IGNORE_INDEX
     loss = UnifiedLoss(losses)
-    for given in ({"logits": hidden @ weight.T}, {"hidden": hidden, "head_weight_VD": weight}):
-        loss(labels, **given)
+    for predictions in ({"logits": hidden @ weight.T}, {"hidden": hidden, "head_weight_VD": weight}):
+        loss(labels, **predictions)
         wrong = labels.clone()
         wrong[7] = label
         with pytest.raises(IndexError, match=f"label.* = {label}: must be -100, or at least 0 and less than"):
-            loss(wrong, **given)
+            loss(wrong, **predictions)
     with pytest.raises(IndexError):
         token_nll(hidden @ weight.T, wrong)
     with pytest.raises(IndexError):

@@ -29,7 +29,7 @@ SSH_FOLDER = Path("/home/ava/.ssh")
 SSH_PORT = 2222
 """The nodes' sshd runs without being root, so its port is above 1023."""
 FORWARDED = (
-    *("AVA_", "DS_", "GLOO_", "HF_", "NCCL_", "PYTHON", "TORCH_"),
+    *("AVA_", "DS_", "GLOO_", "GOMP_", "HF_", "NCCL_", "OMP_WAIT_", "PYTHON", "TORCH_"),
     *("LANG", "LD_LIBRARY_PATH", "MPLCONFIGDIR", "PATH"),
 )
 """Beginnings of names of the variables that ranks on other nodes get: sshd passes on none of its container's."""

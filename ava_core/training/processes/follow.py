@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.hosts import world_size
+from ava_core.config.threads import limit_threads
 from ava_core.errors import ConfigError
 from ava_core.runtime import logs
 from ava_core.runtime.step import Request, StepRun, run_step
@@ -105,7 +106,7 @@ def _follow(ranks: Ranks, request: Request) -> None:
     file = request.output.with_name(f"{request.output.name}.rank-{ranks.rank}.log")
     logs.configure("error", file)
     threads = threads_of_each(request.threads)
-    _limit_threads(threads)
+    limit_threads(threads)
     message = _hear(ranks)
     if message["do"] == "nothing":
         log.info("rank 0 has nothing to compute")
@@ -131,9 +132,3 @@ def _hear(ranks: Ranks) -> dict[str, Any]:
     except RuntimeError as error:
         raise LostPeer(f"rank {ranks.rank}: rank 0 has gone before the training began") from error
     return message
-
-
-def _limit_threads(threads: int) -> None:
-    from ava_core.training.processes.worker import limit_threads
-
-    limit_threads(threads)

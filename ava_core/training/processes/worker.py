@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ava_core.config.threads import limit_threads
 from ava_core.errors import AvaError
 from ava_core.interruption import handle_signals, outlive_terminal
 from ava_core.runtime import logs
@@ -25,7 +26,6 @@ from ava_core.training.processes.ranks import Ranks
 from ava_core.training.processes.request import decode
 
 log = logging.getLogger(__name__)
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 def main(train: Callable[..., Any] | None = None) -> NoReturn:
@@ -58,12 +58,6 @@ def _train() -> Callable[..., Any]:
     from ava_core.training.train import train  # the first import of torch
 
     return train
-
-
-def limit_threads(threads: int) -> None:
-    """Must run before torch, numpy or tokenizers are imported: they read these once."""
-    for name in THREAD_VARIABLES:
-        os.environ[name] = str(threads)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,24 @@
+"""What the libraries that compute in threads read from the environment, once, when they are loaded."""
+
+from __future__ import annotations
+
+import os
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+"""How OpenMP's threads wait for each other: asleep. By default they spin for milliseconds, and where other processes
+want the cores too, each spins away the time that the one it waits for would need: a training step of two threads took
+4 to 20 times as long. Waking a thread costs some 10 microseconds. The second is libgomp's own word for it."""
+
+
+def limit_threads(threads: int) -> None:
+    """Must run before torch, numpy or tokenizers are imported."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+    let_threads_sleep()
+
+
+def let_threads_sleep() -> None:
+    """Threads that wait sleep, also in processes that this one starts, unless the environment says how they wait."""
+    if not any(name in os.environ for name in WAITING):
+        os.environ.update(WAITING)

@@ -1,0 +1,87 @@
+"""How threads wait and which kernels are asked for: what reaches the libraries, and what a step's key knows of it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ava_core.config.hosts import world_size
+from ava_core.config.schema import AvaConfig
+from ava_core.config.threads import THREAD_VARIABLES, WAITING, let_threads_sleep, limit_threads
+from ava_core.errors import ConfigError
+from ava_core.runtime import step as steps
+from ava_core.steps import STEPS
+
+PRINT = (
+    "import json, os; print(json.dumps({name: os.environ.get(name) for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')}))"
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in (*WAITING, *THREAD_VARIABLES, "AVA_KERNELS"):
+        monkeypatch.setenv(name, "")  # so that what the function sets is undone
+        monkeypatch.delenv(name)
+
+
+def test_threads_wait_asleep_unless_the_user_has_said_how(monkeypatch):
+    limit_threads(3)
+    assert {name: os.environ[name] for name in WAITING} == WAITING
+    assert {os.environ[name] for name in THREAD_VARIABLES} == {"3"}
+    for name, value in (("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "5000")):
+        for each in WAITING:
+            monkeypatch.delenv(each, raising=False)
+        monkeypatch.setenv(name, value)
+        let_threads_sleep()
+        assert {each: os.environ[each] for each in WAITING if each in os.environ} == {name: value}
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}])
+def test_every_command_tells_its_libraries_and_its_children(given):
+    """Before torch is loaded, which reads it once."""
+    program = f"""
+import subprocess, sys
+from ava_core.cli import main
+main.app = lambda **_: print("torch" in sys.modules, subprocess.run([sys.executable, "-c", {PRINT!r}]).returncode)
+main.main()
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in WAITING} | given
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    seen, line = done.stdout.splitlines()
+    expected = {"GOMP_SPINCOUNT": None, **given} if given else WAITING
+    assert (json.loads(seen), line) == (expected, "False 0")
+
+
+def identity(name):
+    config = AvaConfig()
+    request = steps.Request(spec=STEPS[name], config=config, inputs={}, choices={}, output=None, work=None)  # type: ignore[arg-type]
+    assert world_size(config.train) == 1
+    return steps._identify(request, {})
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_kernels_that_are_asked_for_are_in_the_key_of_each_step_that_has_any(name, monkeypatch):
+    plain = identity(name)
+    monkeypatch.setenv("AVA_KERNELS", "auto")
+    assert identity(name) == plain
+    monkeypatch.setenv("AVA_KERNELS", "onednn")
+    asked = identity(name)
+    assert (asked.key != plain.key) == ("kernels" in STEPS[name].code)
+    assert asked.choices == ({"kernels": "onednn"} if "kernels" in STEPS[name].code else {})
+
+
+def test_how_threads_wait_is_in_no_key(monkeypatch):
+    before = {name: identity(name).key for name in STEPS}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert {name: identity(name).key for name in STEPS} == before
+
+
+def test_kernels_that_there_are_not_are_refused(monkeypatch):
+    monkeypatch.setenv("AVA_KERNELS", "avx2")
+    with pytest.raises(ConfigError, match="AVA_KERNELS = 'avx2': must be one of auto, native, onednn, off"):
+        identity("train")
+    done = subprocess.run([sys.executable, "-m", "ava_core.cli.main", "config", "show"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ava: environment: AVA_KERNELS = 'avx2': must be one of auto, native, onednn, off\n"
