@@ -66,9 +66,18 @@ def outcome(result: PipelineResult) -> Iterator[str]:
         yield from (f"    {line}" for line in text.splitlines())
     yield ""
     store = registration["tracking_uri"]
-    yield _line("MLflow run", registration.get("run_url") or f"{registration['run_id']} in {store}")
+    yield _line(
+        "MLflow run", _pipeline_page(result) or registration.get("run_url") or f"{registration['run_id']} in {store}"
+    )
     yield _line("registry page", registration.get("model_url") or f"none: {store} is no server")
     yield _line("report", (evaluation / "report.html").as_uri())
+
+
+def _pipeline_page(result: PipelineResult) -> str | None:
+    """Page of the pipeline's run in MLflow, which has those of the steps; the exit handler notes it."""
+    folder = result.folder("record-outcome")
+    outcome = folder / "outcome" / "outcome.json" if folder else None
+    return _read_json(outcome).get("run_url") if outcome and outcome.is_file() else None
 
 
 def failure(result: PipelineResult, again: str) -> Iterator[str]:
@@ -87,6 +96,8 @@ def failure(result: PipelineResult, again: str) -> Iterator[str]:
         if tail:
             yield f"the end of {task.log}:"
             yield from (f"    {line}" for line in tail)
+    if page := _pipeline_page(result):
+        yield f"MLflow run: {page}"
     yield f"go on, once the cause is mended: {again}"
     yield "finished steps are taken again as they are, and an interrupted one goes on from its last durable point"
 

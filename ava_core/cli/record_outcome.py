@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +21,13 @@ def record_outcome(
     from ava_core.runtime.outcome import Outcome
 
     outcome = Outcome.parse(status)
-    outcome.write(output.absolute())
-    record_end_of_pipeline(outcome)
+    outcome.write(output.absolute())  # first: the server may be slow, and the pod's time limited
+    if run_url := record_end_of_pipeline(outcome):
+        outcome = replace(outcome, run_url=run_url)
+        outcome.write(output.absolute())
     place = executor_outputs.wanted(executor_output, executor_input)
     if place is not None:
-        metadata = {"state": outcome.state, "failed_task": outcome.failed_task or "", "message": outcome.message}
+        metadata = {name: value or "" for name, value in asdict(outcome).items()}
         executor_outputs.write(place, {"outcome": (output.absolute(), metadata)})
     failure = f": {outcome.failed_task}: {outcome.message}" if outcome.failed_task else ""
     print(f"pipeline {outcome.state}{failure}")

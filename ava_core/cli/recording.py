@@ -24,12 +24,13 @@ from ava_core.runtime import manifest
 from ava_core.runtime.outcome import Outcome
 from ava_core.runtime.step import Request, StepRun
 from ava_core.runtime.work import timings_path
-from ava_core.tracking.address import RUN_ID, WEB_SCHEMES, given_uri
+from ava_core.tracking.address import RUN_ID, WEB_SCHEMES, given_uri, run_url
+from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import variables_set
-from ava_core.tracking.faults import unreachable
-from ava_core.tracking.pipeline_runs import RUNNING, SOURCE, Task, end_pipeline, open_task, pipeline_run_id
-from ava_core.tracking.records import Point, flatten
+from ava_core.tracking.faults import is_silent, unreachable
+from ava_core.tracking.pipeline_runs import RUNNING, Task, end_pipeline, open_task, pipeline_run_id
+from ava_core.tracking.records import Corpus, Point, describe_corpus, flatten
 from ava_core.tracking.rest import Run, Server
 from ava_core.tracking.run import OWNED
 from ava_core.training.processes.ranks import Ranks
@@ -38,7 +39,7 @@ Compute = Callable[[StepRun], None]
 
 log = logging.getLogger(__name__)
 PATIENCE = 6.0
-"""Seconds that a server may take at the beginning of a step, and again at its end."""
+"""Seconds that a server may take for an answer, of a dozen at a step's beginning and its end."""
 KEY, OUTPUT, INPUTS, REUSED = "ava.key", "ava.output", "ava.inputs", "ava.reused"
 FAULT, OUTCOME = "ava.fault", "ava.outcome"
 STATUS = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
@@ -65,18 +66,20 @@ def recorded(request: Request) -> Iterator[Callable[[Compute], Compute]]:
     recording.end(None)
 
 
-def record_end_of_pipeline(outcome: Outcome, environment: Mapping[str, str] | None = None) -> None:
-    """End the parent run of the pipeline run; KFP's plugin ends its own."""
+def record_end_of_pipeline(outcome: Outcome, environment: Mapping[str, str] | None = None) -> str | None:
+    """End the parent run of the pipeline run, and give its page's address; KFP's plugin ends its own."""
     environment = os.environ if environment is None else environment
     uri, pipeline_run = _server_uri(environment), pipeline_run_id(environment)
     if uri is None or pipeline_run is None or environment.get(RUN_ID):
-        return
+        return None
     tags = {OUTCOME: outcome.state}
     if outcome.failed_task:
         tags[FAULT] = _line(f"{outcome.failed_task}: {outcome.message}")
     with _never_failing(uri, "the end of the pipeline isn't recorded"):
         server = Server(uri, environment, PATIENCE)
-        end_pipeline(server, pipeline_run, STATUS.get(outcome.state, "FAILED"), tags)
+        parent = end_pipeline(server, pipeline_run, STATUS.get(outcome.state, "FAILED"), tags)
+        return run_url(uri, parent.experiment_id, parent.run_id) if parent else None
+    return None
 
 
 class _Recording:
@@ -94,7 +97,8 @@ class _Recording:
 
     def begin(self) -> dict[str, str]:
         """Show the step as running; variables that give the step its run."""
-        with _never_failing(self.uri, "the step isn't shown as running"):
+        # A server that is still starting, as in a checkout's first run, is there when the step ends.
+        with _never_failing(self.uri, "the step isn't shown as running", silence=logging.DEBUG):
             server = Server(self.uri, self.environment, PATIENCE)
             parent, run = self._open(server)
             if OWNED in run.tags and run.status != RUNNING:  # an earlier attempt has failed
@@ -144,7 +148,7 @@ class _Recording:
         return open_task(server, Task(pipeline_run=pipeline_run, name=name, experiment=experiment, tags=self._tags()))
 
     def _tags(self) -> dict[str, str]:
-        tags = {"ava.step": self.request.spec.name, SOURCE: f"ava {self.request.spec.name}"}
+        tags = {"ava.step": self.request.spec.name, **authorship(f"ava {self.request.spec.name}")}
         commit = self.environment.get("AVA_GIT_COMMIT") or read_commit(Path.cwd())
         return {**tags, "mlflow.source.git.commit": commit} if commit else tags
 
@@ -171,9 +175,19 @@ class _Recording:
             # int8_model_bytes: the figures of two schemes have the same names
             prefix = "".join(f"{value}_" for value in self.request.choices.values())
             server.log(parent, [Point(prefix + name, float(value), step) for name, value in figures.items()])
+        corpus = self._corpus(made, figures)
+        for each in (run, parent):
+            if each is not None and corpus is not None:
+                server.log_corpus(each, corpus)
         tags = {KEY: made.key, OUTPUT: made.digest, INPUTS: json.dumps(made.inputs, sort_keys=True)}
         tags[REUSED] = str(not self.computed).lower()
         server.log(run, [Point(name, float(value), step) for name, value in {**timings, **figures}.items()], tags)
+
+    def _corpus(self, made: manifest.Manifest, figures: Mapping[str, float]) -> Corpus | None:
+        """The shards that the step made, or was given; None for a step that knows only what was made from them."""
+        digest = made.digest if made.step == "preprocess" else made.inputs.get("shards")
+        sources = self.request.config.model_dump(mode="json", by_alias=True)["data"]["sources"]
+        return describe_corpus(sources, digest, figures if made.step == "preprocess" else {}) if digest else None
 
 
 def _recording(request: Request, environment: Mapping[str, str]) -> _Recording | None:
@@ -199,12 +213,16 @@ def _server_uri(environment: Mapping[str, str]) -> str | None:
 
 
 @contextmanager
-def _never_failing(uri: str, consequence: str) -> Iterator[None]:
-    """Turn whatever goes wrong in the block into a warning: servers, proxies and plugins raise what they like."""
+def _never_failing(uri: str, consequence: str, silence: int = logging.WARNING) -> Iterator[None]:
+    """Turn whatever goes wrong in the block into a warning: servers, proxies and plugins raise what they like.
+
+    `silence` is the level at which it is told that nothing answers.
+    """
     try:
         yield
     except Exception as error:
-        log.warning("mlflow: %s: %s", consequence, error if isinstance(error, AvaError) else unreachable(uri, error))
+        fault = error if isinstance(error, AvaError) else unreachable(uri, error)
+        log.log(silence if is_silent(error) else logging.WARNING, "mlflow: %s: %s", consequence, fault)
 
 
 def _line(text: str) -> str:

@@ -35,6 +35,7 @@ from ava_core.registry.versions import (
 )
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.progress import Progress
+from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import connect, experiment
 from ava_core.tracking.faults import server_errors
@@ -169,7 +170,7 @@ def _register_once(context: _Context, on_model: Callable[[], None]) -> tuple[Mod
 
 def _run_tags(context: _Context) -> dict[str, str]:
     tags = {MODEL: context.candidate.model_digest, **{f"ava.{key}": value for key, value in context.source.items()}}
-    tags |= {"mlflow.source.name": "ava register", "mlflow.note.content": _summary(context.candidate)}
+    tags |= {**authorship("ava register"), "mlflow.note.content": _summary(context.candidate)}
     return {**tags, "mlflow.source.git.commit": context.commit} if context.commit else tags
 
 

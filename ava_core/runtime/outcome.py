@@ -19,11 +19,13 @@ class Outcome:
         state: SUCCEEDED, FAILED or CANCELLED.
         failed_task: the task, or the group of tasks, that failed; None on success.
         message: what Kubeflow says about the failure; empty on success.
+        run_url: page of the pipeline's run in MLflow; None where it has none.
     """
 
     state: str
     failed_task: str | None
     message: str
+    run_url: str | None = None
 
     @classmethod
     def parse(cls, status: str) -> Outcome:

@@ -16,6 +16,8 @@ DEFAULT_URI = "sqlite:///.ava/mlflow/mlflow.db"
 LOCAL_SERVER = Path(".ava/mlflow/server.json")
 """Where `python -m pipelines.mlflow_server` notes the address of the server that it started on that database."""
 CONNECT_SECONDS = 0.5
+PAGES = "?workflowType=machine_learning"
+"""Without it, MLflow opens its pages for agents, where a run of ours is an empty list of traces."""
 WEB_SCHEMES = ("http", "https")
 VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
 RUN_ID = "MLFLOW_RUN_ID"
@@ -75,7 +77,7 @@ def _page(uri: str, *segments: str) -> str | None:
     if parts.scheme not in WEB_SCHEMES:
         return None
     base = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
-    return "/".join((base, "#", *(quote(segment, safe="") for segment in segments)))
+    return "/".join((base, "#", *(quote(segment, safe="") for segment in segments))) + PAGES
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str | None:

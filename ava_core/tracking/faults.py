@@ -95,6 +95,11 @@ def _kind(text: str) -> type[AvaError]:
     return Unreachable if not told and (_FAILING.search(text) or _SILENT.search(text)) else AvaError
 
 
+def is_silent(error: BaseException) -> bool:
+    """Whether nothing has answered."""
+    return bool(_SILENT.search(_texts(error)))
+
+
 def one_line(text: str, uri: str = "") -> str:
     """The first line of a message, without the credentials of `uri`."""
     whole = text.replace(uri, redact_address(uri)) if uri else text

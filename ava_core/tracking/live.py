@@ -27,6 +27,7 @@ import ava_core
 from ava_core.errors import ConfigError
 from ava_core.redaction import redact_address
 from ava_core.tracking.address import given_uri
+from ava_core.tracking.authorship import authorship
 from ava_core.tracking.feed import Feed
 from ava_core.tracking.pipeline_runs import identity, pipeline_run_id
 from ava_core.tracking.records import flatten
@@ -68,7 +69,7 @@ def live_run(
             name=NAME,
             # In a pipeline it is the step's own run, whoever opens it first.
             identity=identity(pipeline_run, NAME) if pipeline_run else {IDENTITY: _identity(state)},
-            tags={"ava.step": NAME, "mlflow.source.name": f"ava {NAME}"},
+            tags={"ava.step": NAME, **authorship(f"ava {NAME}")},
             parameters=flatten(parameters),
             state=str(state.absolute()),
         ),

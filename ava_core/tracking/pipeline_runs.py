@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ava_core.tracking.authorship import authorship
 from ava_core.tracking.rest import Run, Server
 from ava_core.tracking.run import OWNED
 
@@ -19,7 +20,6 @@ PIPELINE_RUN = "ava.pipeline_run"
 TASK = "ava.task"
 """A nested run has this tag, the parent doesn't."""
 PARENT = "mlflow.parentRunId"
-SOURCE = "mlflow.source.name"
 RUNNING, KILLED = "RUNNING", "KILLED"
 VARIABLE = "AVA_PIPELINE_RUN"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
@@ -58,7 +58,7 @@ def open_task(server: Server, task: Task) -> tuple[Run, Run]:
     place = server.experiment_id(task.experiment)
     parent, run = _look(server, place, task)
     if parent is None:
-        tags = {PIPELINE_RUN: task.pipeline_run, SOURCE: "ava pipeline", OWNED: "true"}
+        tags = {PIPELINE_RUN: task.pipeline_run, **authorship("ava pipeline"), OWNED: "true"}
         server.create_run(place, task.pipeline_run, tags)
         parent, run = _look(server, place, task)
     if run is None and parent is not None:
@@ -74,8 +74,8 @@ def open_task(server: Server, task: Task) -> tuple[Run, Run]:
     return parent, run
 
 
-def end_pipeline(server: Server, pipeline_run: str, status: str, tags: Mapping[str, str]) -> str | None:
-    """End the parent, and as killed the steps that didn't live to end their own run; the parent's id, if there is one.
+def end_pipeline(server: Server, pipeline_run: str, status: str, tags: Mapping[str, str]) -> Run | None:
+    """End the parent, and as killed the steps that didn't live to end their own run; the parent, if there is one.
 
     Args:
         server: the tracking server.
@@ -92,7 +92,7 @@ def end_pipeline(server: Server, pipeline_run: str, status: str, tags: Mapping[s
         return None
     server.log(parent, tags=tags)
     server.set_status(parent.run_id, status)
-    return parent.run_id
+    return parent
 
 
 def _look(server: Server, place: str, task: Task) -> tuple[Run | None, Run | None]:

@@ -15,6 +15,7 @@ METRICS_PER_BATCH = 1000
 PARAMETERS_PER_BATCH = 100
 PARAMETER_CHARACTERS = 6000
 DATASET_DIGEST_CHARACTERS = 36
+DATASET_CONTEXT = {"key": "mlflow.data.context", "value": "training, validation, test"}
 
 
 class Point(NamedTuple):
@@ -39,6 +40,18 @@ class Corpus(NamedTuple):
     digest: str
     sources: Sequence[Mapping[str, Any]]
     counts: Mapping[str, float]
+
+    def as_dataset(self) -> dict[str, str]:
+        """The fields of MLflow's Dataset entity."""
+        hub = next((source for source in self.sources if "hub" in source), None)
+        location = {"path": hub["hub"], "split": hub.get("split"), "revision": hub.get("revision")} if hub else None
+        return {
+            "name": self.name,
+            "digest": self.digest[:DATASET_DIGEST_CHARACTERS],
+            "source_type": "hf" if hub and len(self.sources) == 1 else "local",
+            "source": json.dumps({**(location or {"uri": self.name}), "sources": self.sources}, sort_keys=True),
+            "profile": json.dumps({**self.counts, "shards_digest": self.digest}, sort_keys=True),
+        }
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

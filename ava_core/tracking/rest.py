@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ava_core.errors import AvaError
 from ava_core.tracking.address import RUN_ID
-from ava_core.tracking.records import PARAMETERS_PER_BATCH, Point, batches
+from ava_core.tracking.records import DATASET_CONTEXT, PARAMETERS_PER_BATCH, Corpus, Point, batches
 
 if TYPE_CHECKING:
     import requests
@@ -63,7 +63,7 @@ class Run:
 
 
 class Server:
-    """A tracking server, for the requests of the next `seconds`.
+    """A tracking server, for as long as it answers.
 
     Every method raises what a failed request raises: `RefusedError`, an exception of `requests`, or a ValueError or
     KeyError where no MLflow answers.
@@ -71,13 +71,14 @@ class Server:
     Args:
         uri: http(s) address.
         environment: MLflow's variables.
-        seconds: when they are over, requests fail.
+        seconds: that it may take for an answer; without one, requests then fail. One that is slow, but there, gets all.
     """
 
     def __init__(self, uri: str, environment: Mapping[str, str], seconds: float) -> None:
         self._base = uri.rstrip("/") + "/api/2.0/mlflow/"
         self._environment = environment
         self._session = _session(uri, environment)
+        self._seconds = seconds
         self._deadline = time.monotonic() + seconds
 
     def experiment_id(self, name: str) -> str:
@@ -153,6 +154,11 @@ class Server:
             body = {"run_id": run.run_id, "metrics": metrics, "tags": _pairs(tags or {})}
             self._send("POST", "runs/log-batch", body)
 
+    def log_corpus(self, run: Run, corpus: Corpus) -> None:
+        """Name the data that a run reads or makes, as its dataset input; the same one twice is one."""
+        entry = {"dataset": corpus.as_dataset(), "tags": [DATASET_CONTEXT]}
+        self._send("POST", "runs/log-inputs", {"run_id": run.run_id, "datasets": [entry]})
+
     def _experiment(self, name: str) -> str:
         answer = self._send("GET", "experiments/get-by-name", {"experiment_name": name})
         return str(answer["experiment"]["experiment_id"])
@@ -168,6 +174,7 @@ class Server:
             # With every request: from the session, requests would let REQUESTS_CA_BUNDLE come before it.
             verify=_verification(self._environment),
         )
+        self._deadline = time.monotonic() + self._seconds
         if answer.status_code != 200:
             raise _refused(answer)
         return dict(answer.json())

@@ -6,7 +6,6 @@ step that was killed fills the same run again from the start.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ava_core.errors import AvaError
 from ava_core.tracking.address import RUN_ID
 from ava_core.tracking.records import (
-    DATASET_DIGEST_CHARACTERS,
+    DATASET_CONTEXT,
     METRICS_PER_BATCH,
     PARAMETERS_PER_BATCH,
     Corpus,
@@ -73,17 +72,10 @@ class TrackedRun:
         """Log the corpus as a dataset input."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        hub = next((source for source in corpus.sources if "hub" in source), None)
-        location = {"path": hub["hub"], "split": hub.get("split"), "revision": hub.get("revision")} if hub else None
-        dataset = Dataset(
-            name=corpus.name,
-            digest=corpus.digest[:DATASET_DIGEST_CHARACTERS],
-            source_type="hf" if hub and len(corpus.sources) == 1 else "local",
-            source=json.dumps({**(location or {"uri": corpus.name}), "sources": corpus.sources}, sort_keys=True),
-            profile=json.dumps({**corpus.counts, "shards_digest": corpus.digest}, sort_keys=True),
+        dataset = Dataset(**corpus.as_dataset())
+        self.client.log_inputs(
+            self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[InputTag(**DATASET_CONTEXT)])]
         )
-        tag = InputTag(key="mlflow.data.context", value="training, validation, test")
-        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; later values replace earlier ones."""

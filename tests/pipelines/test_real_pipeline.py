@@ -92,7 +92,7 @@ def test_only_what_changed_is_computed_again(run_pipeline, runner, mlflow_server
     first, statuses, output = run_pipeline(runner, model=model)
     assert statuses == cached_are()
     assert f"{model} version 1: @challenger, @champion" in output
-    assert f"{mlflow_server}/#/models/{model}/versions/1" in output
+    assert f"{mlflow_server}/#/models/{model}/versions/1?workflowType=machine_learning" in output
     assert (first / "evaluate" / "report").read_bytes().startswith(b"<!")
     assert (first / "register" / "promoted").read_text() == "true"
     assert (first / "register" / "model_version").read_text() == "1"

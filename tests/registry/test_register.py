@@ -39,7 +39,7 @@ def test_first_version_below_the_absolute_bound_becomes_champion(registered, cli
         "passed": True,
     }
     assert record["run_url"].startswith(f"{mlflow_server}/#/experiments/{record['experiment_id']}/runs/")
-    assert record["model_url"] == f"{mlflow_server}/#/models/{name}/versions/1"
+    assert record["model_url"] == f"{mlflow_server}/#/models/{name}/versions/1?workflowType=machine_learning"
 
 
 def test_run_holds_the_whole_configuration_and_what_it_was_made_from(registered, client, tmp_path):

@@ -51,10 +51,10 @@ def test_command_writes_the_record_and_tells_kubeflow(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == "pipeline FAILED: train: OOMKilled\n"
-    expected = {"state": "FAILED", "failed_task": "train", "message": "OOMKilled"}
+    expected = {"state": "FAILED", "failed_task": "train", "message": "OOMKilled", "run_url": None}
     assert json.loads((tmp_path / "outcome" / "outcome.json").read_text()) == expected
     artifact = executor_output_utils.load_executor_output(str(tmp_path / "eo")).artifacts["outcome"].artifacts[0]
-    assert artifact.uri == str(tmp_path / "outcome") and dict(artifact.metadata.items()) == expected
+    assert artifact.uri == str(tmp_path / "outcome") and dict(artifact.metadata.items()) == {**expected, "run_url": ""}
 
 
 def test_wrong_status_exits_2(tmp_path):

@@ -59,8 +59,9 @@ def test_pages_show_neither_credentials_nor_queries(user, password, host, query)
 
 
 def test_pages_exist_only_on_a_server():
-    assert run_url("http://h:1/", "7", "abc") == "http://h:1/#/experiments/7/runs/abc"
-    assert model_url("http://h:1", "a b", 2) == "http://h:1/#/models/a%20b/versions/2"
+    classic = "?workflowType=machine_learning"
+    assert run_url("http://h:1/", "7", "abc") == f"http://h:1/#/experiments/7/runs/abc{classic}"
+    assert model_url("http://h:1", "a b", 2) == f"http://h:1/#/models/a%20b/versions/2{classic}"
     assert run_url(DEFAULT_URI, "7", "abc") is None
     assert model_url(DEFAULT_URI, "m", 2) is None
 

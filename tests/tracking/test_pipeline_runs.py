@@ -105,7 +105,9 @@ def test_run_that_the_training_opened_while_the_server_was_away_for_its_step_get
 def test_end_of_the_pipeline_ends_the_parent_and_the_steps_that_were_killed(server, client, pipeline):
     done, killed = (open_task(server, task(pipeline, name))[1].run_id for name in ("preprocess", "train"))
     server.set_status(done, "FINISHED")
-    parent = end_pipeline(server, pipeline, "FAILED", {"ava.fault": "train: killed"})
+    above = end_pipeline(server, pipeline, "FAILED", {"ava.fault": "train: killed"})
+    assert above is not None
+    parent = above.run_id
     assert client.get_run(done).info.status == "FINISHED"
     assert client.get_run(killed).info.status == "KILLED"
     ended = client.get_run(parent)
