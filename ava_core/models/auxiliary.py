@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,21 +99,34 @@ def weighted_sum(weights: Mapping[str, float], losses: Mapping[str, Tensor]) -> 
     return torch.stack([weights.get(name, 0.0) * loss for name, loss in losses.items()]).sum()
 
 
-def adopt_trainer(config: EnhancedMoEConfig) -> float:
-    """The scale for a step that HF's Trainer, or one made from it, is making up the stack; 1 where there is none.
+class TrainerStep(NamedTuple):
+    """What a model wants to know of the step that it is trained in.
 
-    It is 1 / micro-batches of the step, for the Trainer divides by them or lets the loss do so; times the scale of
-    float16's gradients. Nothing that a trainer hands to a model says either, so its own frame is looked at. A
-    `router_aux_loss_coef` among its arguments becomes the configuration's, as TRL's SFTTrainer has it.
+    Attributes:
+        scale: what the trainer multiplies its losses with: 1 / micro-batches of the step, times the scale of float16's
+            gradients.
+        number: optimiser steps before it; None where no trainer is known.
+    """
+
+    scale: float = 1.0
+    number: int | None = None
+
+
+def adopt_trainer(config: EnhancedMoEConfig) -> TrainerStep:
+    """The step that HF's Trainer, or one made from it, is making up the stack.
+
+    Nothing that a trainer hands to a model tells of it, so its own frame is looked at. A `router_aux_loss_coef` among
+    its arguments becomes the configuration's, as TRL's SFTTrainer has it.
     """
     trainer = _trainer_above(sys._getframe(1))
     if trainer is None:
         accelerate = sys.modules.get("accelerate.state")  # a loop of one's own with Accelerate divides by `num_steps`
-        return 1.0 / accelerate.GradientState().num_steps if accelerate else 1.0
+        return TrainerStep(1.0 / accelerate.GradientState().num_steps) if accelerate else TrainerStep()
     coefficient = getattr(trainer.args, "router_aux_loss_coef", None)
     if coefficient is not None:
         config.router_aux_loss_coef = coefficient
-    return _loss_scale(trainer.accelerator) / trainer.current_gradient_accumulation_steps
+    scale = _loss_scale(trainer.accelerator) / trainer.current_gradient_accumulation_steps
+    return TrainerStep(scale, trainer.state.global_step)
 
 
 def _trainer_above(frame: FrameType | None) -> Any:

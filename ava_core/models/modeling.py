@@ -22,7 +22,7 @@ from ava_core.models.masks import attention_mask_for
 from ava_core.models.moe import Gate, MoELayer, ZeroComputationExperts
 from ava_core.models.normalization import RMSNorm
 from ava_core.models.outputs import EnhancedMoEModelOutput
-from ava_core.models.routing import ExpertBiasRouter, Routes, RouteTape, RoutingStatistics
+from ava_core.models.routing import BiasSteps, ExpertBiasRouter, Routes, RouteTape, RoutingStatistics
 
 CACHE_LINE = 64
 """Bytes; PyTorch's CPU allocator aligns to it."""
@@ -149,12 +149,16 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.auxiliary_scale = 1.0
+        self.bias_steps = BiasSteps() if config.router == "expert_bias" else None
         self.post_init()
 
     def train(self, mode: bool = True) -> EnhancedMoEModel:
         """As in PyTorch; see `auxiliary_scale`."""
         if mode:
-            self.auxiliary_scale = adopt_trainer(self.config)
+            step = adopt_trainer(self.config)
+            self.auxiliary_scale = step.scale
+            if self.bias_steps is not None:
+                self.bias_steps.begin(self, step.number)
         return super().train(mode)
 
     def auxiliary_gradient(self) -> AuxiliaryGradient | None:
@@ -247,6 +251,8 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         balance, z, diversity, statistics, router_logits, choices = zip(*layers, strict=True)
         losses = [None if layer[0] is None else torch.stack(layer).mean() for layer in (balance, z, diversity)]
         if gradient is not None:
+            if self.bias_steps is not None:
+                self.bias_steps.add(statistics)
             for loss in losses:
                 gradient.leave_to(loss)
             if output_router_logits and self.config.balance_loss_weight:

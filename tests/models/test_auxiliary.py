@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ava_core.losses import UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.models.routing import ROUTERS
+from ava_core.models.routing import ROUTERS, update_expert_bias
 from ava_core.training.optimizers import curvature_generator, sampled_label_gradients
 
 WEIGHTS = {"balance_loss_weight": 3.0, "router_z_loss_weight": 0.2, "router_diversity_weight": 0.5}
@@ -145,6 +145,7 @@ class Loop:
         scaler = None if loss_scale is None else SimpleNamespace(get_scale=lambda: loss_scale)
         self.accelerator = SimpleNamespace(scaler=scaler)
         self.args = SimpleNamespace(router_aux_loss_coef=coefficient)
+        self.state = SimpleNamespace(global_step=0)
         self.scale = (loss_scale or 1.0) / micro_batches
 
     def training_step(self, model, tokens, loss):
@@ -180,6 +181,29 @@ def test_loop_with_accelerate_divides_by_its_number_of_steps(make_model, monkeyp
     model.model.auxiliary_scale = 7.0  # a loop of one's own, after train()
     model.eval()
     assert model.model.auxiliary_scale == 7.0
+
+
+def test_expert_bias_moves_once_per_step_of_a_trainer_by_the_loads_of_all_its_micro_batches(make_model, tokens):
+    model = make_model(router="expert_bias", num_layers=2, expert_bias_update_rate=0.25)
+    trainer, routers = Loop(2), [layer.moe.router for layer in model.model.layers]
+    batches, loads = [tokens, tokens.flip(0) + 1, tokens - 1], []
+    for batch in batches[:2]:
+        statistics = model.train()(batch).router_statistics
+        loads.append(torch.stack([layer.load_E for layer in statistics]))
+        trainer.training_step(model, batch, lambda output: output.logits.sum())
+        model.eval()(batch)  # an evaluation between them counts nothing
+    assert not any(router.expert_bias.any() for router in routers)
+    trainer.state.global_step = 1
+    trainer.training_step(model, batches[2], lambda output: output.logits.sum())
+    expected = make_model(router="expert_bias", num_layers=2, expert_bias_update_rate=0.25)
+    update_expert_bias(expected, torch.stack(loads).mean(dim=0).unbind())
+    for router, layer in zip(routers, expected.model.layers, strict=True):
+        assert torch.equal(router.expert_bias, layer.moe.router.expert_bias) and router.expert_bias.any()
+    before = routers[0].expert_bias.clone()
+    model.train()  # a loop of one's own: nothing moves but by its own call
+    for _ in range(2):
+        outside(model.train()(tokens), tokens).backward()
+    assert torch.equal(routers[0].expert_bias, before)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])

@@ -38,8 +38,8 @@ def offline(monkeypatch):
 def write(tmp_path):
     """A folder with a tokenizer of bytes and a model, the same at each call but for its loss weights."""
 
-    def write(**weights) -> Path:
-        folder = tmp_path / "-".join(["model", *(f"{value:g}" for value in weights.values())])
+    def write(**settings) -> Path:
+        folder = tmp_path / "-".join(["model", *map(str, settings.values())])
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokens = {token: i for i, token in enumerate(["<|endoftext|>", "<|pad|>", *alphabet])}
         tokenizer = Tokenizer(models.BPE(tokens, []))
@@ -51,7 +51,7 @@ def write(tmp_path):
         torch.manual_seed(0)
         config = EnhancedMoEConfig(
             vocab_size=len(tokens), hidden_size=32, num_layers=2, num_attention_heads=2, num_ffn_experts=4,
-            expert_intermediate_size=16, bos_token_id=0, eos_token_id=0, pad_token_id=1, **{**WEIGHTS, **weights},
+            expert_intermediate_size=16, bos_token_id=0, eos_token_id=0, pad_token_id=1, **{**WEIGHTS, **settings},
         )  # fmt: skip
         model = EnhancedMoEForCausalLM(config)
         with torch.no_grad():
@@ -211,6 +211,15 @@ def test_coefficient_among_the_arguments_is_the_models(write, kind):
     same, _ = first_gradients(kind, write(balance_loss_weight=0.01), router_aux_loss_coef=10 / 8)
     for name, gradient in ten.items():
         torch.testing.assert_close(same[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["trainer", "sft"])
+def test_expert_bias_moves_with_the_steps(write, kind):
+    """After the first of two steps, by one update."""
+    _, trainer = first_gradients(kind, write(router="expert_bias"), micro_batches=2)
+    for layer in trainer.model.model.layers:
+        bias = layer.moe.router.expert_bias
+        assert bias.any() and torch.equal(bias, torch.sign(bias) * 0.001)
 
 
 @pytest.mark.parametrize("kind", ["sft-object", "dpo-object"])

@@ -2,7 +2,7 @@
 
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.routing.balanced import ExpertChoiceRouter, SinkhornRouter
-from ava_core.models.routing.expert_bias import ExpertBiasRouter, update_expert_bias
+from ava_core.models.routing.expert_bias import BiasSteps, ExpertBiasRouter, update_expert_bias
 from ava_core.models.routing.hierarchical import HierarchicalRouter
 from ava_core.models.routing.router import Router, Routing
 from ava_core.models.routing.routes import Routes, RouteTape
@@ -26,6 +26,7 @@ def build_router(config: EnhancedMoEConfig) -> Router:
 
 __all__ = [
     "ROUTERS",
+    "BiasSteps",
     "ExpertBiasRouter",
     "RouteTape",
     "Router",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.routing.capacity import expert_shares
 from ava_core.models.routing.router import Router, Scores
+from ava_core.models.routing.statistics import RoutingStatistics
 
 
 class ExpertBiasRouter(Router):
@@ -19,7 +20,7 @@ class ExpertBiasRouter(Router):
     with the weights and kept in float32 whatever the model's type: steps of 0.001 would be lost in bfloat16. Scores
     are softmax probabilities, as with the other routers (DeepSeek-V3 has sigmoids). A bias of 0 is plain top-k.
 
-    `update_expert_bias` changes it after an optimiser step.
+    `update_expert_bias` changes it after an optimiser step; under HF's Trainer `BiasSteps` calls it.
     """
 
     expert_bias: Tensor
@@ -49,6 +50,41 @@ class ExpertBiasRouter(Router):
         if self.expert_bias.dtype != torch.float32:
             self.expert_bias = exact_E.to(self.expert_bias.device)
         return self
+
+
+class BiasSteps:
+    """Moves the biases once per step of a trainer that knows nothing of them: HF's, and those made from it.
+
+    The model tells what it sees: steps in `train()`, which such a trainer calls before each micro-batch, and loads in
+    its forward passes. The last step of a training moves none.
+    """
+
+    def __init__(self) -> None:
+        self._loads: list[Tensor] = []
+        self._number: int | None = None
+        self._counting = False
+
+    @torch.no_grad()
+    def begin(self, model: nn.Module, number: int | None) -> None:
+        """Another micro-batch; `number` counts optimiser steps, None means that what follows is no trainer's.
+
+        Collective where the number is another one than before.
+        """
+        self._counting = number is not None
+        if number is None or number == self._number:
+            return
+        if self._loads:
+            load_LE = torch.stack(self._loads).mean(dim=0)
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.all_reduce(load_LE)
+                load_LE /= distributed.get_world_size()
+            update_expert_bias(model, load_LE.unbind())
+        self._loads, self._number = [], number
+
+    def add(self, layers: Sequence[RoutingStatistics]) -> None:
+        """Take in a pass that is trained on."""
+        if self._counting and not torch.compiler.is_compiling():
+            self._loads.append(torch.stack([layer.load_E for layer in layers]))
 
 
 @torch.no_grad()
