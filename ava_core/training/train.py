@@ -33,6 +33,7 @@ from ava_core.training.gradients import Guard, build_clipper
 from ava_core.training.history import History
 from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
+from ava_core.training.memory.watch import MemoryWatch
 from ava_core.training.process import peak_memory_bytes, prepare
 from ava_core.training.processes import launch, peers
 from ava_core.training.processes.ranks import Ranks
@@ -182,6 +183,7 @@ class _Training:
             f"{self.config.global_batch_size * self.config.sequence_length:,}",
             batches.passes(0, self.config.steps),
         )
+        self.callbacks.callbacks.append(MemoryWatch(plan))
         trainer = self._trainer(model, batches)
         trainer.run(partial(self._start, trainer.engine, self.resume) if self.resume else None)
         peak_bytes = peak_memory_bytes()

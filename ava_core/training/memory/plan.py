@@ -49,22 +49,26 @@ class LayerMemory:
         saved: of each layer, if it isn't recomputed.
         kept: of each layer, if it is: its input, the logits of the gate before, and its routes.
         outside: what the embedding, the last norm and the loss keep.
+        largest: the largest tensor among those of each layer. Long sequences have attention probabilities of
+            sequence x sequence; the backward pass of their softmax holds two gradients of that size at once.
     """
 
     saved: tuple[int, ...]
     kept: tuple[int, ...]
     outside: int
+    largest: tuple[int, ...] = ()
 
     def peak(self, recomputed: int, head: int) -> int:
         """The most that exists at once if the first `recomputed` layers recompute.
 
         Either at the head's loss, or in the backward pass of some layer: what it and those before it keep, what it
-        recomputes, and gradients inside it, which are about as many as what it saves.
+        recomputes, and gradients inside it: about as many as what it saves, and that of the largest tensor twice.
         """
         held = [
             kept if i < recomputed else saved for i, (kept, saved) in enumerate(zip(self.kept, self.saved, strict=True))
         ]
-        inside = [(2 if i < recomputed else 1) * saved for i, saved in enumerate(self.saved)]
+        largest = self.largest or (0,) * len(self.saved)
+        inside = [(2 if i < recomputed else 1) * saved + largest[i] for i, saved in enumerate(self.saved)]
         backward = max(sum(held[: i + 1]) + inside[i] for i in range(len(held)))
         return self.outside + max(sum(held) + head, backward)
 
@@ -171,6 +175,7 @@ def measure(model: EnhancedMoEForCausalLM, config: TrainConfig) -> LayerMemory:
         saved=tuple(round(scale * size) for size in counts.saved),
         kept=tuple(round(scale * size) for size in counts.kept),
         outside=round(scale * counts.outside) + _loss_bytes(model, config),
+        largest=tuple(round(scale * size) for size in counts.largest),
     )
 
 
@@ -181,6 +186,7 @@ class _Counts:
         self._model = model
         self.saved = [0] * len(model.model.layers)
         self.kept = [0] * len(model.model.layers)
+        self.largest = [0] * len(model.model.layers)
         self.outside = 0
         self._layer: int | None = None
         # Weak references free the tensors and keep the storages' identities, which tell them apart.
@@ -208,6 +214,7 @@ class _Counts:
         size = tensor.untyped_storage().nbytes()
         if self._layer is not None:
             self.saved[self._layer] += size
+            self.largest[self._layer] = max(self.largest[self._layer], size)
         else:
             self.outside += size
 

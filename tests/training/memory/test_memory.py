@@ -131,6 +131,15 @@ def test_peak_by_hand():
     assert layers.peak(1, head=0) == 5 + 310
     # All do: 30, then the last one's 100 and its gradients.
     assert layers.peak(3, head=0) == 5 + 230
+    # Of attention's probabilities, which are the largest tensor, there are two gradients at once.
+    layers = LayerMemory(saved=(100, 100, 100), kept=(10, 10, 10), outside=5, largest=(60, 60, 60))
+    assert (layers.peak(0, head=50), layers.peak(3, head=0)) == (5 + 460, 5 + 290)
+
+
+def test_largest_tensor_is_attentions_probabilities_where_it_has_explicit_products(monkeypatch):
+    monkeypatch.setattr("ava_core.models.attention._native_can", lambda *_: False)
+    measured = measure(make_model(), settings(micro=2, length=256, precision="bf16"))
+    assert measured.largest == (2 * 2 * 256 * 256 * 2,) * 3  # batch, heads, queries, keys, bytes
 
 
 @pytest.fixture

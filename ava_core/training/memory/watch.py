@@ -1,0 +1,79 @@
+"""What a training really takes, held against its plan and its budget."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ava_core.config.hardware import GIB
+from ava_core.training.callbacks.base import Callback, Row
+from ava_core.training.memory.out_of_memory import free_memory
+from ava_core.training.memory.plan import MemoryPlan, recompute
+from ava_core.training.process import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from ava_core.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+TOLERATED_SHARE = 1.15
+TOLERATED_BYTES = 256 * 2**20
+"""How much more than planned needs no word: by share, and of libraries that are loaded on first use."""
+
+
+class MemoryWatch(Callback):
+    """Says in a line where a training takes more than its plan, or than `train.memory_budget`: once for each.
+
+    Past its budget, a training in one process goes on with every layer recomputing its activations, which changes no
+    result; of several, ZeRO's would wait for each other if they recomputed different layers.
+
+    Args:
+        plan: what was estimated.
+        measure: bytes of the highest peak of this process so far.
+    """
+
+    def __init__(self, plan: MemoryPlan, measure: Callable[[], int] = peak_memory_bytes) -> None:
+        self.plan, self._measure = plan, measure
+        self._told = self._told_again = False
+        self._highest = 0
+
+    def on_start(self, run: Trainer) -> None:
+        # What was taken before the first step, such as by the pass that the plan measured, is none of the training's.
+        self._highest = self._measure()
+
+    def after_step(self, run: Trainer, row: Row) -> None:
+        peak = self._measure()
+        if peak <= self._highest:
+            return
+        budget = run.config.memory_budget
+        if budget is not None and peak > budget * GIB:
+            self._past_budget(run, int(row["step"]), peak)
+        elif not self._told and peak > self._expected():
+            self._told = True
+            log.warning("memory: %s", self._figures(run, int(row["step"]), peak) + self._way_out(run))
+        self._highest = peak
+
+    def _expected(self) -> float:
+        return max(TOLERATED_SHARE * self.plan.total_bytes, self.plan.total_bytes + TOLERATED_BYTES)
+
+    def _past_budget(self, run: Trainer, step: int, peak: int) -> None:
+        layers = run.engine.model.model.layers
+        recomputing = sum(layer.gradient_checkpointing for layer in layers)
+        line = f"train.memory_budget = {run.config.memory_budget:g} GiB is exceeded: {self._figures(run, step, peak)}"
+        if recomputing < len(layers) and run.ranks.size == 1:
+            recompute(run.engine.model, tuple(range(len(layers))))
+            free_memory()
+            log.warning("memory: %s: from now on all %d layers recompute instead of %d", line, len(layers), recomputing)
+        elif not self._told_again:
+            self._told_again = True
+            log.warning("memory: %s", line + self._way_out(run))
+
+    def _figures(self, run: Trainer, step: int, peak: int) -> str:
+        return f"{peak / GIB:.2f} GiB taken by step {step}, {self.plan.total_bytes / GIB:.2f} estimated"
+
+    def _way_out(self, run: Trainer) -> str:
+        config = run.config
+        return (
+            f": to take less, lower train.micro_batch_size (now {config.micro_batch_size}) or"
+            f" train.sequence_length (now {config.sequence_length})"
+        )
