@@ -50,7 +50,7 @@ def generate(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help='Print a line {"prompt": ..., "text": ...} per prompt.')
     ] = False,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0: as many as there are.")] = 0,
 ) -> None:
     """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
     from ava_core.errors import ConfigError

@@ -25,7 +25,7 @@ def serve(
     name: Annotated[str | None, typer.Option(help="What clients call the model; as it is registered.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
-    slots: Annotated[int, typer.Option(min=1, help="Sequences that are decoded together.")] = 16,
+    slots: Annotated[int, typer.Option(min=1, max=4096, help="Sequences that are decoded together.")] = 16,
     max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get status 429.")] = 64,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2**20,
     request_seconds: Annotated[float, typer.Option(min=0.1, help="From a request to the end of its answer.")] = 600.0,
@@ -47,7 +47,7 @@ def serve(
     ] = None,
     access_log: Annotated[bool, typer.Option(help="Log a line per request, without its texts.")] = True,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja template instead of the tokenizer's own.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0: as many as there are.")] = 0,
 ) -> None:
     """Serve a quantised model over OpenAI's HTTP interface until SIGTERM or Ctrl-C."""
     started = time.perf_counter()

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from ava_core.cli import main as cli
 from ava_core.config import resolve, to_yaml
 from ava_core.config.estimate import estimate
+from ava_core.config.limits import MAX_THREADS
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import ConfigError
 
@@ -233,6 +234,12 @@ def test_whole_process_refuses_what_would_have_ended_it(flags, faults):
     command = [sys.executable, "-m", "ava_core.cli.main", "config", "show", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", faults)
+
+
+@pytest.mark.parametrize("command", ["generate", "serve"])
+def test_threads_have_the_same_bound_on_every_command(command, capsys):
+    code = cli._run(lambda: cli.app([command, "--threads", str(MAX_THREADS + 1)], standalone_mode=False))
+    assert code == 2 and f"less than or equal to {MAX_THREADS}:" in capsys.readouterr().err
 
 
 OVERRIDES = [
