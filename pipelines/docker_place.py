@@ -57,8 +57,9 @@ class DockerPlace:
         }
         for folder in writable:
             folder.mkdir(parents=True, exist_ok=True)
+        seen = [path for path in readable if path.exists()]
         # A folder that is to be both is writable.
-        self.read_only = {path: True for path in readable if path.exists()} | dict.fromkeys(writable, False)
+        self.read_only = dict.fromkeys((*seen, *caches_behind(seen)), True) | dict.fromkeys(writable, False)
 
     def labels(self, image: str) -> dict[str, str]:
         """The labels of an image, which must be here: nothing is pulled without being asked for.
@@ -113,6 +114,20 @@ class DockerPlace:
         return [
             Mount(str(path), str(path), type="bind", read_only=read_only) for path, read_only in self.read_only.items()
         ]
+
+
+def caches_behind(places: Iterable[Path]) -> set[Path]:
+    """DVC's caches that links among the files of `places` lead into (`cache.type symlink`).
+
+    Nothing else behind a link is shown to a container; what a cache holds is called by its digest, and steps check it.
+    """
+    found = set()
+    for place in places:
+        for path in (place, *place.rglob("*")):
+            target = Path(os.path.realpath(path))
+            if path.is_symlink() and target.parts[-4:-2] == ("files", "md5"):
+                found.add(target.parents[1])
+    return found
 
 
 class DockerTask:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,55 @@ def test_pushed_results_are_restored_in_a_second_clone_and_leave_nothing_to_run(
     clone.run("dvc", "pull")
     assert clone.digests() == workspace.digests()
     assert "Running stage" not in clone.run("dvc", "repro")
+
+
+def test_outputs_that_are_links_into_dvcs_cache_are_used_like_files(workspace, tmp_path):
+    """`cache.type symlink`, as DVC's guide for shared servers has it: what a step writes is read-only and elsewhere."""
+    remote = tmp_path / "remote"
+    workspace.run("dvc", "remote", "add", "--force", "--local", "--default", "store", str(remote))
+    workspace.run("dvc", "push")
+    linked = Workspace(tmp_path / "linked", workspace.environment["AVA_TRACKING_URI"])
+    workspace.run("git", "clone", "--quiet", str(workspace.folder), str(linked.folder))
+    linked.run("dvc", "remote", "add", "--local", "--default", "store", str(remote))
+    linked.run("dvc", "config", "--local", "cache.type", "symlink")
+    linked.run("dvc", "pull")
+    outputs = linked.folder / "outputs"
+    for name in ("model/model.safetensors", "quantized/int8/model.onnx", "shards/train/state.json"):
+        assert (outputs / name).is_symlink()
+    assert (linked.folder / "data/raw/shakespeare/play-00.md").is_symlink()
+    assert "Running stage" not in linked.run("dvc", "repro")
+    for model in ("outputs/model", "outputs/quantized/int8"):
+        said = linked.run("ava", "generate", "--model", model, "--prompt", "To be, or", "--max-new-tokens", "4")
+        assert said.startswith("To be, or")
+    # Everything anew from links: each stage replaces links by files, and DVC these by links before the next one.
+    linked.run("dvc", "repro", "--force")
+    assert (outputs / "evaluation/metrics.json").is_file() and (outputs / "model/model.safetensors").is_symlink()
+    assert linked.digests() == workspace.digests()
+    assert serves(linked, outputs / "quantized" / "int8")
+
+
+def serves(workspace, folder):
+    """Whether `ava serve` gets as far as to answer."""
+    command = ["ava", "serve", "--model", str(folder), "--port", "0"]
+    process = subprocess.Popen(
+        command,
+        cwd=workspace.folder,
+        env=workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                with urllib.request.urlopen(f"{found[0]}/healthz", timeout=60) as answer:
+                    return answer.status == 200
+        raise AssertionError("".join(lines))
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def test_host_runner_of_the_kfp_pipeline_ends_with_the_same_digests(workspace, tmp_path):

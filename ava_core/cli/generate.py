@@ -55,7 +55,9 @@ def generate(
     """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
     from ava_core.errors import ConfigError
     from ava_core.generation.strategies import require_strategy, require_streamable
+    from ava_core.runtime import logs
 
+    logs.configure()
     given = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,

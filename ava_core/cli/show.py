@@ -12,7 +12,7 @@ import typer
 from ava_core.steps import STEPS
 
 if TYPE_CHECKING:
-    from ava_core.runtime.inventory import Output
+    from ava_core.runtime.inventory import Broken, Output
     from ava_core.runtime.work import Entry
 
 PIPELINE_RUNS = Path(".ava/runs")
@@ -46,18 +46,24 @@ def show(
     elif runs:
         _show_runs()
     else:
-        _show_outputs(folder)
+        broken = _show_outputs(folder)
         _mention_unfinished(work_folder)
+        _require_whole(broken)
 
 
-def _show_outputs(folder: Path) -> None:
+def _show_outputs(folder: Path) -> list[Broken]:
+    """Print a row for each output; those that are damaged."""
     from ava_core.errors import AvaError
-    from ava_core.runtime.inventory import find_outputs
+    from ava_core.runtime.inventory import Broken, find_outputs
 
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder")
-    rows = []
+    rows, broken = [], []
     for output in (*find_outputs(folder), *_latest_pipeline_run(folder)):
+        if isinstance(output, Broken):
+            rows.append(("damaged", str(output.folder), "", "", output.fault))
+            broken.append(output)
+            continue
         spec = STEPS.get(output.manifest.step)
         known = {**output.timings, **output.metrics}
         figures = [f"{name} {known[name]:,.6g}" for name in (spec.headlines if spec else ()) if name in known]
@@ -66,9 +72,18 @@ def _show_outputs(folder: Path) -> None:
             (output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures))
         )
     _print_table(("step", "output", "size", "took", "figures"), rows, f"no finished outputs below {folder.resolve()}")
+    return broken
 
 
-def _latest_pipeline_run(folder: Path) -> list[Output]:
+def _require_whole(broken: list[Broken]) -> None:
+    from ava_core.errors import AvaError
+
+    if broken:
+        others = f" (and {len(broken) - 1} more are damaged)" if broken[1:] else ""
+        raise AvaError(f"{broken[0].fault}{others}")
+
+
+def _latest_pipeline_run(folder: Path) -> list[Output | Broken]:
     """The outputs of the newest pipeline run, unless another folder than the current one was asked for."""
     from ava_core.runtime.inventory import find_outputs
 

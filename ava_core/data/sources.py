@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ava_core.config.schema import DataConfig, SourceConfig
 from ava_core.data.corpora import CORPORA, Corpus, digest_files
+from ava_core.data.links import files_to_read, is_readable
 from ava_core.data.readers import SUFFIXES, Document, Reading, document_of_row, missing_field, read_file
 from ava_core.errors import AvaError
 
@@ -127,8 +128,7 @@ class HubSource:
 
     def digest(self) -> str:
         if self._local:
-            files = sorted(path for path in self._local.rglob("*") if path.is_file())
-            return digest_files(self._local, files)
+            return digest_files(self._local, files_to_read(self._local))
         return hashlib.sha256(f"{self.config.hub}@{self._commit()}".encode()).hexdigest()
 
     def _commit(self) -> str:
@@ -188,6 +188,8 @@ def digest_sources(config: DataConfig, data: Path | None) -> str:
 
 def _open(source: SourceConfig, config: DataConfig, data: Path | None) -> Source:
     if source.hub is not None:
+        if Path(source.hub).is_dir():
+            files_to_read(Path(source.hub))  # `datasets` follows every link
         return HubSource(source)
     if source.corpus is not None:
         corpus = CORPORA[source.corpus]
@@ -209,7 +211,7 @@ def _find(base: Path, source: SourceConfig) -> tuple[Path, tuple[Path, ...]]:
         return _not_empty(path.parent, [path], f"{path}: the file is empty: give a file with text")
     if path.is_dir():
         suffixes = SUFFIXES[source.format]
-        found = [item for item in path.rglob("*") if item.suffix.lower() in suffixes and not _is_hidden(item, path)]
+        found = files_to_read(path, suffixes)
         return _not_empty(
             path,
             found,
@@ -224,11 +226,8 @@ def _find(base: Path, source: SourceConfig) -> tuple[Path, tuple[Path, ...]]:
     root = base / plain
     # Not Path.glob: before Python 3.13 its `**` finds folders only.
     found = [root / item for item in glob(str(pattern.relative_to(plain)), root_dir=root, recursive=True)]  # noqa: PTH207
+    found = [item for item in found if is_readable(item, root)]
     return _not_empty(root, found, f"{path}: no file with text matches: correct data.sources, or --data")
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _not_empty(root: Path, found: list[Path], complaint: str) -> tuple[Path, tuple[Path, ...]]:

@@ -16,6 +16,7 @@ from ava_core.generation.prompts import unreadable
 from ava_core.models import EnhancedMoEConfig
 from ava_core.models.conversion.configs import Rule, check
 from ava_core.models.conversion.peers import PEERS
+from ava_core.runtime.manifest import verified
 
 log = logging.getLogger(__name__)
 TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -54,7 +55,8 @@ def export_gguf(folder: Path, output: Path, llama_cpp: Path, kind: str) -> str:
         raise AvaError(f"{output}: exists: give another --output, or remove it")
     if not (llama_cpp / CONVERTER).is_file():
         raise AvaError(f"{llama_cpp / CONVERTER}: not there: give the folder of llama.cpp's source as --llama-cpp")
-    target = _target_of(folder)
+    with verified(folder):
+        target = _target_of(folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as name:
         source, partial = Path(name, "model"), Path(name, "model.gguf")

@@ -17,6 +17,7 @@ from ava_core.generation.loading import load_model
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.conversion import to_transformers
 from ava_core.models.quiet import quiet
+from ava_core.runtime.manifest import verified
 from ava_core.runtime.placing import place
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,20 @@ def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) 
     """
     if output.exists():
         raise AvaError(f"{output}: exists: give another --output, or remove it")
+    with tempfile.TemporaryDirectory(prefix="ava-export-") as name:
+        partial = Path(name, "model")
+        with verified(folder):
+            exported = _exported(folder, target, tied)
+            if not torch.cuda.is_available():
+                # `save_pretrained` imports DeepSpeed by way of Accelerate, which else prints that it found no GPU.
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            with quiet():
+                exported.save_pretrained(partial)
+            copy_tokenizer(folder, partial, exported.config.max_position_embeddings)
+        place(partial, output, {})
+
+
+def _exported(folder: Path, target: str, tied: bool) -> PreTrainedModel:
     model, _ = load_model(folder)
     if not isinstance(model, EnhancedMoEForCausalLM):
         raise AvaError(f"{folder}: holds a {type(model).__name__}: give the output folder of `ava train`")
@@ -58,15 +73,7 @@ def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) 
         raise AvaError(f"{folder}: {error}") from error
     if not tied:
         _untie(exported)
-    with tempfile.TemporaryDirectory(prefix="ava-export-") as name:
-        partial = Path(name, "model")
-        if not torch.cuda.is_available():
-            # `save_pretrained` imports DeepSpeed by way of Accelerate, which else prints that it found no GPU.
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        with quiet():
-            exported.save_pretrained(partial)
-        copy_tokenizer(folder, partial, model.config.max_position_embeddings)
-        place(partial, output, {})
+    return exported
 
 
 def _untie(model: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ import ava_core.models  # noqa: F401  registers the architecture with AutoModelF
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.generation.prompts import TOKENIZER, load_tokenizer, unreadable
 from ava_core.models.quiet import quiet
+from ava_core.runtime.manifest import verified
 
 ONNX_NAME = "model.onnx"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -21,8 +22,9 @@ CONFIG = "config.json"
 def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load what is in `folder`: `model.onnx` with ONNX Runtime, else safetensors with PyTorch.
 
-    Weights are float32 and the model is in evaluation mode, on a GPU where there is one. Nothing is fetched and
-    nothing is unpickled.
+    Weights are float32 and the model is in evaluation mode, on a GPU where there is one. The folder is held against its
+    manifest; one that has none is told of in the log. Nothing is fetched, nothing is unpickled, no code of the folder's
+    is run.
 
     Args:
         folder: a model in the layout of Transformers, or one exported to ONNX.
@@ -30,19 +32,20 @@ def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrai
 
     Raises:
         AvaError: there is no such folder, or a file is missing; the message names it.
-        IntegrityError: a file is there and can't be read.
+        IntegrityError: a file isn't the one in the manifest, or can't be read.
     """
     folder = Path(folder)
     _require_files(folder)
     if threads:
         torch.set_num_threads(threads)
-    tokenizer = load_tokenizer(folder)
-    if (folder / ONNX_NAME).is_file():
-        from ava_core.quantization.runtime import load_onnx
+    with verified(folder):
+        tokenizer = load_tokenizer(folder)
+        if (folder / ONNX_NAME).is_file():
+            from ava_core.quantization.runtime import load_onnx
 
-        model: PreTrainedModel = load_onnx(folder, threads)
-    else:
-        model = _load_torch(folder)
+            model: PreTrainedModel = load_onnx(folder, threads)
+        else:
+            model = _load_torch(folder)
     _require_fit(folder, model, tokenizer)
     return model, tokenizer
 

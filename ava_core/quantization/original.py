@@ -12,6 +12,7 @@ from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.quiet import quiet
+from ava_core.runtime.manifest import verified
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
 CONFIGURATIONS = ("config.json", "generation_config.json")
@@ -40,8 +41,13 @@ def load_original(folder: Path) -> Original:
 
     Raises:
         AvaError: a file is missing.
-        IntegrityError: a file can't be read, or the weights don't fit the configuration.
+        IntegrityError: a file isn't the one in the manifest, can't be read, or the weights don't fit the configuration.
     """
+    with verified(folder):
+        return _load(folder)
+
+
+def _load(folder: Path) -> Original:
     for name in NEEDED:
         if not (folder / name).is_file():
             raise AvaError(f"{folder / name}: no such file: give the output folder of `ava train`")

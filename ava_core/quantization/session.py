@@ -235,16 +235,31 @@ def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     # Fold every DequantizeLinear of a portable graph into a float32 weight. Kept in the graph, the whole matrix is
     # dequantised at each token: 4 to 8 ms per million weights against 0.1 ms for the product itself.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    linked = any((folder / name).is_symlink() for name in (GRAPH_FILE, WEIGHTS_FILE))
     # Threads wait by spinning, ONNX Runtime's default: a token is a hundred small products, and waking a thread for
     # each halves the rate (cpu/small, 2 threads: 670 and 1,240 tokens/s), with PyTorch sampling between tokens as well.
     # Where other processes want the cores it is the other way round, by the same factor (11 and 23 of 60 products per
     # second): unlike OpenMP's, these threads soon let go, and a server is expected to have its cores.
     try:
+        if linked:
+            return _load_linked(folder, options)
         return onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise IntegrityError(
             f"{folder / GRAPH_FILE}: ONNX Runtime can't load it ({_line(error)}): run `ava quantize` again"
         ) from error
+
+
+def _load_linked(folder: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session of a graph whose files are links, as DVC makes them with `cache.type symlink`.
+
+    ONNX Runtime follows no link out of a graph's folder, so it is given the bytes. It copies them where it would map
+    the file: a process then has weights of its own.
+    """
+    weights = np.memmap(folder / WEIGHTS_FILE, np.uint8, "r")  # must live until the session is made
+    options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
+    graph = (folder / GRAPH_FILE).read_bytes()
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def graph_kind(session: onnxruntime.InferenceSession) -> str:

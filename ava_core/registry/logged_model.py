@@ -121,9 +121,12 @@ def requirements() -> list[str]:
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for a file, or a copy where that can't be (MLflow refuses symbolic links)."""
+    """A second name for a file, or a copy where that can't be; of a link, as DVC makes them, for what it leads to.
+
+    MLflow refuses symbolic links.
+    """
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copyfile(source, target)
 

@@ -37,8 +37,21 @@ class Output:
         return sum(file["bytes"] for file in self.manifest.files.values())
 
 
-def find_outputs(root: Path, depth: int = 5) -> Iterator[Output]:
-    """Finished outputs below `root`, not inside hidden folders or other outputs; broken ones are passed over."""
+@dataclass(frozen=True)
+class Broken:
+    """What is no longer the output that it was.
+
+    Attributes:
+        folder: where it lies.
+        fault: one line that names the file.
+    """
+
+    folder: Path
+    fault: str
+
+
+def find_outputs(root: Path, depth: int = 5) -> Iterator[Output | Broken]:
+    """Outputs below `root`, verified; not inside hidden folders or other outputs."""
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith("."))
@@ -47,9 +60,11 @@ def find_outputs(root: Path, depth: int = 5) -> Iterator[Output]:
         if manifest.NAME in files:
             folders.clear()
             try:
-                yield Output(here, manifest.read(here), _figures(here / "metrics.json"), _figures(timings_path(here)))
-            except AvaError:
+                found = manifest.verify(here)
+            except AvaError as error:
+                yield Broken(here, str(error))
                 continue
+            yield Output(here, found, _figures(here / "metrics.json"), _figures(timings_path(here)))
 
 
 def _figures(path: Path) -> dict[str, float]:

@@ -1,17 +1,33 @@
-"""manifest.json: what an output holds and what it was made from."""
+"""manifest.json: what an output holds and what it was made from.
+
+It ends with a digest over itself, and it is only ever the text that `write` makes of its fields: whatever byte of it is
+changed, and be it a space, `read` refuses it. Against somebody who means harm a digest in the same file proves nothing;
+that a folder is the one that was meant is told from outside, by the key of a step, the manifest of an output that was
+made from it, or the registry.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ava_core.config.hardware import usable_cores
 from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.runtime.digests import digest_file, digest_value
+from ava_core.runtime.digests import digest_unchanged, digest_value, files_below
 
+log = logging.getLogger(__name__)
 NAME = "manifest.json"
+SELF = "sha256"
+"""Field of the digest over all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +42,8 @@ class Manifest:
         config: digest of the configuration sections that the step reads.
         choices: values of the flags that change the result.
         inputs: digest of each input's files, by name; a repeated input has one entry per folder, `name.0`, `name.1`.
+        made_from: digest of each input's manifest, by the names in `inputs`, of inputs that are outputs themselves. So
+            where an output came from can be followed; the key goes by `inputs`, for equal files give equal results.
         threads: CPU threads that computed it.
         ranks: processes that computed it.
         files: bytes and SHA-256 of every file but this one, by relative path.
@@ -38,6 +56,7 @@ class Manifest:
     config: str
     choices: dict[str, str]
     inputs: dict[str, str]
+    made_from: dict[str, str] = field(default_factory=dict)
     threads: int
     ranks: int
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -47,19 +66,27 @@ class Manifest:
         """Digest of the contents alone: outputs with the same files have the same digest, however they were made."""
         return digest_value(self.files)
 
+    @property
+    def sha256(self) -> str:
+        """Digest of the manifest itself: of the contents and of how they were made."""
+        return digest_value(asdict(self))
+
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Bytes and SHA-256 of every file below `folder` but the manifest itself."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-        for path in files
-    }
+    """Bytes and SHA-256 of every file below `folder` but the manifest itself.
+
+    Raises:
+        IntegrityError: there is something that is no file; see `files_below`.
+    """
+    names = _names(folder)
+    return dict(zip(names, _describe(folder, names), strict=True))
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write `folder`/manifest.json."""
-    (folder / NAME).write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n")
+    """Write `folder`/manifest.json, whole or not at all; what a link in its place leads to stays as it is."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.write_bytes(_text(manifest))
+    partial.replace(folder / NAME)
 
 
 def read(folder: Path) -> Manifest:
@@ -67,33 +94,29 @@ def read(folder: Path) -> Manifest:
 
     Raises:
         AvaError: there is no folder or no manifest.
-        IntegrityError: the manifest can't be understood.
+        IntegrityError: the manifest isn't the one that was written.
     """
     path = folder / NAME
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder: give the output folder of an earlier step")
     if not path.is_file():
         raise AvaError(f"{folder}: holds no {NAME}: it is not a finished output of a step")
+    content = path.read_bytes()
+    remedy = "restore the folder or run its step again"
     try:
-        manifest = Manifest(**read_json(path.read_bytes()))
+        fields = read_json(content)
+        has_digest = fields.pop(SELF, None) is not None
+        manifest = Manifest(**fields)
         _check_shape(manifest)
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or run its step again") from error
+        text = _text(manifest)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise IntegrityError(f"{path}: can't be read ({reason}): {remedy}") from error
+    if not has_digest:
+        raise IntegrityError(f"{path}: has no digest over itself: it is of an earlier version of Ava: {remedy}")
+    if content != text:
+        raise IntegrityError(f"{path}: was changed after it was written: {remedy}")
     return manifest
-
-
-def _check_shape(manifest: Manifest) -> None:
-    """Types of what others rely on; the dataclass alone takes anything.
-
-    Raises:
-        TypeError: naming the field.
-    """
-    for name, kind in (("step", str), ("key", str), ("inputs", dict), ("files", dict)):
-        if not isinstance(getattr(manifest, name), kind):
-            raise TypeError(f"{name} = {getattr(manifest, name)!r}")
-    for name, entry in manifest.files.items():
-        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
-            raise TypeError(f"files.{name} = {entry!r}")
 
 
 def verify(folder: Path, step: str | None = None) -> Manifest:
@@ -101,18 +124,91 @@ def verify(folder: Path, step: str | None = None) -> Manifest:
 
     Raises:
         AvaError: not a finished output, or the output of another step than `step`.
-        IntegrityError: a file is missing, added or changed; the message names it.
+        IntegrityError: a file is missing, added or changed, or is no file; the message names it.
     """
     manifest = read(folder)
     if step is not None and manifest.step != step:
         raise AvaError(f"{folder}: is the output of `ava {manifest.step}`, not of `ava {step}`")
     remedy = f"restore the folder or run `ava {manifest.step}` again"
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {NAME}
-    for name in sorted(present ^ manifest.files.keys()):
+    for name in sorted(set(_names(folder)) ^ manifest.files.keys()):
         state = "is missing" if name in manifest.files else "is not in the manifest"
         raise IntegrityError(f"{folder / name}: {state}: {remedy}")
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if path.stat().st_size != expected["bytes"] or digest_file(path) != expected["sha256"]:
-            raise IntegrityError(f"{path}: its bytes are not those in the manifest: {remedy}")
+    for name, found in zip(manifest.files, _describe(folder, manifest.files), strict=True):
+        if found != manifest.files[name]:
+            raise IntegrityError(f"{folder / name}: its bytes are not those in the manifest: {remedy}")
     return manifest
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in files_below(folder) if path != folder / NAME]
+
+
+def _describe(folder: Path, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Bytes and SHA-256 of each file, in their order; several at a time, for hashing leaves the interpreter free."""
+
+    def describe(name: str) -> dict[str, Any]:
+        path = folder / name
+        return {"bytes": path.stat().st_size, "sha256": digest_unchanged(path)}
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        yield from pool.map(describe, names)
+
+
+@contextmanager
+def verified(folder: Path) -> Iterator[None]:
+    """Verify a folder before it is read, and after it: what was changed in between may be what was read.
+
+    The second time costs a look at each file's times (see `digest_unchanged`). A folder without a manifest, as other
+    tools leave it, is told of in the log.
+
+    Raises:
+        AvaError: there is no such folder.
+        IntegrityError: as `verify`.
+    """
+    if folder.is_dir() and not os.path.lexists(folder / NAME):
+        _tell_of(folder)
+        yield
+        return
+    before = verify(folder)
+    yield
+    if verify(folder) != before:
+        raise IntegrityError(f"{folder / NAME}: was changed while the folder was read: try again")
+
+
+@cache
+def _tell_of(folder: Path) -> None:
+    """Once, by however many readers it is read."""
+    log.warning("%s: holds no %s: what it holds isn't verified", folder, NAME)
+
+
+def _text(manifest: Manifest) -> bytes:
+    """The only form that a manifest has."""
+    return (json.dumps({**asdict(manifest), SELF: manifest.sha256}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _check_shape(manifest: Manifest) -> None:
+    """Types of all fields; the dataclass alone takes anything.
+
+    Raises:
+        TypeError: naming the field.
+    """
+    for name in ("step", "key", "version", "code", "config"):
+        _require(name, getattr(manifest, name), str)
+    for name in ("threads", "ranks"):
+        _require(name, getattr(manifest, name), int)
+    for name in ("choices", "inputs", "made_from", "files"):
+        _require(name, getattr(manifest, name), dict)
+    for name in ("choices", "inputs", "made_from"):
+        for key, value in getattr(manifest, name).items():
+            _require(f"{name}.{key}", value, str)
+    for name, entry in manifest.files.items():
+        _require(f"files.{name}", entry, dict)
+        if entry.keys() != {"bytes", "sha256"}:
+            raise TypeError(f"files.{name} has the fields {', '.join(sorted(entry)) or 'none'}")
+        _require(f"files.{name}.bytes", entry["bytes"], int)
+        _require(f"files.{name}.sha256", entry["sha256"], str)
+
+
+def _require(name: str, value: Any, kind: type) -> None:
+    if type(value) is not kind:  # not isinstance: a bool is an int
+        raise TypeError(f"{name} = {value!r}")

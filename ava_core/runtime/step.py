@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,10 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
             f"--output {request.output}: is a mount point, which can't be replaced: name a folder inside it"
         )
     limit_threads(request.threads)
-    inputs = _verify_inputs(request)
-    identity = _identify(request, inputs)
+    identity = _identify(request, _verify_inputs(request))
     present = _present(request, identity)
     if present and spec.cacheable and not request.force:
+        _name_origin(request.output, identity)
         log.info("%s: up to date: %s", spec.name, request.output)
         _report(request, reused=True)
         return
@@ -137,6 +137,7 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
     with full_disk_explained(request.work, request.output.parent), entry.locked():
         reused = bool(spec.cacheable and not request.force and entry.finished())
         if reused:
+            _name_origin(entry.output, identity)
             log.info("%s: unchanged: the finished output was taken from %s", spec.name, entry.folder)
         else:
             _compute(request, entry, identity, compute)
@@ -198,33 +199,74 @@ def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, An
         executor_output.write(request.executor_output, {"report": (request.output, {"part": name, "reused": finished})})
 
 
-def _verify_inputs(request: Request) -> dict[str, str]:
-    """Digest of each input's contents; refuses outputs of other steps and changed bytes."""
+@dataclass(frozen=True)
+class _Inputs:
+    """Digests by name: of the contents of each input, and of the manifests of those that have one."""
+
+    contents: dict[str, str]
+    manifests: dict[str, str]
+
+
+def _verify_inputs(request: Request) -> _Inputs:
+    """Refuses outputs of other steps and changed bytes."""
+    producers = _producers()
+    contents = dict(request.digest_inputs()) if request.digest_inputs else {}
+    manifests: dict[str, str] = {}
+    for port in request.spec.inputs:
+        if port.name in contents:
+            continue
+        found = [_digest_input(port, folder, producers) for folder in request.inputs.get(port.name, [])]
+        # A repeated input is a set: in which order they are given makes no difference.
+        for index, (digest, origin) in enumerate(sorted(found)):
+            name = f"{port.name}.{index}" if port.repeated else port.name
+            contents[name] = digest
+            if origin:
+                manifests[name] = origin
+    return _Inputs(contents, manifests)
+
+
+def _producers() -> dict[str, str]:
     from ava_core.steps import STEPS
 
-    producers = {spec.output: spec.name for spec in STEPS.values()}
-    digests = dict(request.digest_inputs()) if request.digest_inputs else {}
-    for port in request.spec.inputs:
-        folders = request.inputs.get(port.name, [])
-        if port.name in digests:
-            continue
-        found = [_digest_input(port, folder, producers) for folder in folders]
-        if port.repeated:  # a set: in which order they are given makes no difference
-            digests |= {f"{port.name}.{index}": digest for index, digest in enumerate(sorted(found))}
-        elif found:
-            digests[port.name] = found[0]
-    return digests
+    return {spec.output: spec.name for spec in STEPS.values()}
 
 
-def _digest_input(port: Input, folder: Path, producers: Mapping[str, str]) -> str:
+def _digest_input(port: Input, folder: Path, producers: Mapping[str, str]) -> tuple[str, str]:
+    """Digest of the contents, and of the manifest or an empty string."""
     if port.verified:
-        return manifest.verify(folder, producers[port.kind or port.name]).digest
+        found = manifest.verify(folder, producers[port.kind or port.name])
+        return found.digest, found.sha256
     if folder.is_dir():
-        return digest_tree(folder)
+        return digest_tree(folder), ""
     raise AvaError(f"--{port.name} {folder}: no such folder")
 
 
-def _identify(request: Request, inputs: dict[str, str]) -> manifest.Manifest:
+def _require_unchanged(request: Request, identity: manifest.Manifest) -> None:
+    """What was read while the step ran is what was verified before it; what hasn't been touched costs a look.
+
+    Raises:
+        AvaError: an input was changed or removed meanwhile, so nothing tells what the output was made from.
+    """
+    remedy = "the output is not kept: put the input back and run the step again, it goes on from its state"
+    known = {*identity.inputs.values()}
+    for port in request.spec.inputs:
+        for folder in request.inputs.get(port.name, []) if port.verified else []:
+            try:
+                same = manifest.verify(folder).digest in known
+            except AvaError as error:
+                raise AvaError(f"{error}; it was when {request.spec.name} began: {remedy}") from error
+            if not same:
+                raise AvaError(f"--{port.name} {folder}: was replaced while {request.spec.name} ran: {remedy}")
+
+
+def _name_origin(folder: Path, identity: manifest.Manifest) -> None:
+    """Say of a finished output that is used again what its inputs are now: equal files may have been made otherwise."""
+    found = manifest.read(folder)
+    if found.made_from != identity.made_from:
+        manifest.write(folder, replace(found, made_from=identity.made_from))
+
+
+def _identify(request: Request, inputs: _Inputs) -> manifest.Manifest:
     spec = request.spec
     resolved = request.config.model_dump(mode="json", by_alias=True)
     identity: dict[str, Any] = {
@@ -233,11 +275,11 @@ def _identify(request: Request, inputs: dict[str, str]) -> manifest.Manifest:
         "code": digest_code(spec.code),
         "config": digest_value({name: resolved[name] for name in spec.sections}),
         "choices": {**request.choices, **(kernels_choice() if "kernels" in spec.code else {})},
-        "inputs": inputs,
+        "inputs": inputs.contents,
         "threads": request.threads,
         "ranks": request.ranks,
     }
-    return manifest.Manifest(key=digest_value(identity), **identity)
+    return manifest.Manifest(key=digest_value(identity), made_from=inputs.manifests, **identity)
 
 
 def _present(request: Request, identity: manifest.Manifest) -> bool:
@@ -293,10 +335,10 @@ def _compute_staged(
     started = time.monotonic()
     compute(run)
     run.timings["wall_seconds"] = round(time.monotonic() - started, 3)
+    _require_unchanged(request, identity)
     _check_figures(request.spec, run)
     (entry.staging / "metrics.json").write_text(json.dumps(run.metrics, indent=2, sort_keys=True) + "\n")
-    fields = {name: getattr(identity, name) for name in identity.__dataclass_fields__ if name != "files"}
-    entry.finish(manifest.Manifest(**fields, files=manifest.describe_files(entry.staging)), run.timings)
+    entry.finish(replace(identity, files=manifest.describe_files(entry.staging)), run.timings)
 
 
 def _check_figures(spec: StepSpec, run: StepRun) -> None:

@@ -103,9 +103,10 @@ class ServedModels:
         return done
 
     def _load(self, source: Source) -> Served:
-        manifest.verify(source.folder)
-        tokenizer = load_tokenizer(source.folder)
-        decoder = DecoderSession.load(source.folder, self._threads)
+        manifest.read(source.folder)  # a folder without one is not served
+        with manifest.verified(source.folder):
+            tokenizer = load_tokenizer(source.folder)
+            decoder = DecoderSession.load(source.folder, self._threads)
         engine = Engine(decoder, tokenizer, self._deliver, **self._settings)
         return Served(self.name, source.version, engine, tokenizer, source.created)
 

@@ -31,15 +31,24 @@ def test_outputs_are_listed_with_size_time_and_figures(ava, tmp_path):
     ]
 
 
-def test_broken_and_foreign_outputs_do_not_stop_the_list(ava, tmp_path):
+def test_broken_outputs_are_named_among_the_others_and_the_end_is_1(ava, tmp_path):
     finish(tmp_path / "a")
     (finish(tmp_path / "b") / "manifest.json").write_text("{")
-    (finish(tmp_path / "c") / "metrics.json").write_text("not json")
-    timings_path(tmp_path / "c").unlink()
+    timings_path(finish(tmp_path / "c", figures=["no", "figures"])).unlink()
     finish(tmp_path / "d", step="a step of another version")
+    (finish(tmp_path / "e") / "data.bin").write_bytes(bytes(1_499_999) + b"x")
     result = ava("show")
-    assert result.code == 0, result.err
-    assert [line.rsplit(" MB")[0].split()[-2] for line in result.out.splitlines()[1:]] == ["a", "c", "d"]
+    rows = [line.split() for line in result.out.splitlines()[1:]]
+    assert [(row[0] == "damaged", row[1]) for row in rows if row[1] != "step"] == [
+        (False, "a"),
+        (True, "b"),
+        (False, "c"),
+        (True, "e"),
+    ]
+    assert "e/data.bin: its bytes are not those in the manifest" in result.out
+    assert result.code == 1
+    assert result.err.startswith("ava: b/manifest.json: can't be read")
+    assert result.err.endswith("(and 1 more are damaged)\n")
 
 
 def test_an_empty_folder_and_a_missing_one(ava, tmp_path):

@@ -145,9 +145,7 @@ def test_two_folders_of_one_scheme_are_refused(run_evaluation, tiny_int8, tmp_pa
 
 def test_model_quantised_from_another_one_is_refused(run_evaluation, tiny_int8, tmp_path):
     other = shutil.copytree(tiny_int8, tmp_path / "int8")
-    record = json.loads((other / "manifest.json").read_text())
-    record["inputs"]["model"] = "0" * 64
-    (other / "manifest.json").write_text(json.dumps(record))
+    manifest.write(other, dataclasses.replace(manifest.read(other), inputs={"model": "0" * 64}))
     with pytest.raises(ConfigError, match="was made from another model"):
         run_evaluation(tmp_path, quantized=[other])
 

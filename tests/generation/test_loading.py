@@ -13,7 +13,10 @@ from ava_core.generation import load_model
 
 @pytest.fixture
 def folder(tiny_model, tmp_path):
-    return shutil.copytree(tiny_model, tmp_path / "model")
+    """Without a manifest, as other tools leave it, so that what the loader itself says is seen."""
+    copy = shutil.copytree(tiny_model, tmp_path / "model")
+    (copy / "manifest.json").unlink()
+    return copy
 
 
 def refusal(folder, kind=AvaError) -> str:

@@ -131,8 +131,8 @@ def test_a_bound_that_is_broken_fails_the_step_and_leaves_no_record(run, tmp_pat
 
 @pytest.fixture
 def damaged(tmp_path, tiny_model):
-    """A copy of the model to damage."""
-    return shutil.copytree(tiny_model, tmp_path / "damaged")
+    """A copy of the model to damage; without its manifest, so that what the step itself says is seen."""
+    return shutil.copytree(tiny_model, tmp_path / "damaged", ignore=shutil.ignore_patterns("manifest.json"))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "training.json"])
@@ -168,7 +168,7 @@ def test_shards_of_another_tokenizer_are_refused(run, tmp_path, tiny_shards):
 
 
 def test_weights_in_bfloat16_are_quantised_from_their_float32_values(run, tmp_path, tiny_model):
-    half = shutil.copytree(tiny_model, tmp_path / "half")
+    half = shutil.copytree(tiny_model, tmp_path / "half", ignore=shutil.ignore_patterns("manifest.json"))
     EnhancedMoEForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(half)
     result = run(model=half)
     assert result.metrics["parity_export_max_abs_error"] < 1e-3

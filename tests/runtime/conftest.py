@@ -45,6 +45,7 @@ class Counting:
         self.output = folder / "out"
         self.work = folder / "work"
         self.trace = folder / "trace"
+        self.program = counting_step()
 
     def _flags(self, flags, output, work) -> list[str]:
         common = ["--letter", "a", "--params-yaml", "threads: 1"]
@@ -75,7 +76,7 @@ class Counting:
             mock.patch.dict(STEPS),
             contextlib.redirect_stderr(stderr),
         ):
-            app = counting_step().build_app()
+            app = self.program.build_app()
             code = main._run(lambda: app(arguments, standalone_mode=False))
             logging.getLogger("ava_core").handlers.clear()
         return Result(code, stderr.getvalue())

@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
+
+from ava_core.runtime import manifest
 
 
 def test_output_holds_manifest_and_metrics_and_the_clock_stays_beside_it(counting, read_all):
@@ -150,6 +154,65 @@ def test_a_folder_of_outputs_stands_for_all_of_them(counting):
     assert result.returncode == 0, result.stderr
     inputs = json.loads((counting.folder / "next" / "manifest.json").read_text())["inputs"]
     assert sorted(inputs) == ["numbers.0", "numbers.1"]
+
+
+def test_output_names_the_manifests_of_its_inputs(counting):
+    """Along them the way of an output can be followed: whoever changes one has to change all that were made from it."""
+    counting.run()
+    counting.run("--letter", "b", output=counting.folder / "other")
+    folders = [counting.output, counting.folder / "other"]
+    chosen = [word for folder in folders for word in ("--numbers", folder)]
+    assert counting.run(*chosen, output=counting.folder / "next").returncode == 0
+    found = manifest.read(counting.folder / "next")
+    origins = {manifest.read(folder).digest: manifest.read(folder).sha256 for folder in folders}
+    assert len(origins) == 2
+    assert {found.inputs[name]: found.made_from[name] for name in ("numbers.0", "numbers.1")} == origins
+    assert manifest.read(counting.output).made_from == {}
+
+
+@pytest.mark.parametrize("where", ["in its place", "in the work folder"])
+def test_equal_inputs_that_were_made_otherwise_rerun_nothing_and_are_named(counting, where, read_all):
+    counting.run()
+    flags, output = ("--numbers", counting.output), counting.folder / "next"
+    counting.run(*flags, output=output)
+    before, key, computed = read_all(output), manifest.read(output).key, counting.computed()
+    manifest.write(counting.output, replace(manifest.read(counting.output), code="another"))
+    if where == "in the work folder":
+        shutil.rmtree(output)
+    assert counting.run(*flags, output=output).returncode == 0
+    assert counting.computed() == computed
+    found = manifest.verify(output)
+    assert found.made_from == {"numbers.0": manifest.read(counting.output).sha256} and found.key == key
+    assert {**read_all(output), "manifest.json": b""} == {**before, "manifest.json": b""}
+
+
+@pytest.mark.parametrize("change", ["changed", "removed", "replaced"])
+def test_input_that_changes_while_the_step_runs_costs_the_output_and_not_the_state(counting, change, monkeypatch):
+    counting.run()
+    counting.run("--letter", "b", output=counting.folder / "other")
+    copy = shutil.copytree(counting.output, counting.folder / "copy")
+
+    def meanwhile(run):
+        path = run.inputs["numbers"][0] / "part" / "numbers.bin"
+        if change == "changed":
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+        else:
+            shutil.rmtree(counting.output)
+        if change == "replaced":
+            shutil.copytree(counting.folder / "other", counting.output)
+
+    monkeypatch.setattr(counting.program, "_fail", lambda how, run: meanwhile(run))
+    flags, output = ("--numbers", counting.output), counting.folder / "next"
+    result = counting.run(*flags, output=output)
+    assert result.returncode == 1
+    assert f"{counting.output}" in result.stderr and "the output is not kept: put the input back" in result.stderr
+    assert not output.exists() and not list(counting.work.glob("count/*/output.partial"))
+    monkeypatch.undo()
+    shutil.rmtree(counting.output, ignore_errors=True)
+    shutil.copytree(copy, counting.output)
+    computed = counting.computed()
+    assert counting.run(*flags, output=output).returncode == 0
+    assert counting.computed() == computed  # it went on from its state
 
 
 def test_a_damaged_copy_in_the_work_folder_is_not_used(counting, read_all):

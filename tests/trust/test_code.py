@@ -135,11 +135,12 @@ def test_model_of_ours_is_read_by_our_code_whatever_it_names(plain, name, auto_m
 
 def test_export_leaves_out_what_asks_for_code(plain, tmp_path):
     """llama.cpp's converter reads the export with `trust_remote_code=True`, and the code may lie anywhere."""
-    from ava_core.exporting.transformers_folder import _copy_tokenizer
+    from ava_core.data.tokenizer import copy_tokenizer
 
     plant(plain, "tokenizer_config.json", {"AutoTokenizer": [None, f"{plain}--planted.Tokenizer"]})
     (tmp_path / "out").mkdir()
-    _copy_tokenizer(plain, tmp_path / "out")
+    copy_tokenizer(plain, tmp_path / "out", 128)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (plain / "tokenizer.json").read_bytes()
     exported = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert "auto_map" not in exported and exported["eos_token"] == "<|endoftext|>"
 
