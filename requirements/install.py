@@ -4,15 +4,14 @@ Usage: python requirements/install.py [--into PYTHON] [--torch cpu|cuda] [--chec
     SET: build, steps, dev or compose
 
 Every file that pip takes must have one of the hashes written here, wherever it comes from, and no other package comes
-along (--no-deps; --check sees what is missing). Wheels first: nothing of theirs is run by installing
-them. Then the few packages that are published as sources only, built with what is installed by then.
+along (--no-deps; --check sees what is missing). Wheels first: nothing of theirs is run by installing them. Then the few
+packages that are published as sources only, built with what is installed by then.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import re
 import subprocess
 import sys
@@ -36,17 +35,9 @@ class Pip:
     def __init__(self, python: str) -> None:
         elsewhere = [] if python == sys.executable else ["--python", python]
         self._command = [sys.executable, "-m", "pip", *elsewhere, "--disable-pip-version-check"]
-        answer = subprocess.run(
-            [
-                python,
-                "-c",
-                "import json, platform, sys; print(json.dumps([*sys.version_info[:2], platform.machine()]))",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        major, minor, self.machine = json.loads(answer.stdout)
+        code = "import platform, sys; print(*sys.version_info[:2], platform.machine())"
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        major, minor, self.machine = answer.stdout.split()
         self.version = f"{major}.{minor}"
 
     def install(self, *options: str, quietly: bool = False) -> bool:
