@@ -74,7 +74,7 @@ def render_card(
         f"Byte-level BPE with {info.vocab_size:,} entries ({tokenizer.vocab_size:,} asked for), trained on the training"
         f" split only; pairs seen less than {tokenizer.min_frequency} times are not merged. Every document ends with"
         f" token {info.boundary_token_id}. A row holds `document_id`, `name` and `tokens` ({info.dtype}), at most"
-        f" {BLOCK_TOKENS:,} tokens of one document; `datasets.load_from_disk` reads each split.",
+        f" {BLOCK_TOKENS:,} tokens of one document; `datasets.load_from_disk` reads the folder, or one split.",
         "",
     ]
     return "\n".join(lines)

@@ -73,7 +73,8 @@ def preprocess(
         data_config: the section `data`.
         tokenizer_config: the section `tokenizer`.
         data: the folder given with --data; may be None if no source needs it.
-        output: an empty folder: gets `train/ validation/ test/ splits.json tokenizer/ cleaning.json README.md`.
+        output: an empty folder: gets `train/ validation/ test/ splits.json dataset_dict.json tokenizer/ cleaning.json
+            README.md`.
         state: survives a killed run with the same inputs and configuration.
         progress: shows progress.
 

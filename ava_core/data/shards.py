@@ -2,8 +2,9 @@
 
 A row is a block of one document: `document_id` (position of the document in its split), `name`, `tokens`. Every
 document ends with one boundary token, so a split's stream is `d0 <|endoftext|> d1 <|endoftext|> ...`.
-`splits.json` beside the folders holds the counts. `datasets.load_from_disk(FOLDER/train)` reads them too; the reader
-here maps the files itself, because importing `datasets` takes longer than reading a corpus.
+`splits.json` beside the folders holds the counts, and `dataset_dict.json` makes them one `DatasetDict`.
+`datasets.load_from_disk(FOLDER)` reads them too; the reader here maps the files itself, because importing `datasets`
+takes longer than reading a corpus.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from ava_core.errors import AvaError, IntegrityError
 
 SPLITS = ("train", "validation", "test")
 INFO_NAME = "splits.json"
+DATASETS_NAME = "dataset_dict.json"
+"""Where `datasets` looks for the names of the splits."""
 BLOCK_TOKENS = 65_536
 """Tokens in one row, at most: a row is what a shard can be cut at."""
 
@@ -150,8 +153,9 @@ def _save_quietly(dataset, folder: Path, num_shards: int) -> None:
 
 
 def write_splits_info(folder: Path, info: SplitsInfo) -> None:
-    """Write `folder`/splits.json."""
+    """Write `folder`/splits.json, and dataset_dict.json as `DatasetDict.save_to_disk` does."""
     (folder / INFO_NAME).write_text(json.dumps(asdict(info), indent=2, sort_keys=True) + "\n")
+    (folder / DATASETS_NAME).write_text(json.dumps({"splits": list(info.splits)}) + "\n")
 
 
 def load_splits_info(folder: Path) -> SplitsInfo:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ava_core.data.readers import Document
 from ava_core.data.shards import ShardedSplit
 from ava_core.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.errors import AvaError
+from ava_core.runtime import manifest
 from ava_core.runtime.manifest import describe_files
 from ava_core.runtime.progress import Progress
 from ava_core.steps import STEPS
@@ -104,6 +106,28 @@ def test_transformers_and_datasets_read_the_output(finished):
     assert AutoTokenizer.from_pretrained(output / "tokenizer").pad_token_id == 1
     rows = datasets.load_from_disk(str(output / "test"))
     assert rows.column_names == ["document_id", "name", "tokens"]
+
+
+def test_datasets_opens_the_whole_folder_as_its_splits(finished):
+    _, output = finished
+    whole = datasets.load_from_disk(str(output))
+    assert isinstance(whole, datasets.DatasetDict) and list(whole) == ["train", "validation", "test"]
+    for name, rows in whole.items():
+        split = ShardedSplit.open(output, name)
+        assert [token for row in rows["tokens"] for token in row] == split.tokens.tolist()
+        assert len(set(rows["document_id"])) == split.num_documents
+    assert not set(whole["train"]["name"]) & {*whole["validation"]["name"], *whole["test"]["name"]}
+
+
+def test_copied_folder_opens_where_it_lies_and_its_splits_are_saved_again(finished, tmp_path):
+    """What `datasets` itself writes of the splits says the same."""
+    _, output = finished
+    copied = shutil.copytree(output, tmp_path / "elsewhere")
+    whole = datasets.load_from_disk(str(copied))
+    assert Path(whole["test"].cache_files[0]["filename"]).is_relative_to(copied)
+    whole.save_to_disk(str(tmp_path / "again"))
+    again, ours = (json.loads((folder / "dataset_dict.json").read_text()) for folder in (tmp_path / "again", output))
+    assert again == ours
 
 
 def test_tokenizer_knows_nothing_of_the_held_out_splits(finished, corpus, tmp_path):
@@ -264,6 +288,7 @@ def test_command_makes_a_verified_output_and_takes_it_again(corpus, tmp_path):
     first = ava(*flags, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert ShardedSplit.open(tmp_path / "shards", "train").num_tokens > 1000
+    assert {"splits.json", "dataset_dict.json"} <= manifest.verify(tmp_path / "shards").files.keys()
     again = ava(*flags, cwd=tmp_path)
     assert again.returncode == 0
     assert "up to date" in again.stderr
