@@ -22,6 +22,7 @@ from ava_core.quantization.bounds import require_parity
 from ava_core.quantization.consistency import cached_error, padded_error
 from ava_core.quantization.decoding import PROMPT_TOKENS, decode_rates
 from ava_core.quantization.export import export_onnx, onnx_bytes
+from ava_core.quantization.genai import write_genai_config
 from ava_core.quantization.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
 from ava_core.quantization.original import CONFIGURATIONS, RUNTIME_FILES, Original, load_original
 from ava_core.quantization.parity import Parity, measure_parity
@@ -108,6 +109,8 @@ def quantize(
             if (model / name).is_file():
                 shutil.copyfile(model / name, output / name)
         copy_tokenizer(model, output, original.model.config.max_position_embeddings)
+        if config.portable:
+            write_genai_config(output, original.model.config)
         verify_weights(output, original.model, rounded)
         if not config.portable:
             verify_experts(output, rounded)

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.quantization.shape import GRAPH_FILE, GRAPH_KIND, SHAPE, WEIGHTS_FILE, DecoderShape
+from ava_core.quantization.shape import GRAPH_FILE, GRAPH_KIND, SESSION_OPTIONS, SHAPE, WEIGHTS_FILE, DecoderShape
 
 
 class KVCache:
@@ -232,9 +232,8 @@ def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Fold every DequantizeLinear of a portable graph into a float32 weight. Kept in the graph, the whole matrix is
-    # dequantised at each token: 4 to 8 ms per million weights against 0.1 ms for the product itself.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    for name, value in SESSION_OPTIONS.items():
+        options.add_session_config_entry(name, value)
     linked = any((folder / name).is_symlink() for name in (GRAPH_FILE, WEIGHTS_FILE))
     # Threads wait by spinning, ONNX Runtime's default: a token is a hundred small products, and waking a thread for
     # each halves the rate (cpu/small, 2 threads: 670 and 1,240 tokens/s), with PyTorch sampling between tokens as well.

@@ -115,6 +115,8 @@ def test_portable_models_and_zero_points_are_options(run, tmp_path, scheme):
         json.loads((tmp_path / name / "quantization.json").read_text())["graph"] for name in ("portable", "skewed")
     ]
     assert graphs == ["portable", "fused"]
+    # onnxruntime-genai doesn't feed what the fused graph asks for.
+    assert [(tmp_path / name / "genai_config.json").exists() for name in ("portable", "skewed")] == [True, False]
 
 
 def test_a_block_that_does_not_divide_a_row_is_refused_with_those_that_do(run):
