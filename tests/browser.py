@@ -28,7 +28,7 @@ def rendered(address: str) -> str:
             [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", address],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=280,
         )
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before anything imports torch: as many threads as there are workers would fight for the cores.
@@ -19,6 +20,9 @@ from ava_core.config.threads import let_threads_sleep
 from tests.mlflow_server_fixture import mlflow_folder, mlflow_server  # noqa: F401  fixtures for all tests
 
 let_threads_sleep()
+# No test fails for the machine's being slow.
+settings.register_profile("ava", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ava")
 
 ASSETS = Path(__file__).parent / "assets"
 VOCAB_SIZE = 384

@@ -75,6 +75,13 @@ def products_pay() -> bool:
     return requested == "native" or (requested == "auto" and "amx_bf16" not in cpu_flags())
 
 
+def path() -> str:
+    """Which one bfloat16 takes on this CPU: native, onednn (as for AVA_KERNELS), or off."""
+    if library() is None:
+        return "off"
+    return "native" if products_pay() else "onednn"
+
+
 def usable(*tensors: Tensor) -> bool:
     """Whether the kernels take these tensors: real bfloat16 ones in the CPU's memory."""
     return (

@@ -287,7 +287,7 @@ class MLflow:
                 stderr=output,
                 start_new_session=True,
             )
-        wait_for(lambda: urllib.request.urlopen(f"{self.address}/health", timeout=5).close(), self.process, self.log)
+        wait_for(lambda: urllib.request.urlopen(f"{self.address}/health", timeout=30).close(), self.process, self.log)
 
     def stop(self) -> None:
         end(self.process)
@@ -297,7 +297,7 @@ class MLflow:
         request = urllib.request.Request(f"{self.address}/api/2.0/mlflow/experiments/get?experiment_id=0")
         request.add_header("Host", host)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code

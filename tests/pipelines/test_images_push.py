@@ -36,7 +36,7 @@ def registry(tmp_path):
     try:
         for _ in range(100):
             try:
-                urllib.request.urlopen(f"http://{address}/v2/", timeout=1).close()
+                urllib.request.urlopen(f"http://{address}/v2/", timeout=10).close()
                 break
             except OSError:
                 time.sleep(0.1)

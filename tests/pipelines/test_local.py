@@ -203,8 +203,8 @@ def test_step_that_there_is_not_is_refused_before_any_work(run_local, host, flag
 
 
 def test_step_past_its_time_limit_is_reported_as_failed(run_local):
-    code, output = run_local("--timeout", "train=1.5", FAKE_FAULT="train=hang")
-    assert code == 1 and "train failed: timed out after 1.5 s: hanging" in output
+    code, output = run_local("--timeout", "train=6", FAKE_FAULT="train=hang")
+    assert code == 1 and "train failed: timed out after 6 s: hanging" in output
 
 
 def test_sources_outside_of_the_corpus_are_found_for_the_containers():

@@ -54,7 +54,7 @@ class Proxy:
         if status is not None:
             self._answer(handler, status, b"as the test wants it", "text/plain")
             return
-        connection = http.client.HTTPConnection(self.target.hostname, self.target.port, timeout=60)
+        connection = http.client.HTTPConnection(self.target.hostname, self.target.port, timeout=250)
         headers = {k: v for k, v in handler.headers.items() if k.lower() not in ("host", "transfer-encoding")}
         connection.request(handler.command, handler.path, body, {**headers, "Content-Length": str(len(body))})
         answer = connection.getresponse()

@@ -1,8 +1,8 @@
 """`ava count`: a step for the tests of the step contract, run by the real command line, in a process of its own or not.
 
 It writes COUNT_BLOCKS blocks of bytes that depend on the seed, each durable in the state folder, and joins them. More
-of the environment: COUNT_BYTES (size of a block), COUNT_PAUSE (seconds before each), COUNT_TRACE (a file that gets a
-line per block that was really computed), COUNT_FAIL (what goes wrong, see `_fail`).
+of the environment: COUNT_BYTES (size of a block), COUNT_HOLD (a file that the third block waits for), COUNT_TRACE (a
+file that gets a line per block that was really computed), COUNT_FAIL (what goes wrong, see `_fail`).
 """
 
 import hashlib
@@ -34,7 +34,8 @@ def compute(run) -> None:
     for index in range(blocks):
         path = run.state / f"{index}.bin"
         if not path.exists():
-            time.sleep(float(os.environ.get("COUNT_PAUSE", "0")))
+            while index == 2 and "COUNT_HOLD" in os.environ and not Path(os.environ["COUNT_HOLD"]).exists():
+                time.sleep(0.02)
             word = hashlib.sha256(f"{run.config.seed} {run.choices['letter']} {index}".encode()).digest()
             partial = run.state / "partial"
             partial.write_bytes(word * (int(os.environ.get("COUNT_BYTES", "64")) // len(word)))

@@ -64,7 +64,7 @@ class Collector:
                 self.given[sequence].append(delta)
             self.changed.notify_all()
 
-    def wait(self, sequences, seconds: float = 60) -> list:
+    def wait(self, sequences, seconds: float = 250) -> list:
         """All deltas of each sequence, once all are done."""
 
         def done() -> bool:

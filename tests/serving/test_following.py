@@ -93,7 +93,7 @@ def _serving(address: str, registry: str, folder: Path) -> Iterator[tuple[subpro
 
 
 def _wait_for_version(client: openai.OpenAI, version: str) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 250
     while not (moved := client.models.list().data[0].version == version) and time.monotonic() < deadline:
         time.sleep(0.2)
     return moved
@@ -104,7 +104,7 @@ def _ask_until(url: str, promote) -> tuple[list[str], list[Exception], bool]:
     done, texts, failures = threading.Event(), [], []
 
     def ask() -> None:
-        with openai.OpenAI(base_url=url, api_key="k", max_retries=0, timeout=30) as client:
+        with openai.OpenAI(base_url=url, api_key="k", max_retries=0, timeout=200) as client:
             while not done.is_set():
                 try:
                     stream = client.completions.create(

@@ -141,7 +141,7 @@ def test_two_who_submit_at_once_share_the_version_and_get_a_run_each(server, par
         for _ in range(2)
     ]
     for process in both:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=280)
         assert process.returncode == 0, errors
     state = server.state
     assert [len(made) for made in (state.pipelines, state.versions, state.experiments, state.runs)] == [1, 1, 1, 2]

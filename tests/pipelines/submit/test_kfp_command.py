@@ -16,7 +16,7 @@ KFP = Path(sys.executable).with_name("kfp")
 def kfp(server, home: Path, *arguments: str) -> str:
     command = [str(KFP), "--endpoint", server.address, "--output", "json", *arguments]
     done = subprocess.run(
-        command, env={**os.environ, "HOME": str(home)}, capture_output=True, text=True, timeout=120, check=False
+        command, env={**os.environ, "HOME": str(home)}, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

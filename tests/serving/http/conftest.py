@@ -153,7 +153,7 @@ def client_of():
     clients = []
 
     def make(server, key="none"):
-        clients.append(openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0, timeout=10))
+        clients.append(openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0, timeout=200))
         return clients[-1]
 
     yield make
@@ -161,7 +161,7 @@ def client_of():
         client.close()
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=200.0):
     """Wait for a condition; fails when it doesn't come true."""
     deadline = time.monotonic() + seconds
     while not condition():

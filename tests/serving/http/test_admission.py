@@ -18,7 +18,7 @@ def ask(server, method="GET", path="/v1/models", body="", **headers):
     sent = {"host": f"127.0.0.1:{server.port}", "content_type": "application/json", "connection": "close", **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in sent.items() if value is not None]
     head = "\r\n".join([f"{method} {path} HTTP/1.1", *lines, f"content-length: {len(body)}", "", ""])
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=200) as connection:
         connection.sendall((head + body).encode())
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, content = received.decode().partition("\r\n\r\n")

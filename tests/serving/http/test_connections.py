@@ -36,7 +36,7 @@ def rest(connection):
 
 def counted(server, **labels):
     """How often a request of these labels was answered."""
-    with urllib.request.urlopen(f"{server.address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.address}/metrics", timeout=200) as answer:
         text = answer.read().decode()
     wanted = ",".join(f'{name}="{value}"' for name, value in labels.items())
     found = re.search(rf"^ava_requests_total\{{{re.escape(wanted)}\}} (\S+)", text, re.MULTILINE)
@@ -80,7 +80,7 @@ def test_when_all_connections_run_a_new_one_is_told_to_come_back(serve, few_conn
         for _ in range(12):
             stack.enter_context(raw(server, request_text({**BODY, "max_tokens": 60, "stream": True})))
         wait_until(lambda: len(server.engine.running) == 12)
-        late = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        late = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=200))
         answer = rest(late)
         assert answer.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in answer
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "overloaded"
@@ -169,7 +169,7 @@ def test_a_stream_that_fails_counts_by_its_code(serve, caplog):
         received = b""
         while b"model_failed" not in received:
             received += connection.recv(65536)
-    with urllib.request.urlopen(f"{server.address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.address}/metrics", timeout=200) as answer:
         assert 'ava_broken_streams_total{code="model_failed"} 1.0' in answer.read().decode()
     wait_until(lambda: any(each.getMessage().endswith("1+2 tokens model_failed") for each in caplog.records))
 

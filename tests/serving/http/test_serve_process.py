@@ -54,7 +54,7 @@ def ava_serve(quantized, tmp_path):
             timer.cancel()
             address = re.search(r"http://127\.0\.0\.1:\d+", line)
             assert address, (line, (tmp_path / "stderr").read_text())
-            client = openai.OpenAI(base_url=f"{address[0]}/v1", api_key="k", max_retries=0, timeout=30)
+            client = openai.OpenAI(base_url=f"{address[0]}/v1", api_key="k", max_retries=0, timeout=200)
             stack.callback(client.close)
             return process, client
 

@@ -306,7 +306,7 @@ def _handler(cluster):
             while True:
                 with cluster.changed:
                     cluster.changed.wait_for(
-                        lambda sent=sent: len(log["lines"]) > sent or not log["open"] or log.get("cut"), timeout=60
+                        lambda sent=sent: len(log["lines"]) > sent or not log["open"] or log.get("cut"), timeout=250
                     )
                     lines = log["lines"][sent:]
                     over = not log["open"] or log.pop("cut", False)

@@ -40,7 +40,7 @@ def run(job, *arguments, **environment):
     command = job_command(arguments or ["train", "--output", "o"], nodes=2, processes=3, hostfile=hostfile, ssh=ssh)
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path, **environment}
+        command, capture_output=True, text=True, timeout=250, env={**os.environ, "PATH": path, **environment}
     )
 
 
@@ -97,7 +97,7 @@ def test_ssh_trusts_only_the_jobs_own_key(job, tmp_path):
 def test_other_code_than_the_starters_is_refused_before_any_work(job):
     hostfile, ssh, _ = job
     command = job_command(["train"], nodes=2, processes=1, code="0" * 64, hostfile=hostfile, ssh=ssh)
-    result = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=250)
     assert result.returncode == 2
     assert result.stderr.startswith("ava: the image of the runtime holds other code")
     mpi._require_code(digest_code(STEPS["train"].code))
@@ -107,7 +107,7 @@ def test_missing_mpirun_is_one_line(job):
     hostfile, ssh, _ = job
     command = job_command(["train"], nodes=2, processes=1, hostfile=hostfile, ssh=ssh)
     result = subprocess.run(
-        [sys.executable, *command[1:]], capture_output=True, text=True, timeout=60, env={"PATH": str(hostfile.parent)}
+        [sys.executable, *command[1:]], capture_output=True, text=True, timeout=250, env={"PATH": str(hostfile.parent)}
     )
     assert result.returncode == 1
     assert result.stderr == "ava: mpirun: not found: the image needs Open MPI and an ssh client\n"
@@ -121,7 +121,7 @@ def test_secrets_become_variables_of_this_machine_only(job, tmp_path):
     path = os.pathsep.join([str(programs), os.environ["PATH"]])
     command = job_command(["train"], nodes=2, processes=1, hostfile=hostfile, ssh=ssh, secrets=secrets)
     result = subprocess.run(
-        [sys.executable, *command[1:]], capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path}
+        [sys.executable, *command[1:]], capture_output=True, text=True, timeout=250, env={**os.environ, "PATH": path}
     )
     *arguments, environment = result.stdout.splitlines()
     assert "'MLFLOW_TRACKING_TOKEN': 's3cret'" in environment

@@ -15,7 +15,7 @@ from ava_core.training.processes import launch
 
 FAKE = "tests.training.processes.fake_worker"
 SLOW = pytest.mark.slow
-SECONDS = 60.0
+SECONDS = 200.0
 """How long a test waits for a process to end; it would wait 600 without what is tested."""
 
 

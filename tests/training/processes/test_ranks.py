@@ -126,7 +126,7 @@ def test_two_processes_agree_and_a_dead_one_is_an_error(tmp_path):
         )
         for rank in range(2)
     ]
-    first, second = (process.communicate(timeout=120)[0].splitlines() for process in processes)
+    first, second = (process.communicate(timeout=250)[0].splitlines() for process in processes)
     said = json.loads(first[0])
     assert json.loads(second[0]) == said
     assert said == {
