@@ -147,7 +147,7 @@ def _decision(registration: dict[str, Any]) -> Iterator[str]:
                 f"{bound['limit']:.4f} ({bound['bound']})",
             )
     else:
-        yield _line("gate", "passed, and not promoted: see the registration")
+        yield _line("gate", f"passed, and not promoted: champion is version {registration['champion']} by now")
 
 
 def _require(result: PipelineResult, name: str) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ava_core.config.hardware import requested_kernels
 from ava_core.errors import ConfigError
-from ava_core.kernels.build import library_path
+from ava_core.kernels.build import SOURCES, library_path
 from ava_core.kernels.entries import ENTRIES, SOUND
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ def library() -> Any | None:
 def loaded() -> Any | None:
     """The library, if this machine can run it, whatever is asked for."""
     if not cpu_flags().issuperset(NEEDED_FLAGS):
+        return None
+    if not SOURCES.is_dir():  # the code is an archive, as a registered version has it
         return None
     path = library_path()
     if not path.is_file():

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.redaction import redact_address
+from ava_core.registry.promotion import why_no_champion
 from ava_core.registry.remembered import Remembered, recall, remember
-from ava_core.registry.versions import MODEL
-from ava_core.runtime import manifest
+from ava_core.registry.versions import CHAMPION
+from ava_core.runtime import manifest, pins
 from ava_core.tracking.connection import connect
 from ava_core.tracking.faults import Unreachable, server_errors
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+ARTIFACTS = "artifacts"
+"""Where MLflow keeps the artifacts of a pyfunc."""
 TRAINED = "model"
 """Artifact of the trained weights; the quantised ones are called after their scheme."""
 QUANTIZED = ("int4", "int8", "fp32")
@@ -82,13 +85,13 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
     """A registered model's folder, laid out like the output of `ava train` or `ava quantize`.
 
     Taken from `cache` when it is there and still whole; the registry is asked each time what the alias means. Where
-    none answers, it is what it last meant, with a warning.
+    none answers, it is what it last meant, with a warning. In any case the files are those that the registry's database
+    has the digests of, whatever lies in the artifact store.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
         tracking_uri: address of the registry.
-        cache: folder for downloaded models; each lies at `cache/NAME/DIGEST`, quantised ones at
-            `cache/NAME/DIGEST.WEIGHTS`.
+        cache: folder for downloaded models; each lies at `cache/NAME/DIGEST`, called after the digest of its manifest.
         weights: `model` for the trained ones, a scheme, or `auto` for the smallest quantised ones.
 
     Raises:
@@ -106,27 +109,28 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
         if remembered is None:
             raise
         version, away = remembered, error
-    digest = version.tags.get(MODEL)
-    if digest is None:
+    known = pins.read(version.tags)
+    if known is None:
         raise AvaError(
-            f"{uri}: version {version.version} was not registered by `ava register`: it names no model digest"
+            f"{uri}: version {version.version} names no digests of its files: they can't be verified; register it again"
         )
-    if weights != TRAINED:
-        if isinstance(version, Remembered):
-            kept = [scheme for scheme in QUANTIZED if (cache / address.name / f"{digest[:32]}.{scheme}").is_dir()]
-            weights = kept[0] if kept and weights == "auto" else weights
-        else:
-            weights = _choose_weights(version, weights, uri, tracking_uri)
-    folder = cache / address.name / (digest[:32] if weights == TRAINED else f"{digest[:32]}.{weights}")
-    if not _whole(folder, digest, weights):
+    parts = {name: pins.part(known, f"{ARTIFACTS}/{name}") for name in _fitting(known, weights, version, uri)}
+    folders = {name: cache / address.name / part[manifest.NAME][:32] for name, part in parts.items()}
+    chosen = next((name for name in folders if away is None or folders[name].is_dir()), next(iter(folders)))
+    folder, expected = folders[chosen], parts[chosen]
+    if not _whole(folder, expected):
         if away is not None:
             raise away
-        log.info("%s: fetching %s of version %s", uri, weights, version.version)
+        log.info("%s: fetching %s of version %s", uri, chosen, version.version)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
-            with server_errors(tracking_uri, f"fetching {uri}"):
-                fetched = _fetch(version, tracking_uri, Path(partial), weights)
-            _check(fetched, digest, uri, weights)
+            try:
+                with server_errors(tracking_uri, f"fetching {uri}"):
+                    fetched = _fetch(version, tracking_uri, Path(partial), chosen)
+                pins.check(fetched, expected)
+                _require_safe(fetched)
+            except IntegrityError as error:  # the folder is gone when somebody reads this
+                raise IntegrityError(f"{uri}: {str(error).replace(f'{partial}/', '')}") from error
             shutil.rmtree(folder, ignore_errors=True)
             fetched.rename(folder)
     if isinstance(version, Remembered):
@@ -136,26 +140,20 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
     return Downloaded(folder, int(version.version), version.creation_timestamp // 1000, away is not None)
 
 
-def _choose_weights(version: ModelVersion, wanted: str, uri: str, tracking_uri: str) -> str:
-    """A quantised form that the version has.
+def _fitting(known: pins.Pins, wanted: str, version: ModelVersion | Remembered, uri: str) -> list[str]:
+    """The names of the wanted artifacts; for `auto` of all quantised forms that the version has, the smallest first.
 
     Raises:
         AvaError: it has none, or not the wanted one.
     """
-    import mlflow
-
-    with server_errors(tracking_uri, f"looking at {uri}"):
-        listed = mlflow.artifacts.list_artifacts(
-            artifact_uri=f"models:/{version.name}/{version.version}/artifacts", tracking_uri=tracking_uri
-        )
-    held = {Path(entry.path).name for entry in listed if entry.is_dir}
-    fitting = [scheme for scheme in QUANTIZED if scheme in held and wanted in (scheme, "auto")]
+    held = [name for name in (*QUANTIZED, TRAINED) if f"{ARTIFACTS}/{name}/{manifest.NAME}" in known]
+    fitting = [name for name in held if (name != TRAINED if wanted == "auto" else name == wanted)]
     if not fitting:
         raise AvaError(
             f"{uri}: version {version.version} holds {', '.join(sorted(held)) or 'nothing'}: it has no"
             f" {'quantised model' if wanted == 'auto' else wanted}: list it in quantize.schemes and register again"
         )
-    return fitting[0]
+    return fitting
 
 
 def _find(client: MlflowClient, address: ModelAddress, uri: str, tracking_uri: str) -> ModelVersion:
@@ -170,6 +168,10 @@ def _find(client: MlflowClient, address: ModelAddress, uri: str, tracking_uri: s
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             with server_errors(tracking_uri, f"looking up {uri}"):
                 raise
+        if address.alias == CHAMPION:
+            with server_errors(tracking_uri, f"looking up {uri}"):
+                reason = why_no_champion(client, address.name)
+            raise AvaError(f"{uri}: {reason}") from error
         raise AvaError(
             f"{uri}: {redact_address(tracking_uri)} has no such version:"
             f" see `ava show --registry --model-name {address.name}`"
@@ -180,7 +182,7 @@ def _fetch(version: ModelVersion | Remembered, tracking_uri: str, partial: Path,
     import mlflow
 
     fetched = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"models:/{version.name}/{version.version}/artifacts/{weights}",
+        artifact_uri=f"models:/{version.name}/{version.version}/{ARTIFACTS}/{weights}",
         dst_path=str(partial),
         tracking_uri=tracking_uri,
         registry_uri=tracking_uri,
@@ -188,27 +190,19 @@ def _fetch(version: ModelVersion | Remembered, tracking_uri: str, partial: Path,
     return Path(fetched)
 
 
-def _whole(folder: Path, digest: str, weights: str) -> bool:
+def _whole(folder: Path, expected: pins.Pins) -> bool:
     """Whether the cache holds it; a damaged copy is fetched anew."""
     if not folder.is_dir():
         return False
     try:
-        return _belongs(folder, digest, weights)
+        pins.check(folder, expected)
     except AvaError as error:
         log.warning("%s: the kept copy is not used", error)
         return False
+    return True
 
 
-def _belongs(folder: Path, digest: str, weights: str) -> bool:
-    """Whether the folder's files are those of its manifest, and it is, or was made from, the model of this digest."""
-    if weights == TRAINED:
-        return manifest.verify(folder, "train").digest == digest
-    return manifest.verify(folder, "quantize").inputs.get("model") == digest
-
-
-def _check(folder: Path, digest: str, uri: str, weights: str) -> None:
-    if not _belongs(folder, digest, weights):
-        raise IntegrityError(f"{uri}: the files are not those that were registered: register the model again")
+def _require_safe(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.suffix in UNSAFE:
-            raise IntegrityError(f"{uri}: holds {path.name}, a format that can run code: weights must be safetensors")
+            raise IntegrityError(f"{path}: a format that can run code: weights must be safetensors")

@@ -12,7 +12,8 @@ from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.decision import NAME, Bound, Decision, decide, gate_digest
 from ava_core.registry.promotion import opponent, read_outcome
-from ava_core.registry.versions import describe, find_version
+from ava_core.registry.soundness import require_sound_champion
+from ava_core.registry.versions import CHAMPION, describe, find_versions, read_aliases
 from ava_core.runtime.progress import Progress
 from ava_core.tracking.address import sqlite_file
 from ava_core.tracking.connection import connect
@@ -49,6 +50,7 @@ def gate(
     Raises:
         AvaError: the inputs don't belong together, the evaluation or the champion lacks a bounded figure, or the
             server doesn't answer, refuses, or fails meanwhile.
+        IntegrityError: the champion's files are gone or changed.
     """
     candidate = read_candidate(model, quantized, evaluation)
     if digests.get("evaluation", candidate.digest) != candidate.digest:
@@ -123,11 +125,13 @@ def _ask(config: RegisterConfig, candidate: Candidate, tracking_uri: str) -> Dec
         return decide(config, candidate, None)
     client, name, bounds = connect(tracking_uri), config.model_name, gate_digest(config.gate)
     with server_errors(tracking_uri, "asking for the champion"):
-        found = find_version(client, name, candidate.digest)
-        registered = describe(found, {}) if found else None
+        found = find_versions(client, name, candidate.digest)
+        registered = describe(found[-1], {}) if found else None
+        champion = opponent(client, name, registered.version if registered else None)
+        require_sound_champion(client, name, candidate.digest)
         outcome = read_outcome(registered, bounds) if registered else None
-        if registered is None or outcome is None:
-            return decide(config, candidate, opponent(client, name, registered.version if registered else None))
+        if registered is None or outcome is None or CHAMPION not in read_aliases(client, name):
+            return decide(config, candidate, champion)
         log.info("gate: version %d is this very evaluation: what was decided then stands", registered.version)
         return Decision(
             model_name=name,

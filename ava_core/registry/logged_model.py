@@ -1,47 +1,64 @@
 """The model as MLflow keeps it: a pyfunc from code, with the folders of the float and the quantised models inside.
 
-Nothing is pickled: MLflow stores the script `ava_core/serving/model_from_code.py`, our sources, and the artifact
-folders as they are, manifests included. A version therefore runs the code that it was registered with.
+Nothing is pickled: MLflow stores the script `ava_core/serving/model_from_code.py`, an archive of our sources, and the
+artifact folders as they are, manifests included. A version therefore runs the code that it was registered with. The
+digests of all of it (`ava_core.runtime.pins`) are a tag in the database, out of reach for whoever may change the files.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.config.schema import GenerationConfig
+from ava_core.registry.code import PACKAGE, write_code
+from ava_core.runtime import pins
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-PACKAGE = Path(__file__).resolve().parents[1]
 SCRIPT = PACKAGE / "serving" / "model_from_code.py"
-# What serving never imports, so that it needn't be uploaded and fetched file by file.
-LEFT_OUT = ("__pycache__", "cli", "registry", "tracking", "training", "alignment", "evaluation")
 # What the pyfunc imports. Given explicitly: MLflow would otherwise run the model in a process of its own to find out.
 REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pydantic", "safetensors", "tokenizers", "torch", "transformers")
 
 
-def find_logged_model(client: MlflowClient, experiment_id: str, identity: Mapping[str, str]) -> LoggedModel | None:
-    """The finished logged model with these tags; unfinished ones of a killed call are deleted."""
+@dataclass(frozen=True, kw_only=True)
+class Final:
+    """The figures that MLflow shows on the model's page.
+
+    Attributes:
+        figures: by name.
+        step: of the training, at its end.
+        time: milliseconds since 1970.
+    """
+
+    figures: Mapping[str, float]
+    step: int
+    time: int
+
+
+def find_logged_models(client: MlflowClient, experiment_id: str, identity: Mapping[str, str]) -> list[LoggedModel]:
+    """The finished logged models with these tags, the oldest first; unfinished ones of a killed call are deleted."""
     from mlflow.entities import LoggedModelStatus
 
     wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in identity.items())
-    ready = None
+    ready = []
     for model in client.search_logged_models([experiment_id], filter_string=wanted):
         if model.status == LoggedModelStatus.READY:
-            ready = model
+            ready.append(model)
         else:
             client.delete_logged_model(model.model_id)
-    return ready
+    return sorted(ready, key=lambda model: model.creation_timestamp)
 
 
 def log_model(
@@ -54,10 +71,13 @@ def log_model(
     generation: GenerationConfig,
     identity: Mapping[str, str],
     parameters: Mapping[str, str],
-    step: int,
+    final: Final,
     scratch: Path,
-) -> str:
-    """Upload the model and give it to the run; returns its id.
+) -> LoggedModel:
+    """Upload the model and give it to the run.
+
+    `mlflow.pyfunc.log_model` does the same, but asks for the history of each metric by itself, and nobody sees the
+    files before they are uploaded.
 
     Args:
         client: client of the server.
@@ -66,15 +86,12 @@ def log_model(
         name: its name.
         artifacts: folders by artifact name; each becomes `artifacts/NAME`.
         generation: defaults of the prediction's parameters.
-        identity: tags by which `find_logged_model` finds it.
+        identity: tags by which `find_logged_models` finds it.
         parameters: parameters shown on its page.
-        step: step of the run's final metrics, which are shown on its page as well.
+        final: figures shown on its page.
         scratch: folder for temporary copies, as large as the model.
     """
-    import mlflow
-    from mlflow.models import Model
-
-    from ava_core.serving.pyfunc import signature
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 
     model = client.create_logged_model(
         experiment_id,
@@ -84,29 +101,56 @@ def log_model(
         params=dict(parameters),
         model_type="causal language model",
     )
+    folder = scratch / "model"
+    _write(folder, model, run_id, artifacts, generation, scratch)
+    # Before the files: a model that is there has its pins.
+    client.set_logged_model_tags(model.model_id, {pins.TAG: json.dumps(pins.describe(folder), sort_keys=True)})
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, final.step)])
+    metrics = [
+        Metric(figure, value, final.time, final.step, model_id=model.model_id, run_id=run_id)
+        for figure, value in final.figures.items()
+    ]
+    client.log_batch(run_id, metrics=metrics)
+    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _write(
+    folder: Path,
+    model: LoggedModel,
+    run_id: str,
+    artifacts: Mapping[str, Path],
+    generation: GenerationConfig,
+    scratch: Path,
+) -> None:
+    """Write what is to be uploaded."""
+    import mlflow
+    from mlflow.models import Model
+
+    from ava_core.serving.pyfunc import signature
+
     folders = scratch / "artifacts"
     folders.mkdir()
-    for artifact, folder in artifacts.items():
+    for artifact, source in artifacts.items():
         # MLflow names an artifact after its folder, and a step's output may be called anything.
-        shutil.copytree(folder, folders / artifact, copy_function=_link)
-    code = scratch / PACKAGE.name
-    shutil.copytree(PACKAGE, code, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        shutil.copytree(source, folders / artifact, copy_function=_link)
+    code = scratch / f"{PACKAGE.name}.zip"
+    write_code(code)
+    described = Model(
+        artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+    )
     with _temporary_files_in(scratch), warnings.catch_warnings():
         # An example would be run through the model, in a server that is started for it.
         warnings.filterwarnings("ignore", r".*input example was not provided", UserWarning)
-        Model.log(
-            None,
-            flavor=mlflow.pyfunc,
-            model_id=model.model_id,
-            run_id=run_id,
-            step=step,
+        mlflow.pyfunc.save_model(
+            str(folder),
+            mlflow_model=described,
             python_model=str(SCRIPT),
             artifacts={artifact: str(folders / artifact) for artifact in artifacts},
             code_paths=[str(code)],
             pip_requirements=requirements(),
             signature=signature(generation),
         )
-    return model.model_id
 
 
 def requirements() -> list[str]:

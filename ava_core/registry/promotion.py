@@ -77,6 +77,24 @@ def opponent(client: MlflowClient, name: str, version: int | None) -> Version | 
     return _read(client, name, previous, {}) if previous else None
 
 
+def why_no_champion(client: MlflowClient, name: str) -> str:
+    """In a line why a registered model has no champion, and what can be used instead."""
+    aliases = read_aliases(client, name)
+    if CHALLENGER not in aliases:
+        return f"{name} has no champion: `make pipeline-local` trains and registers one"
+    challenger = _read(client, name, aliases[CHALLENGER], aliases)
+    instead = f"use models:/{name}@{CHALLENGER}"
+    refused = [bound for bound in bounds_from(_record(challenger).get("bounds", ())) if not bound.passed]
+    if not refused:
+        return f"{name} has no champion, though the gate let version {challenger.version} through: {instead}"
+    bounds = ", ".join(map(str, refused))
+    keys = ", ".join(dict.fromkeys(f"register.gate.{bound.bound}" for bound in refused))
+    return (
+        f"{name} has no champion: the gate refused version {challenger.version}: {bounds}: {instead}, or widen {keys}"
+        " and register again"
+    )
+
+
 def challenge(
     client: MlflowClient,
     name: str,

@@ -20,19 +20,23 @@ from ava_core.config.schema import GenerationConfig, RegisterConfig
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.decision import FIGURE, TEST_BYTES, Decision, decide, gate_digest, read_decision
 from ava_core.registry.files import write_run_files
-from ava_core.registry.logged_model import find_logged_model, log_model
+from ava_core.registry.logged_model import Final, find_logged_models, log_model
 from ava_core.registry.promotion import Outcome, challenge, read_outcome
 from ava_core.registry.registration import Registration
+from ava_core.registry.soundness import find_fault, find_model_fault, require_sound_champion
 from ava_core.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
     EVALUATION,
     FIGURES,
     MODEL,
     PROMOTED,
     SOURCE,
     describe,
-    find_version,
+    find_versions,
     read_aliases,
 )
+from ava_core.runtime import pins
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.progress import Progress
 from ava_core.tracking.authorship import authorship
@@ -44,6 +48,7 @@ from ava_core.tracking.run import TrackedRun, given_run, load_run, open_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -110,6 +115,7 @@ def register(
 
     Raises:
         AvaError: the inputs don't belong together, or the server doesn't answer, refuses, or fails meanwhile.
+        IntegrityError: the files of the champion to compare with are gone or changed.
     """
     candidate = read_candidate(model, quantized, evaluation)
     if digests.get("evaluation", candidate.digest) != candidate.digest:
@@ -131,10 +137,10 @@ def register(
             version, run = _register_once(context, lambda: advance(2, doing="the model"))
             advance(3, doing="the gate")
             outcome, aliases = _decide_once(context, version)
-            if run is not None:
-                run.set_tags({MODEL_VERSION: str(version.version), PROMOTED: str(outcome.promoted).lower()})
-                run.close()
             registration = _describe(context, version, outcome, aliases)
+            if run is not None:
+                run.set_tags({MODEL_VERSION: str(version.version), PROMOTED: str(registration.promoted).lower()})
+                run.close()
         advance(4)
     registration.report()
     text = json.dumps(registration.record(), indent=2, sort_keys=True)
@@ -143,12 +149,17 @@ def register(
 
 
 def _register_once(context: _Context, on_model: Callable[[], None]) -> tuple[ModelVersion, TrackedRun | None]:
-    """The version of this evaluation, found or made; with its run, or the run that the caller was given."""
+    """The version of this evaluation, found or made; with its run, or the run that the caller was given.
+
+    One whose logged model or files are gone is made anew, with another number: a version can't be mended.
+    """
     client, name = context.client, context.config.model_name
-    found = find_version(client, name, context.candidate.digest)
-    if found is not None:
-        log.info("%s: version %s is this very evaluation: nothing is registered anew", name, found.version)
-        return found, given_run(client) or load_run(client, found.run_id or "")
+    for found in find_versions(client, name, context.candidate.digest):
+        fault = find_fault(client, found)
+        if fault is None:
+            log.info("%s: version %s is this very evaluation: nothing is registered anew", name, found.version)
+            return found, given_run(client) or load_run(client, found.run_id or "")
+        log.warning("%s: version %s is this very evaluation, but %s: registering it anew", name, found.version, fault)
     place = experiment(client, context.tracking_uri, context.config.experiment)
     run = open_run(
         client,
@@ -162,10 +173,10 @@ def _register_once(context: _Context, on_model: Callable[[], None]) -> tuple[Mod
     try:
         _fill(context, run, scratch)
         on_model()
-        model_id = _log_model_once(context, run, scratch)
+        model = _log_model_once(context, run, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return _create_version(context, run, model_id), run
+    return _create_version(context, run, model), run
 
 
 def _run_tags(context: _Context) -> dict[str, str]:
@@ -190,10 +201,11 @@ def _fill(context: _Context, run: TrackedRun, scratch: Path) -> None:
     run.log_files(files)
 
 
-def _log_model_once(context: _Context, run: TrackedRun, scratch: Path) -> str:
-    found = find_logged_model(context.client, run.experiment_id, context.identity)
-    if found is not None:
-        return found.model_id
+def _log_model_once(context: _Context, run: TrackedRun, scratch: Path) -> LoggedModel:
+    for found in find_logged_models(context.client, run.experiment_id, context.identity):
+        known = pins.read(found.tags)
+        if known is not None and find_model_fault(context.client, found, known) is None:
+            return found
     generation = context.resolved.get("evaluate", {}).get("generation", {})
     shown = ("model", "train")
     return log_model(
@@ -205,12 +217,12 @@ def _log_model_once(context: _Context, run: TrackedRun, scratch: Path) -> str:
         generation=GenerationConfig(**generation),
         identity=context.identity,
         parameters=flatten({key: context.resolved[key] for key in shown if key in context.resolved}),
-        step=_last_step(context.candidate),
+        final=Final(figures=context.candidate.figures, step=_last_step(context.candidate), time=run.started),
         scratch=scratch,
     )
 
 
-def _create_version(context: _Context, run: TrackedRun, model_id: str) -> ModelVersion:
+def _create_version(context: _Context, run: TrackedRun, model: LoggedModel) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     client, name = context.client, context.config.model_name
@@ -226,24 +238,31 @@ def _create_version(context: _Context, run: TrackedRun, model_id: str) -> ModelV
     }
     return client.create_model_version(
         name,
-        source=f"models:/{model_id}",
+        source=f"models:/{model.model_id}",
         run_id=run.run_id,
         tags={
             EVALUATION: context.candidate.digest,
             MODEL: context.candidate.model_digest,
             SOURCE: json.dumps(context.source, sort_keys=True),
             FIGURES: json.dumps(figures, sort_keys=True),
+            pins.TAG: model.tags[pins.TAG],
         },
         description=_summary(context.candidate),
-        model_id=model_id,
+        model_id=model.model_id,
     )
 
 
-def _decide_once(context: _Context, version: ModelVersion) -> tuple[Outcome, tuple[str, ...]]:
-    """The outcome on record for this gate, else a new decision; with the aliases that the version ends with."""
+def _decide_once(context: _Context, version: ModelVersion) -> tuple[Outcome, dict[str, int]]:
+    """The outcome on record for this gate, else a new decision; with the aliases as they are afterwards.
+
+    While there is no champion, nothing that was decided before counts.
+    """
     client, name, given = context.client, context.config.model_name, context.decision
     outcome = read_outcome(describe(version, {}), gate_digest(context.config.gate))
-    if outcome is None:
+    aliases = read_aliases(client, name)
+    if outcome is None or CHAMPION not in aliases:
+        if given is None:  # `ava gate` has looked
+            require_sound_champion(client, name, context.candidate.digest)
         outcome = challenge(
             client,
             name,
@@ -251,6 +270,8 @@ def _decide_once(context: _Context, version: ModelVersion) -> tuple[Outcome, tup
             lambda champion: decide(context.config, context.candidate, champion),
             given,
         )
+    elif CHALLENGER not in aliases:
+        client.set_registered_model_alias(name, CHALLENGER, str(version.version))
     if given and given.passed != outcome.promoted:
         log.warning(
             "gate: %s against %s; what counts is the decision at the promotion, against %s",
@@ -258,19 +279,20 @@ def _decide_once(context: _Context, version: ModelVersion) -> tuple[Outcome, tup
             _opponent(given.champion),
             _opponent(outcome.previous),
         )
-    return outcome, describe(version, read_aliases(client, name)).aliases
+    return outcome, read_aliases(client, name)
 
 
 def _opponent(version: int | None) -> str:
     return f"version {version}" if version else "no champion"
 
 
-def _describe(context: _Context, version: ModelVersion, outcome: Outcome, aliases: tuple[str, ...]) -> Registration:
+def _describe(context: _Context, version: ModelVersion, outcome: Outcome, aliases: dict[str, int]) -> Registration:
     logged_model_id = (version.source or "").removeprefix("models:/")
     return Registration(
         name=context.config.model_name,
         version=int(version.version),
-        aliases=aliases,
+        aliases=describe(version, aliases).aliases,
+        champion=aliases.get(CHAMPION),
         outcome=outcome,
         given=context.decision,
         run_id=version.run_id or "",

@@ -23,6 +23,7 @@ class Registration:
         name: the registered model.
         version: its version.
         aliases: the aliases that the version holds.
+        champion: the version that is champion; None if there is none.
         outcome: the decision at the promotion.
         given: what `ava gate` had decided before; None if it wasn't asked.
         run_id: the MLflow run.
@@ -34,6 +35,7 @@ class Registration:
     name: str
     version: int
     aliases: tuple[str, ...]
+    champion: int | None
     outcome: Outcome
     given: Decision | None
     run_id: str
@@ -42,9 +44,14 @@ class Registration:
     tracking_uri: str
 
     @property
+    def promoted(self) -> bool:
+        """Whether the gate let it through and it is champion: as the registry says, after all was written."""
+        return self.outcome.promoted and CHAMPION in self.aliases
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The step's figures."""
-        return {"promoted": float(self.outcome.promoted), "model_version": float(self.version)}
+        return {"promoted": float(self.promoted), "model_version": float(self.version)}
 
     def record(self) -> dict[str, Any]:
         """The contents of registration.json."""
@@ -52,7 +59,8 @@ class Registration:
             "name": self.name,
             "version": self.version,
             "aliases": list(self.aliases),
-            "promoted": self.outcome.promoted,
+            "promoted": self.promoted,
+            "champion": self.champion,
             "decision": [bound.record() for bound in self.outcome.bounds],
             "previous_champion": self.outcome.previous,
             "gate": {"passed": self.given.passed, "champion": self.given.champion} if self.given else None,
@@ -71,7 +79,16 @@ class Registration:
         against = f"compared with version {outcome.previous}" if outcome.previous else "no champion so far"
         for bound in outcome.bounds:
             (log.info if bound.passed else log.warning)("gate: %s", bound)
-        if outcome.promoted:
+        if outcome.promoted and not self.promoted:
+            log.warning(
+                "%s: version %d had passed the gate (%s), but the champion is version %s by now, and stays it:"
+                " move the alias by hand if it shall not be",
+                self.name,
+                self.version,
+                against,
+                self.champion,
+            )
+        elif outcome.promoted:
             log.info(
                 "%s: version %d passed the gate (%s); aliases: %s",
                 self.name,

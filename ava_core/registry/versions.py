@@ -82,10 +82,13 @@ def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
         raise
 
 
-def find_version(client: MlflowClient, name: str, evaluation: str) -> ModelVersion | None:
-    """The version that was registered from this evaluation; the lowest, should two callers have raced."""
+def find_versions(client: MlflowClient, name: str, evaluation: str) -> list[ModelVersion]:
+    """The versions that were registered from this evaluation, the lowest first.
+
+    There are several where callers have raced, or where what belongs to the first was lost.
+    """
     found = search(client, f"name = '{name}' and tags.`{EVALUATION}` = '{evaluation}'")
-    return min(found, key=lambda version: int(version.version), default=None)
+    return sorted(found, key=lambda version: int(version.version))
 
 
 def search(client: MlflowClient, wanted: str) -> list[ModelVersion]:

@@ -21,6 +21,7 @@ from ava_core.config.threads import let_threads_sleep
 from ava_core.errors import AvaError
 from ava_core.generation import STRATEGIES
 from ava_core.runtime import manifest
+from ava_core.serving.registered import check_loaded
 
 PROMPT = "prompt"
 FLOAT = "float"
@@ -28,6 +29,7 @@ AUTO = "auto"
 SMALLEST_FIRST = ("int4", "int8", "fp32", FLOAT)
 """Where `auto` looks, as `ava serve` does; the float weights where nothing was quantised."""
 SAMPLING_SEED = 1337
+MLMODEL = "MLmodel"
 
 
 def artifact_name(weights: str) -> str:
@@ -63,9 +65,17 @@ class TextModel(PythonModel):
     """Continues prompts with a quantised model where one was registered, or with the float model."""
 
     def load_context(self, context: Any) -> None:
-        """Note where the models lie; each is verified and loaded when it is first asked for."""
+        """Note where the models lie; each is verified and loaded when it is first asked for.
+
+        Raises:
+            IntegrityError: the files are not those that were registered, as far as the registry can be asked.
+        """
         let_threads_sleep()
         self._folders = {name: Path(path) for name, path in context.artifacts.items()}
+        roots = {folder.parents[1] for folder in self._folders.values()}
+        for root in roots:
+            if (root / MLMODEL).is_file():
+                check_loaded(root)
         self._loaded: dict[str, Any] = {}
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[str]:

@@ -52,7 +52,7 @@ def test_weights_that_can_run_code_are_refused(make_inputs, run_register, mlflow
     finished(inputs.model, "train", manifest.read(inputs.model).inputs)
     inputs.evaluation = write_evaluation(tmp_path / "again", inputs.model, [], {"test_bits_per_byte": 2.0, "k": 1.0})
     run_register(inputs)
-    with pytest.raises(IntegrityError, match=r"pytorch_model.bin, a format that can run code"):
+    with pytest.raises(IntegrityError, match=r"pytorch_model.bin: a format that can run code"):
         download_model(f"models:/{model_name}@champion", mlflow_server, tmp_path / "cache")
 
 

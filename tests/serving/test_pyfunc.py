@@ -67,7 +67,7 @@ def test_champion_continues_prompts_in_a_fresh_process_with_the_code_it_was_regi
         True
     ] * 2
     assert sampled == again
-    assert os.sep + "code" + os.sep in result["code"]
+    assert f"{os.sep}code{os.sep}ava_core.zip{os.sep}" in result["code"]
 
 
 def _post(address: str, body: dict) -> tuple[int, str]:

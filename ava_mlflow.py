@@ -1,0 +1,56 @@
+"""MLflow's `models:/...` for environments with Ava in them: files are held against the registry before any is used.
+
+`mlflow.pyfunc.load_model` runs the script that lies in the artifact store. MLflow finds this module by its entry point
+`mlflow.artifact_repository`, and so what `ava register` pinned in the database is checked by `load_model`, `mlflow
+models serve --env-manager local` and `mlflow artifacts download` too. Models that others registered pass as before.
+
+Not a part of `ava_core`: MLflow imports it with every start, and a version brings its own `ava_core`, which would never
+be imported if there was one already.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+
+
+class VerifiedModels(ModelsArtifactRepository):
+    """Artifacts of registered versions and of logged models."""
+
+    def download_artifacts(self, artifact_path: str, dst_path: Any = None, lineage_header_info: Any = None) -> str:
+        """Download a file, a folder or, for `""`, everything, and check what the registry knows the digests of.
+
+        Raises:
+            IntegrityError: a file isn't the one that was registered.
+        """
+        local = super().download_artifacts(artifact_path, dst_path, lineage_header_info)
+        with _our_code():
+            from ava_core.serving import registered
+
+            registered.check_download(Path(local), self._tags(), artifact_path.strip("/"))
+        return local
+
+    def _tags(self) -> dict[str, str]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.tracking_uri, self.registry_uri)
+        if self.model_version is not None:
+            return client.get_model_version(self.model_name, str(self.model_version)).tags
+        return client.get_logged_model(self.artifact_uri.removeprefix("models:/")).tags
+
+
+@contextmanager
+def _our_code() -> Iterator[None]:
+    """Ava's modules inside the block; those that weren't there before are forgotten again."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        if "ava_core" not in before:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "ava_core"]:
+                del sys.modules[name]
