@@ -68,7 +68,8 @@ lint: setup ## style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 repro: setup data ## run what changed, with DVC
-	@line="$$($(BIN)/python -m pipelines.mlflow_server ensure --export)" && eval "$$line" && $(BIN)/dvc repro
+	@line="$$($(BIN)/python -m pipelines.mlflow_server ensure --export)" && eval "$$line" \
+	  && $(BIN)/python -m ava_core.tracking.ready --params params.yaml && $(BIN)/dvc repro
 
 pipeline-local: setup data ## run the KFP pipeline on this machine; RUNNER=docker: each step in a container
 	@$(BIN)/python -m pipelines.local $(if $(RUNNER),--runner "$$RUNNER") $(if $(FROM),--from "$$FROM") $(PIPELINE_FLAGS)

@@ -13,6 +13,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = make_place(flags, config, os.environ, graph.images, console.show)
     prune_runs(flags.runs)
     server = start_server(os.environ)
+    require_ready(config.registry.experiment, os.environ)
     runner = LocalRunner(
         graph,
         flags.runs,
@@ -203,6 +205,27 @@ def mend_left(runs: Path, runner: LocalRunner, server: Future[str]) -> threading
     mending = threading.Thread(target=record, name="mend", daemon=True)
     mending.start()
     return mending
+
+
+def require_ready(experiment: str, environment: Mapping[str, str]) -> None:
+    """Have the library look whether the server lacks something that the pipeline would only fail of at its end.
+
+    A server of ours that isn't up yet isn't waited for: the first step that finds it up looks as well.
+
+    Raises:
+        AvaError: it does, in the library's words.
+    """
+    names = mlflow_server.ADDRESS_VARIABLES
+    running = mlflow_server.read()
+    variables = {}
+    if not any(environment.get(name, "").strip() for name in names):
+        if running is None or not running.answers:
+            return
+        variables = {"AVA_TRACKING_URI": running.address}
+    command = [sys.executable, "-m", "ava_core.tracking.ready", "--experiment", experiment]
+    looked = subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=False)
+    if looked.returncode:
+        raise AvaError(looked.stderr.strip().rpartition("\n")[2] or f"{command[2]} ended with {looked.returncode}")
 
 
 def task_variables(task: str, environment: Mapping[str, str], server: Future[str]) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 Usage: python -m pipelines.mlflow_server ensure [--export] | status | stop
 
-Everything it keeps lies under `.ava/mlflow/` of the current folder: `mlflow.db` (SQLite), `artifacts/`, `server.log`,
-and `server.json` with the address and the process of the server that runs. It outlives the command that started it.
+Everything it keeps lies under `.ava/mlflow/` of the current folder (in a temporary workspace of DVC's: of the checkout
+that it was made from): `mlflow.db` (SQLite), `artifacts/`, `server.log`, and `server.json` with the address and the
+process of the server that runs. It outlives the command that started it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ava_core.checkout import checkout
 from ava_core.errors import AvaError, ConfigError
 from ava_core.redaction import redact
 from pipelines.processes import Process
 
-FOLDER = Path(".ava/mlflow")
+FOLDER = checkout() / ".ava/mlflow"
 ADDRESS_VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
 START_SECONDS = 180.0
 PROBE_SECONDS = 5.0

@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ava_core.registry import list_versions
 from ava_core.runtime.digests import digest_tree
 from ava_core.steps import STEPS
 
@@ -46,6 +48,16 @@ class Workspace:
         """Digest of every output folder that depends on nothing but its inputs."""
         names = ("shards", "model", "quantized/int8", "quantized/int4", "evaluation")
         return {name: digest_tree(self.folder / "outputs" / name) for name in names}
+
+
+def stages_run(lines: str) -> list[str]:
+    return re.findall(r"Running stage '(.+?)'", lines)
+
+
+def promoted(workspace: Workspace) -> tuple[float, float]:
+    """What the registration says: whether it was promoted, and its version."""
+    figures = json.loads((workspace.folder / "outputs" / "registration" / "metrics.json").read_text())
+    return figures["promoted"], figures["model_version"]
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +100,20 @@ def test_all_stages_leave_finished_outputs(workspace):
     assert sorted(locked) == sorted(STAGES)
 
 
-def test_second_run_does_nothing(workspace):
-    lines = workspace.run("dvc", "repro")
-    assert "Running stage" not in lines
-    assert "up to date" in lines
+def test_second_run_asks_the_registry_and_computes_nothing(workspace):
+    before = (workspace.folder / "dvc.lock").read_bytes()
+    assert stages_run(workspace.run("dvc", "repro")) == ["gate", "register"]
+    assert (workspace.folder / "dvc.lock").read_bytes() == before
+
+
+def test_run_registers_in_whatever_registry_it_is_given(workspace, tmp_path):
+    other = Workspace(workspace.folder, f"sqlite:///{tmp_path / 'other.db'}")
+    assert "train" not in stages_run(other.run("dvc", "repro"))
+    (version,) = list_versions("dvc-test", other.environment["AVA_TRACKING_URI"])
+    assert version.aliases == ("challenger", "champion")
+    assert promoted(workspace) == (1.0, 1.0)
+    workspace.run("dvc", "repro")
+    workspace.run("git", "diff", "--exit-code", "dvc.lock")
 
 
 def test_another_learning_rate_reruns_training_and_what_follows_it(workspace):
@@ -144,7 +166,7 @@ def test_pushed_results_are_restored_in_a_second_clone_and_leave_nothing_to_run(
     clone.run("dvc", "remote", "add", "--local", "--default", "store", str(remote))
     clone.run("dvc", "pull")
     assert clone.digests() == workspace.digests()
-    assert "Running stage" not in clone.run("dvc", "repro")
+    assert stages_run(clone.run("dvc", "repro")) == ["gate", "register"]
 
 
 def test_outputs_that_are_links_into_dvcs_cache_are_used_like_files(workspace, tmp_path):
@@ -161,7 +183,7 @@ def test_outputs_that_are_links_into_dvcs_cache_are_used_like_files(workspace, t
     for name in ("model/model.safetensors", "quantized/int8/model.onnx", "shards/train/state.json"):
         assert (outputs / name).is_symlink()
     assert (linked.folder / "data/raw/shakespeare/play-00.md").is_symlink()
-    assert "Running stage" not in linked.run("dvc", "repro")
+    assert stages_run(linked.run("dvc", "repro")) == ["gate", "register"]
     for model in ("outputs/model", "outputs/quantized/int8"):
         said = linked.run("ava", "generate", "--model", model, "--prompt", "To be, or", "--max-new-tokens", "4")
         assert said.startswith("To be, or")
@@ -219,3 +241,27 @@ def test_experiment_with_another_learning_rate_runs(workspace):
     assert after["shards"] == before["shards"]
     assert after["model"] != before["model"]
     assert "lower-rate" in listed
+
+
+def test_queued_experiment_is_registered_with_the_checkouts_server(workspace, mlflow_server):
+    """It runs in a copy of the checkout, which DVC deletes."""
+    local = Workspace(workspace.folder, "")
+    (workspace.folder / ".ava" / "mlflow").mkdir(parents=True, exist_ok=True)
+    note = workspace.folder / ".ava" / "mlflow" / "server.json"
+    note.write_text(json.dumps({"address": mlflow_server, "pid": 0, "started": ""}))
+    queued = ("-S", "register.model_name=dvc-queued", "-S", "register.experiment=dvc-queued")
+    try:
+        local.run("dvc", "exp", "run", "--queue", "--name", "queued", *queued)
+        local.run("dvc", "queue", "start")
+        deadline = time.monotonic() + 600
+        while "Success" not in (shown := local.run("dvc", "queue", "status")) and time.monotonic() < deadline:
+            assert "Failed" not in shown, local.run("dvc", "queue", "logs", "queued")
+            time.sleep(2)
+    finally:
+        local.run("dvc", "queue", "stop")
+    local.run("dvc", "exp", "apply", "queued")
+    (version,) = list_versions("dvc-queued", mlflow_server)
+    assert version.aliases == ("challenger", "champion")
+    assert promoted(workspace) == (1.0, 1.0)
+    assert sorted(path.name for path in note.parent.iterdir()) == ["server.json"]
+    assert not list((workspace.folder / ".dvc" / "tmp" / "exps").glob("tmp*/.ava"))

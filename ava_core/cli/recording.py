@@ -4,8 +4,8 @@ A step is recorded where the environment has the address of a tracking server an
 under the one parent of that pipeline run) or MLFLOW_RUN_ID (the run that KFP's MLflow plugin has opened). By hand and
 under DVC it is not: `ava train` and `ava register` then make runs of their own.
 
-What is recorded changes nothing of the output, so this module enters no step's key. It never fails a step: a server
-that is away costs a warning and a bounded time.
+What is recorded changes nothing of the output, so this module enters no step's key. It fails no step, for a server that
+is away costs a warning and a bounded time; but a step doesn't begin while the pipeline's experiment is deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ava_core.tracking.address import RUN_ID, WEB_SCHEMES, given_uri, run_url
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import variables_set
-from ava_core.tracking.faults import is_silent, unreachable
+from ava_core.tracking.faults import DeletedExperimentError, is_silent, unreachable
 from ava_core.tracking.pipeline_runs import RUNNING, Task, end_pipeline, open_task, pipeline_run_id
 from ava_core.tracking.records import Corpus, Point, describe_corpus, flatten
 from ava_core.tracking.rest import Run, Server
@@ -96,9 +96,15 @@ class _Recording:
         self.opened = self.computed = False
 
     def begin(self) -> dict[str, str]:
-        """Show the step as running; variables that give the step its run."""
+        """Show the step as running; variables that give the step its run.
+
+        Raises:
+            DeletedExperimentError: the pipeline would fail of that when all is computed.
+        """
         # A server that is still starting, as in a checkout's first run, is there when the step ends.
-        with _never_failing(self.uri, "the step isn't shown as running", silence=logging.DEBUG):
+        with _never_failing(
+            self.uri, "the step isn't shown as running", silence=logging.DEBUG, but_for=DeletedExperimentError
+        ):
             server = Server(self.uri, self.environment, PATIENCE)
             parent, run = self._open(server)
             if OWNED in run.tags and run.status != RUNNING:  # an earlier attempt has failed
@@ -213,13 +219,21 @@ def _server_uri(environment: Mapping[str, str]) -> str | None:
 
 
 @contextmanager
-def _never_failing(uri: str, consequence: str, silence: int = logging.WARNING) -> Iterator[None]:
+def _never_failing(
+    uri: str, consequence: str, silence: int = logging.WARNING, but_for: type[Exception] | tuple[()] = ()
+) -> Iterator[None]:
     """Turn whatever goes wrong in the block into a warning: servers, proxies and plugins raise what they like.
 
-    `silence` is the level at which it is told that nothing answers.
+    Args:
+        uri: address of the server.
+        consequence: what doesn't happen.
+        silence: the level at which it is told that nothing answers.
+        but_for: what is raised all the same.
     """
     try:
         yield
+    except but_for:
+        raise
     except Exception as error:
         fault = error if isinstance(error, AvaError) else unreachable(uri, error)
         log.log(silence if is_silent(error) else logging.WARNING, "mlflow: %s: %s", consequence, fault)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from ava_core.checkout import checkout
 from ava_core.errors import ConfigError
 from ava_core.redaction import redact_address
 
@@ -27,10 +28,17 @@ RUN_ID = "MLFLOW_RUN_ID"
 def tracking_uri(environment: Mapping[str, str] | None = None) -> str:
     """The address that the environment names, else the local server of the current folder, else its SQLite file.
 
+    For a temporary workspace of DVC's, which is deleted with all that lies in it, the checkout is the current folder.
+
     Raises:
         ConfigError: the address is one of MLflow's file store, which MLflow refuses since 3.13.
     """
-    return given_uri(os.environ if environment is None else environment) or local_server() or DEFAULT_URI
+    uri = given_uri(os.environ if environment is None else environment) or local_server() or DEFAULT_URI
+    file = sqlite_file(uri)
+    if file is None or file.is_absolute() or checkout() == Path():
+        return uri
+    parts = urlsplit(uri)
+    return f"{parts.scheme}:///{checkout() / file}" + (f"?{parts.query}" if parts.query else "")
 
 
 def given_uri(environment: Mapping[str, str]) -> str | None:
@@ -53,10 +61,10 @@ def given_uri(environment: Mapping[str, str]) -> str | None:
     return uri
 
 
-def local_server(note: Path = LOCAL_SERVER) -> str | None:
-    """Address of the MLflow server that was started in the current folder; None if nothing listens there any more."""
+def local_server(note: Path | None = None) -> str | None:
+    """Address of the MLflow server that was started in this checkout; None if nothing listens there any more."""
     try:
-        address = json.loads(note.read_text())["address"]
+        address = json.loads((note or checkout() / LOCAL_SERVER).read_text())["address"]
         parts = urlsplit(address)
         socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError, KeyError, TypeError):

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ava_core.errors import AvaError
-from ava_core.redaction import redact_address
 from ava_core.tracking.address import WEB_SCHEMES, sqlite_file
-from ava_core.tracking.faults import unreachable
+from ava_core.tracking.faults import DeletedExperimentError, unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,7 +82,7 @@ def experiment(client: Any, uri: str, name: str) -> Experiment:
     """The experiment of that name, made if there is none.
 
     Raises:
-        AvaError: it was deleted, and MLflow keeps the name.
+        DeletedExperimentError: it was deleted, and MLflow keeps the name.
     """
     from mlflow.exceptions import MlflowException
 
@@ -100,8 +98,5 @@ def experiment(client: Any, uri: str, name: str) -> Experiment:
                 raise
         found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
-        raise AvaError(
-            f"register.experiment = {name}: is deleted on {redact_address(uri)}: name another,"
-            f" or `mlflow experiments restore -x {found.experiment_id}`"
-        )
+        raise DeletedExperimentError(uri, name, found.experiment_id)
     return found

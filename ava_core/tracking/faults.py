@@ -28,6 +28,22 @@ class Unreachable(AvaError):
     """No tracking server answers, or what answers is failing: nothing was said about what was asked."""
 
 
+class DeletedExperimentError(AvaError):
+    """The experiment is deleted, and MLflow keeps its name.
+
+    Args:
+        uri: address of the server.
+        name: `register.experiment`.
+        experiment_id: the server's id of it.
+    """
+
+    def __init__(self, uri: str, name: str, experiment_id: str) -> None:
+        super().__init__(
+            f"register.experiment = {name}: is deleted on {redact_address(uri)}: name another,"
+            f" or `mlflow experiments restore -x {experiment_id}`"
+        )
+
+
 @contextmanager
 def server_errors(uri: str, doing: str) -> Iterator[None]:
     """Turn what MLflow and its HTTP client raise in the block into one line; errors of ours pass through.

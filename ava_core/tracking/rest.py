@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ava_core.errors import AvaError
 from ava_core.tracking.address import RUN_ID
+from ava_core.tracking.faults import DeletedExperimentError
 from ava_core.tracking.records import DATASET_CONTEXT, PARAMETERS_PER_BATCH, Corpus, Point, batches
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Server:
     """
 
     def __init__(self, uri: str, environment: Mapping[str, str], seconds: float) -> None:
+        self._uri = uri
         self._base = uri.rstrip("/") + "/api/2.0/mlflow/"
         self._environment = environment
         self._session = _session(uri, environment)
@@ -82,18 +84,35 @@ class Server:
         self._deadline = time.monotonic() + seconds
 
     def experiment_id(self, name: str) -> str:
-        """The experiment of that name, made if there is none."""
-        try:
-            return self._experiment(name)
-        except RefusedError as error:
-            if error.code != MISSING:
-                raise
+        """The experiment of that name, made if there is none.
+
+        Raises:
+            DeletedExperimentError: it is deleted.
+        """
+        if found := self.find_experiment(name):
+            return found
         try:
             return str(self._send("POST", "experiments/create", {"name": name})["experiment_id"])
         except RefusedError as error:
             if error.code != PRESENT:  # another step made it meanwhile
                 raise
-        return self._experiment(name)
+        return str(self.find_experiment(name))
+
+    def find_experiment(self, name: str) -> str | None:
+        """The experiment of that name; None if there is none.
+
+        Raises:
+            DeletedExperimentError: it is deleted.
+        """
+        try:
+            found = self._send("GET", "experiments/get-by-name", {"experiment_name": name})["experiment"]
+        except RefusedError as error:
+            if error.code != MISSING:
+                raise
+            return None
+        if found["lifecycle_stage"] == "deleted":
+            raise DeletedExperimentError(self._uri, name, str(found["experiment_id"]))
+        return str(found["experiment_id"])
 
     def experiment_ids(self) -> list[str]:
         """All active experiments, the latest thousand."""
@@ -158,10 +177,6 @@ class Server:
         """Name the data that a run reads or makes, as its dataset input; the same one twice is one."""
         entry = {"dataset": corpus.as_dataset(), "tags": [DATASET_CONTEXT]}
         self._send("POST", "runs/log-inputs", {"run_id": run.run_id, "datasets": [entry]})
-
-    def _experiment(self, name: str) -> str:
-        answer = self._send("GET", "experiments/get-by-name", {"experiment_name": name})
-        return str(answer["experiment"]["experiment_id"])
 
     def _send(self, method: str, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
         left = max(0.05, self._deadline - time.monotonic())

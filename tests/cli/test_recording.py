@@ -101,6 +101,33 @@ def test_given_run_that_is_not_there_is_a_warning(recording):
     assert recording.runs() == []
 
 
+def test_deleted_experiment_is_said_before_the_work_and_once(recording):
+    recording.client.delete_experiment(recording.client.create_experiment(recording.pipeline))
+    result = recording.run()
+    assert result.returncode == 1 and not recording.output.exists()
+    lines = [line for line in result.stderr.splitlines() if recording.pipeline in line]
+    assert len(lines) == 1 and "WARNING" not in result.stderr
+    assert f"register.experiment = {recording.pipeline}: is deleted on {recording.uri}: name another, or" in lines[0]
+    recording.client.restore_experiment(recording.client.get_experiment_by_name(recording.pipeline).experiment_id)
+    assert recording.run().returncode == 0
+
+
+def test_experiment_deleted_while_a_step_runs_costs_it_a_warning(recording):
+    logged = []
+
+    def delete_once_it_has_begun(method, path):
+        if path.endswith("log-batch"):  # the step's parameters, its parent's
+            logged.append(path)
+            if len(logged) == 2:
+                place = recording.client.get_experiment_by_name(recording.pipeline)
+                recording.client.delete_experiment(place.experiment_id)
+
+    with Proxy(recording.uri, after=delete_once_it_has_begun) as proxy:
+        result = recording.run(uri=proxy.address)
+    assert result.returncode == 0 and recording.output.exists()
+    assert "the step isn't recorded: register.experiment" in result.stderr
+
+
 def test_failed_step_says_why_and_its_second_try_goes_on_in_the_same_run(recording):
     assert recording.run(COUNT_FAIL="nan").returncode == 1
     run = recording.nested()

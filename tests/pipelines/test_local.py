@@ -236,3 +236,18 @@ def test_wrong_configuration_exits_2_without_starting_a_server(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == f"pipelines.local: {tmp_path}/none.yaml: no such file\n"
+
+
+def test_deleted_experiment_is_said_before_any_step_runs(mlflow_server, tmp_path, monkeypatch, capfd):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_server)
+    client.delete_experiment(client.create_experiment("deleted-before"))
+    monkeypatch.setenv("AVA_TRACKING_URI", mlflow_server)
+    params = tmp_path / "params.yaml"
+    params.write_text("register: {experiment: deleted-before}\n")
+    with pytest.raises(
+        AvaError, match=r"register.experiment = deleted-before: is deleted on http.*experiments restore"
+    ):
+        local.main(["--params", str(params), "--runs", str(tmp_path / "runs"), "--data", str(tmp_path)])
+    assert not (tmp_path / "runs").exists()

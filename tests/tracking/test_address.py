@@ -42,6 +42,30 @@ def test_local_server_is_the_default_while_it_listens(tmp_path, monkeypatch):
     assert tracking_uri({}) == DEFAULT_URI
 
 
+@pytest.mark.parametrize("below", ["", "sub/folder"])
+def test_workspace_that_dvc_deletes_uses_the_checkouts_server_and_database(tmp_path, monkeypatch, below):
+    workspace = tmp_path / "ava" / ".dvc" / "tmp" / "exps" / "tmp1a2b" / below
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    assert tracking_uri({}) == f"sqlite:///{tmp_path}/ava/.ava/mlflow/mlflow.db"
+    assert tracking_uri({"AVA_TRACKING_URI": "sqlite:///mine/m.db"}) == f"sqlite:///{tmp_path}/ava/mine/m.db"
+    assert tracking_uri({"AVA_TRACKING_URI": "sqlite:////abs/m.db"}) == "sqlite:////abs/m.db"
+    assert tracking_uri({"AVA_TRACKING_URI": "http://ours:1"}) == "http://ours:1"
+    note = tmp_path / "ava" / LOCAL_SERVER
+    note.parent.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        note.write_text(json.dumps({"address": address, "pid": 1, "started": "1"}))
+        assert tracking_uri({}) == address
+
+
+def test_folder_that_only_looks_like_dvcs_is_a_checkout_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc" / "tmp" / "exps").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / ".dvc" / "tmp" / "exps")
+    assert tracking_uri({}) == DEFAULT_URI
+
+
 @pytest.mark.parametrize("uri", ["mlruns", "/tmp/mlruns", "file:///tmp/mlruns"])
 def test_file_store_is_refused_with_what_to_give_instead(uri):
     with pytest.raises(ConfigError, match=r"AVA_TRACKING_URI = .*give http://HOST:PORT or sqlite:///FILE"):
