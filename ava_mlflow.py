@@ -4,13 +4,15 @@
 `mlflow.artifact_repository`, and so what `ava register` pinned in the database is checked by `load_model`, `mlflow
 models serve --env-manager local` and `mlflow artifacts download` too. Models that others registered pass as before.
 
-Not a part of `ava_core`: MLflow imports it with every start, and a version brings its own `ava_core`, which would never
-be imported if there was one already.
+Not a part of `ava_core`: MLflow imports it with every start, and a version brings its own `ava_core`, which isn't taken
+where a program has begun to use another.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +27,15 @@ class VerifiedModels(ModelsArtifactRepository):
     def download_artifacts(self, artifact_path: str, dst_path: Any = None, lineage_header_info: Any = None) -> str:
         """Download a file, a folder or, for `""`, everything, and check what the registry knows the digests of.
 
+        Always a copy: from a store on this machine MLflow would read in place, where the files can change after the
+        check, and where Python leaves the compiled script, which it would run in the script's place the next time.
+
         Raises:
             IntegrityError: a file isn't the one that was registered.
         """
+        dst_path = dst_path or tempfile.mkdtemp(prefix="ava-model-")
         local = super().download_artifacts(artifact_path, dst_path, lineage_header_info)
+        shutil.rmtree(Path(local, "__pycache__"), ignore_errors=True)
         with _our_code():
             from ava_core.serving import registered
 
@@ -51,6 +58,6 @@ def _our_code() -> Iterator[None]:
     try:
         yield
     finally:
-        if "ava_core" not in before:
-            for name in [name for name in sys.modules if name.partition(".")[0] == "ava_core"]:
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "ava_core":
                 del sys.modules[name]

@@ -103,6 +103,8 @@ def log_model(
     )
     folder = scratch / "model"
     _write(folder, model, run_id, artifacts, generation, scratch)
+    for compiled in folder.rglob("__pycache__"):
+        shutil.rmtree(compiled)
     # Before the files: a model that is there has its pins.
     client.set_logged_model_tags(model.model_id, {pins.TAG: json.dumps(pins.describe(folder), sort_keys=True)})
     client.log_model_artifacts(model.model_id, str(folder))

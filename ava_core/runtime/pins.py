@@ -19,6 +19,8 @@ Pins = Mapping[str, str]
 """SHA-256 by relative path. A manifest stands for the files of its folder, so weights have no entries of their own."""
 TAG = "ava.pins"
 """Of a registered version and of its logged model: the pins as JSON."""
+NOTE = "registered_model_meta"
+"""Name and version, which MLflow adds to what it downloads, and to a store that it reads in place."""
 _REMEDY = "restore it in the artifact store, or register the model again"
 
 
@@ -55,23 +57,14 @@ def check(folder: Path, pins: Pins, ignored: Collection[str] = ()) -> None:
     Raises:
         IntegrityError: a file is missing, added or changed; the message names it.
     """
-    check_pinned(folder, pins, ignored)
-    for below in _covered(pins):
-        manifest.verify(folder / below)
-
-
-def check_pinned(folder: Path, pins: Pins, ignored: Collection[str] = ()) -> None:
-    """The same without the files that manifests stand for; `manifest.verify` checks those.
-
-    Raises:
-        IntegrityError: a file is missing, added or changed; the message names it.
-    """
     for path, digest in sorted(pins.items()):
         check_file(folder / path, digest)
     covered = _covered(pins)
     for path in _files(folder):
         if path not in pins and path not in ignored and not _is_below(path, covered):
             raise IntegrityError(f"{folder / path}: was not registered with the others: {_REMEDY}")
+    for below in covered:
+        manifest.verify(folder / below)
 
 
 def check_file(path: Path, digest: str) -> None:

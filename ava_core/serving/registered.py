@@ -10,8 +10,6 @@ from ava_core.errors import AvaError
 from ava_core.runtime import manifest, pins
 
 log = logging.getLogger(__name__)
-NOTE = "registered_model_meta"
-"""Added by MLflow's client to what it downloads: name and version."""
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
 
 
@@ -32,17 +30,17 @@ def check_download(local: Path, tags: Mapping[str, str], place: str = "") -> Non
         return
     expected = pins.part(known, place) if place else known
     if not place or manifest.NAME in expected:
-        pins.check(local, expected, ignored=(NOTE,))
+        pins.check(local, expected, ignored=(pins.NOTE,))
 
 
 def check_loaded(folder: Path) -> dict[str, str] | None:
-    """The pins of a whole downloaded version, checked but for what manifests stand for; None where they can't be had.
+    """The pins of a whole downloaded version, whose files are checked; None where they can't be had.
 
     For environments without Ava, where nobody has checked before: there the script and the archive that this code
-    comes from have run already, but no weights.
+    comes from have run already, but no weights. What was added since (Python's compiled script) does no harm any more.
 
     Raises:
-        IntegrityError: a file is missing, added or changed; the message names it.
+        IntegrityError: a file with a pin is missing or changed; the message names it.
     """
     import mlflow
     from mlflow.models import Model
@@ -60,6 +58,6 @@ def check_loaded(folder: Path) -> dict[str, str] | None:
     except Exception as error:  # MLflow's own, those of its HTTP client, of a database's driver
         log.warning("%s: isn't checked against the registry: %s", folder, str(error).partition("\n")[0][:200])
         return None
-    if known is not None:
-        pins.check_pinned(folder, known, ignored=(NOTE,))
+    for path, digest in (known or {}).items():
+        pins.check_file(folder / path, digest)
     return known

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -21,8 +22,10 @@ from ava_core.generation import generate, load_model
 from ava_core.serving.pyfunc import TextModel, read_prompts, signature
 from tests.registry.conftest import Inputs, call_register, write_evaluation, write_inputs
 
+ROOT = Path(__file__).parents[2]
 FRESH = """
 import json, sys
+import ava_core.auto_classes  # as ava_moe.pth does
 import mlflow
 import pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
@@ -44,6 +47,37 @@ def model(tiny_model) -> TextModel:
     return loaded
 
 
+ONCE = """
+import sys
+import mlflow
+from mlflow.store.artifact import artifact_repository_registry, models_artifact_repo
+import ava_mlflow
+repositories = {"with": ava_mlflow.VerifiedModels, "without": models_artifact_repo.ModelsArtifactRepository}
+artifact_repository_registry._artifact_repository_registry.register("models", repositories[sys.argv[2]])
+print(mlflow.pyfunc.load_model(sys.argv[1]).predict(["To be"], params={"max_new_tokens": 2}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_store_that_mlflow_reads_in_place_is_loaded_again_and_again(tmp_path, tiny_model):
+    """Without Ava, MLflow's note and Python's compiled script stay in the store."""
+    uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
+    inputs = write_inputs(tmp_path / "outputs", tiny_model, 2.0, None, "in-place")
+    result = call_register(inputs, tmp_path / "registration", uri, "in-place", {})
+    hidden = ("MLFLOW", "AVA", "PYTHONDONTWRITEBYTECODE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    environment |= {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+    for ava in ("without", "without", "with"):
+        command = [sys.executable, "-c", ONCE, "models:/in-place@champion", ava]
+        answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0 and "To be" in answer.stdout, answer.stderr[-2000:]
+    (store,) = tmp_path.glob(f"store/artifacts/models/{result.logged_model_id}/artifacts")
+    assert (store / "__pycache__").is_dir() and (store / "registered_model_meta").is_file()
+    again = call_register(inputs, tmp_path / "registration-2", uri, "in-place", {})
+    assert again.metrics == {"promoted": 1.0, "model_version": 1.0}
+
+
 @pytest.mark.slow
 def test_champion_continues_prompts_in_a_fresh_process_with_the_code_it_was_registered_with(
     tmp_path, tiny_model, mlflow_server
@@ -54,7 +88,7 @@ def test_champion_continues_prompts_in_a_fresh_process_with_the_code_it_was_regi
     answer = subprocess.run(
         [sys.executable, "-c", FRESH, "models:/fresh-process@champion"],
         cwd=tmp_path,
-        env={**environment, "MLFLOW_TRACKING_URI": mlflow_server},
+        env={**environment, "MLFLOW_TRACKING_URI": mlflow_server, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
