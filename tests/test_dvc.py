@@ -157,28 +157,29 @@ def test_plot_of_the_losses_has_a_value_at_each_of_its_points(workspace):
         assert float(point["dvc_inferred_y_value"]) > 1 and float(point["step"]) >= 1
 
 
-def test_pushed_results_are_restored_in_a_second_clone_and_leave_nothing_to_run(workspace, tmp_path):
-    remote = tmp_path / "remote"
+def clone_of(workspace, folder, **settings):
+    """A second clone with the results pulled from a remote; keywords are DVC's settings, with `_` for `.`."""
+    remote = folder / "remote"
     workspace.run("dvc", "remote", "add", "--force", "--local", "--default", "store", str(remote))
     workspace.run("dvc", "push")
-    clone = Workspace(tmp_path / "clone", workspace.environment["AVA_TRACKING_URI"])
+    clone = Workspace(folder / "clone", workspace.environment["AVA_TRACKING_URI"])
     workspace.run("git", "clone", "--quiet", str(workspace.folder), str(clone.folder))
     clone.run("dvc", "remote", "add", "--local", "--default", "store", str(remote))
+    for name, value in settings.items():
+        clone.run("dvc", "config", "--local", name.replace("_", "."), value)
     clone.run("dvc", "pull")
+    return clone
+
+
+def test_pushed_results_are_restored_in_a_second_clone_and_leave_nothing_to_run(workspace, tmp_path):
+    clone = clone_of(workspace, tmp_path)
     assert clone.digests() == workspace.digests()
     assert stages_run(clone.run("dvc", "repro")) == ["gate", "register"]
 
 
 def test_outputs_that_are_links_into_dvcs_cache_are_used_like_files(workspace, tmp_path):
     """`cache.type symlink`, as DVC's guide for shared servers has it: what a step writes is read-only and elsewhere."""
-    remote = tmp_path / "remote"
-    workspace.run("dvc", "remote", "add", "--force", "--local", "--default", "store", str(remote))
-    workspace.run("dvc", "push")
-    linked = Workspace(tmp_path / "linked", workspace.environment["AVA_TRACKING_URI"])
-    workspace.run("git", "clone", "--quiet", str(workspace.folder), str(linked.folder))
-    linked.run("dvc", "remote", "add", "--local", "--default", "store", str(remote))
-    linked.run("dvc", "config", "--local", "cache.type", "symlink")
-    linked.run("dvc", "pull")
+    linked = clone_of(workspace, tmp_path, cache_type="symlink")
     outputs = linked.folder / "outputs"
     for name in ("model/model.safetensors", "quantized/int8/model.onnx", "shards/train/state.json"):
         assert (outputs / name).is_symlink()
