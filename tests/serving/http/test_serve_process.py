@@ -73,12 +73,13 @@ def text_of(stream):
     return "".join(chunk.text for chunk in chunks)
 
 
-def test_sigterm_lets_a_stream_finish_and_exits_0(ava_serve, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_lets_a_stream_finish_and_exits_0(ava_serve, tmp_path, number):
     process, client = ava_serve()
     whole = client.completions.create(model="quantized", prompt=[5, 6], max_tokens=120, temperature=0)
     stream = stream_of(client, 120)
     first = next(iter(stream)).choices[0].text
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert first + text_of(stream) == whole.choices[0].text
     assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
 
