@@ -27,8 +27,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ava_core.checkout import checkout
-from ava_core.errors import AvaError, ConfigError
-from ava_core.redaction import redact
+from ava_core.errors import AvaError
+from ava_core.redaction import redact, redact_address
+from ava_core.server_address import WEB_SCHEMES, require_server_address
 from pipelines.processes import Process
 
 FOLDER = checkout() / ".ava/mlflow"
@@ -110,17 +111,13 @@ def stop(folder: Path = FOLDER) -> bool:
 
 def _given(name: str, uri: str) -> str:
     """An address from the environment, once it answers. Stores without a server (sqlite:, ...) are MLflow's to open."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("", "file"):
-        raise ConfigError(
-            f"{name} = {uri}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"
-        )
-    if parts.scheme not in ("http", "https"):
+    if urlsplit(require_server_address(name, uri)).scheme not in WEB_SCHEMES:
         return uri
     fault = _probe(uri)
     if fault is not None:
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-        raise AvaError(f"{name} = {shown}: {fault}: start that server, or unset {name} to use a local one")
+        raise AvaError(
+            f"{name} = {redact_address(uri)}: {fault}: start that server, or unset {name} to use a local one"
+        )
     return uri
 
 

@@ -120,8 +120,8 @@ def test_every_module_that_a_step_runs_enters_its_key(name, imports):
                 reached.add(module)
                 waiting.append(module)
     covered = [part.removesuffix(".py").replace("/", ".") for part in STEPS[name].code]
-    # Messages, signals, what is hidden in logs, where a checkout's server is noted, and the table itself.
-    covered += ["checkout", "errors", "interruption", "redaction", "steps"]
+    # Messages, signals, what is hidden in logs, a server's address and where it is noted, and the table itself.
+    covered += ["checkout", "errors", "interruption", "redaction", "server_address", "steps"]
     missed = sorted(
         module
         for module in reached

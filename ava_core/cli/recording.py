@@ -24,7 +24,8 @@ from ava_core.runtime import manifest
 from ava_core.runtime.outcome import Outcome
 from ava_core.runtime.step import Request, StepRun
 from ava_core.runtime.work import timings_path
-from ava_core.tracking.address import RUN_ID, WEB_SCHEMES, given_uri, run_url
+from ava_core.server_address import WEB_SCHEMES
+from ava_core.tracking.address import RUN_ID, given_uri, run_url
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import variables_set

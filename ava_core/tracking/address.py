@@ -10,8 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ava_core.checkout import checkout
-from ava_core.errors import ConfigError
-from ava_core.redaction import redact_address
+from ava_core.server_address import WEB_SCHEMES, require_server_address
 
 DEFAULT_URI = "sqlite:///.ava/mlflow/mlflow.db"
 LOCAL_SERVER = Path(".ava/mlflow/server.json")
@@ -19,7 +18,6 @@ LOCAL_SERVER = Path(".ava/mlflow/server.json")
 CONNECT_SECONDS = 0.5
 PAGES = "?workflowType=machine_learning"
 """Without it, MLflow opens its pages for agents, where a run of ours is an empty list of traces."""
-WEB_SCHEMES = ("http", "https")
 VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
 RUN_ID = "MLFLOW_RUN_ID"
 """Names the run to go on with, which KFP's MLflow plugin or our own recording of a step has opened."""
@@ -31,14 +29,15 @@ def tracking_uri(environment: Mapping[str, str] | None = None) -> str:
     For a temporary workspace of DVC's, which is deleted with all that lies in it, the checkout is the current folder.
 
     Raises:
-        ConfigError: the address is one of MLflow's file store, which MLflow refuses since 3.13.
+        ConfigError: it is no address that MLflow can use.
     """
     uri = given_uri(os.environ if environment is None else environment) or local_server() or DEFAULT_URI
     file = sqlite_file(uri)
     if file is None or file.is_absolute() or checkout() == Path():
         return uri
     parts = urlsplit(uri)
-    return f"{parts.scheme}:///{checkout() / file}" + (f"?{parts.query}" if parts.query else "")
+    # Relative, for a `?` in the checkout's own name would begin a query.
+    return f"{parts.scheme}:///{os.path.relpath(checkout() / file)}" + (f"?{parts.query}" if parts.query else "")
 
 
 def given_uri(environment: Mapping[str, str]) -> str | None:
@@ -47,18 +46,13 @@ def given_uri(environment: Mapping[str, str]) -> str | None:
     Whoever names a run in MLFLOW_RUN_ID means one on MLFLOW_TRACKING_URI, so then it is the other way round.
 
     Raises:
-        ConfigError: the address is one of MLflow's file store, which MLflow refuses since 3.13.
+        ConfigError: it is no address that MLflow can use.
     """
     names = reversed(VARIABLES) if environment.get(RUN_ID) else iter(VARIABLES)
     name = next((name for name in names if environment.get(name, "").strip()), None)
     if name is None:
         return None
-    uri = environment[name].strip()
-    if urlsplit(uri).scheme in ("", "file"):
-        raise ConfigError(
-            f"{name} = {redact_address(uri)}: MLflow no longer tracks in plain files: give http://HOST:PORT or sqlite:///FILE"
-        )
-    return uri
+    return require_server_address(name, environment[name].strip())
 
 
 def local_server(note: Path | None = None) -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ava_core.tracking.address import WEB_SCHEMES, sqlite_file
+from ava_core.server_address import WEB_SCHEMES
+from ava_core.tracking.address import sqlite_file
 from ava_core.tracking.faults import DeletedExperimentError, unreachable
 
 if TYPE_CHECKING:

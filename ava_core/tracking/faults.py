@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ava_core.errors import AvaError, ConfigError
 from ava_core.redaction import redact_address
-from ava_core.tracking.address import WEB_SCHEMES
+from ava_core.server_address import WEB_SCHEMES
 
 _REFUSED = re.compile(r"error code 40[13]\b|\b40[13] client error|PERMISSION_DENIED|UNAUTHENTICATED", re.IGNORECASE)
 _FULL = re.compile(r"no space left on device|database or disk is full|disk quota exceeded|\b507\b", re.IGNORECASE)

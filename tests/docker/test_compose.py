@@ -404,7 +404,7 @@ def test_steps_that_begin_at_once_share_one_parent_on_postgres_too(services):
     mlflow, _, _ = services
     place = Server(mlflow.address, {}, 60).experiment_id("race")
     for attempt in range(5):
-        together = threading.Barrier(6)
+        together = threading.Barrier(6, timeout=120)
 
         def begin_and_end(name, attempt=attempt, together=together):
             task = Task(pipeline_run=f"race-{attempt}", name=name, experiment="race", tags={})

@@ -68,7 +68,7 @@ def test_other_pipeline_run_has_a_parent_of_its_own(server, pipeline):
 @pytest.mark.parametrize("names", [[f"step {i}" for i in range(6)], ["train"] * 6], ids=["six steps", "one step"])
 def test_steps_that_begin_at_the_same_moment_share_one_parent(mlflow_server, client, pipeline, names):
     connect(mlflow_server).create_experiment(pipeline)
-    together = threading.Barrier(len(names))
+    together = threading.Barrier(len(names), timeout=120)  # so that one that fails leaves nobody waiting for ever
 
     def begin_and_end(name):
         together.wait()

@@ -131,7 +131,7 @@ def test_interrupted_submit_is_taken_up_by_its_id(server, submit, capsys, monkey
 @pytest.mark.slow
 def test_two_who_submit_at_once_share_the_version_and_get_a_run_each(server, params, tmp_path):
     for operation in MAKERS[:3]:
-        server.fail(operation, barrier=threading.Barrier(2), times=2)
+        server.fail(operation, barrier=threading.Barrier(2, timeout=120), times=2)
     command = [sys.executable, "-m", "pipelines.submit", "--params", str(params), "--host", server.address]
     environment = {**os.environ, "HOME": str(tmp_path)}
     both = [
