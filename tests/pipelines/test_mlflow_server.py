@@ -44,7 +44,7 @@ def test_address_from_the_environment_is_used_when_it_answers(mlflow_server, tmp
 
 
 def test_address_from_the_environment_that_does_not_answer_is_one_line_without_its_password(tmp_path):
-    with pytest.raises(AvaError, match=r"MLFLOW_TRACKING_URI = http://127.0.0.1:9: doesn't answer") as caught:
+    with pytest.raises(AvaError, match=r"MLFLOW_TRACKING_URI = http://\*\*\*@127.0.0.1:9: doesn't answer") as caught:
         local.ensure(tmp_path, {"MLFLOW_TRACKING_URI": "http://me:secret@127.0.0.1:9"})
     assert "secret" not in str(caught.value)
 
