@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = make_place(flags, config, os.environ, graph.images, console.show)
     prune_runs(flags.runs)
     server = start_server(os.environ)
-    require_ready(config.registry.experiment, os.environ)
+    require_ready(config, os.environ)
     runner = LocalRunner(
         graph,
         flags.runs,
@@ -207,7 +207,7 @@ def mend_left(runs: Path, runner: LocalRunner, server: Future[str]) -> threading
     return mending
 
 
-def require_ready(experiment: str, environment: Mapping[str, str]) -> None:
+def require_ready(config: AvaConfig, environment: Mapping[str, str]) -> None:
     """Have the library look whether the server lacks something that the pipeline would only fail of at its end.
 
     A server of ours that isn't up yet isn't waited for: the first step that finds it up looks as well.
@@ -222,7 +222,8 @@ def require_ready(experiment: str, environment: Mapping[str, str]) -> None:
         if running is None or not running.answers:
             return
         variables = {"AVA_TRACKING_URI": running.address}
-    command = [sys.executable, "-m", "ava_core.tracking.ready", "--experiment", experiment]
+    command = [sys.executable, "-m", "ava_core.tracking.ready", "--experiment", config.registry.experiment]
+    command += ["--model", config.registry.model_name]
     looked = subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=False)
     if looked.returncode:
         raise AvaError(looked.stderr.strip().rpartition("\n")[2] or f"{command[2]} ended with {looked.returncode}")

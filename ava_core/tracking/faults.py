@@ -15,7 +15,9 @@ from ava_core.errors import AvaError, ConfigError
 from ava_core.redaction import redact_address
 from ava_core.server_address import WEB_SCHEMES
 
-_REFUSED = re.compile(r"error code 40[13]\b|\b40[13] client error|PERMISSION_DENIED|UNAUTHENTICATED", re.IGNORECASE)
+_STRANGE_HOST = re.compile(r"invalid host header", re.IGNORECASE)
+_UNKNOWN = re.compile(r"error code 401\b|\b401 client error|UNAUTHENTICATED", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"error code 403\b|\b403 client error|PERMISSION_DENIED", re.IGNORECASE)
 _FULL = re.compile(r"no space left on device|database or disk is full|disk quota exceeded|\b507\b", re.IGNORECASE)
 _FAILING = re.compile(r"too many (5\d\d) error responses|error code (5\d\d)\b|\b(5\d\d) server error", re.IGNORECASE)
 _PROXIED = re.compile(r"mlflow-artifacts URI was supplied", re.IGNORECASE)
@@ -71,10 +73,17 @@ def server_errors(uri: str, doing: str) -> Iterator[None]:
 def explain(uri: str, error: BaseException) -> str:
     """The cause of a failed request and the way out."""
     text = _texts(error)
-    if _REFUSED.search(text):
+    if _STRANGE_HOST.search(text):
+        return f"the tracking server takes no requests under this name: start it with --allowed-hosts {_host(uri)}"
+    if _UNKNOWN.search(text):
         return (
-            "the tracking server refuses us: check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
-            " or the server's --allowed-hosts"
+            "the tracking server doesn't know us: check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
+            " or MLFLOW_TRACKING_TOKEN"
+        )
+    if _FORBIDDEN.search(text):
+        return (
+            "the tracking server knows us and doesn't let us do that: ask for EDIT on the experiment and the registered"
+            " model, or name others in register.experiment and register.model_name"
         )
     if _FULL.search(text):
         return "no space left on the disk of the tracking server: free some there and run the step again"
@@ -92,7 +101,7 @@ def unreachable(uri: str, error: BaseException) -> AvaError:
     """Why no connection to `uri` came about."""
     text = _texts(error)
     address = redact_address(uri)
-    if _REFUSED.search(text) or _FULL.search(text):
+    if _FULL.search(text) or _is_refusal(text):
         return AvaError(f"{address}: {explain(uri, error)}")
     if match := _FAILING.search(text):
         code = next(filter(None, match.groups()))
@@ -107,8 +116,16 @@ def unreachable(uri: str, error: BaseException) -> AvaError:
 
 
 def _kind(text: str) -> type[AvaError]:
-    told = _REFUSED.search(text) or _FULL.search(text)
+    told = _is_refusal(text) or _FULL.search(text)
     return Unreachable if not told and (_FAILING.search(text) or _SILENT.search(text)) else AvaError
+
+
+def _is_refusal(text: str) -> bool:
+    return any(refusal.search(text) for refusal in (_STRANGE_HOST, _UNKNOWN, _FORBIDDEN))
+
+
+def _host(uri: str) -> str:
+    return urlsplit(uri).netloc.rpartition("@")[2]
 
 
 def is_silent(error: BaseException) -> bool:

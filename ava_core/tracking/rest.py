@@ -23,6 +23,8 @@ CONNECT_SECONDS = 2.0
 CREDENTIALS_FILE = "~/.mlflow/credentials"
 OTHERS_AUTHENTICATE = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
 """Set where a plugin of MLflow's signs the requests: it is asked to, at the price of importing MLflow."""
+CHECKED = "ava.checked"
+"""A tag that says nothing but that we may set it."""
 MISSING, PRESENT = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
 
 
@@ -77,7 +79,7 @@ class Server:
 
     def __init__(self, uri: str, environment: Mapping[str, str], seconds: float) -> None:
         self._uri = uri
-        self._base = uri.rstrip("/") + "/api/2.0/mlflow/"
+        self._root = uri.rstrip("/")
         self._environment = environment
         self._session = _session(uri, environment)
         self._seconds = seconds
@@ -113,6 +115,27 @@ class Server:
         if found["lifecycle_stage"] == "deleted":
             raise DeletedExperimentError(self._uri, name, str(found["experiment_id"]))
         return str(found["experiment_id"])
+
+    def version(self) -> str:
+        """The server's version of MLflow; what else answers there may give anything."""
+        return self._request("GET", f"{self._root}/version", {}).text.strip()[:40]
+
+    def require_writable(self, experiment: str, model: str) -> None:
+        """Make the experiment if there is none, and set a tag of it and of the registered model, if there is one.
+
+        Raises:
+            DeletedExperimentError: the experiment is deleted.
+        """
+        tag = {"key": CHECKED, "value": "true"}
+        place = self.experiment_id(experiment)
+        self._send("POST", "experiments/set-experiment-tag", {"experiment_id": place, **tag})
+        try:
+            self._send("GET", "registered-models/get", {"name": model})
+        except RefusedError as error:
+            if error.code != MISSING:
+                raise
+            return
+        self._send("POST", "registered-models/set-tag", {"name": model, **tag})
 
     def experiment_ids(self) -> list[str]:
         """All active experiments, the latest thousand."""
@@ -179,11 +202,14 @@ class Server:
         self._send("POST", "runs/log-inputs", {"run_id": run.run_id, "datasets": [entry]})
 
     def _send(self, method: str, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self._request(method, f"{self._root}/api/2.0/mlflow/{path}", values).json())
+
+    def _request(self, method: str, address: str, values: Mapping[str, Any]) -> requests.Response:
         left = max(0.05, self._deadline - time.monotonic())
         given: dict[str, Any] = {"params": values} if method == "GET" else {"json": values}
         answer = self._session.request(
             method,
-            self._base + path,
+            address,
             **given,
             timeout=(min(CONNECT_SECONDS, left), left),
             # With every request: from the session, requests would let REQUESTS_CA_BUNDLE come before it.
@@ -192,7 +218,7 @@ class Server:
         self._deadline = time.monotonic() + self._seconds
         if answer.status_code != 200:
             raise _refused(answer)
-        return dict(answer.json())
+        return answer
 
 
 def _session(uri: str, environment: Mapping[str, str]) -> requests.Session:

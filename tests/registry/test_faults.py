@@ -49,10 +49,13 @@ def test_server_that_does_not_answer_is_one_line(make_inputs, run_register):
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_server_that_refuses_us_is_one_line(make_inputs, run_register, mlflow_server, status):
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(401, "doesn't know us: check MLFLOW_TRACKING_USERNAME"), (403, "doesn't let us do that: ask for EDIT")],
+)
+def test_server_that_refuses_us_is_one_line(make_inputs, run_register, mlflow_server, status, says):
     proxy = Proxy(mlflow_server, before=lambda method, path: status)
-    with proxy, pytest.raises(AvaError, match="refuses us: check MLFLOW_TRACKING_USERNAME") as caught:
+    with proxy, pytest.raises(AvaError, match=says) as caught:
         run_register(make_inputs(2.0), uri=proxy.address)
     assert "\n" not in str(caught.value)
 

@@ -67,7 +67,7 @@ def test_what_was_never_had_is_not_had_while_the_registry_is_away(registered, re
             download_model(uri, address, tmp_path, weights)
 
 
-@pytest.mark.parametrize(("status", "says"), [(401, "refuses us"), (403, "refuses us")])
+@pytest.mark.parametrize(("status", "says"), [(401, "doesn't know us"), (403, "doesn't let us")])
 def test_a_refusal_is_believed(registered, registry, tmp_path, status, says):
     uri = f"models:/{registered.result.name}@champion"
     download_model(uri, registry.address, tmp_path)

@@ -44,14 +44,16 @@ def test_local_server_is_the_default_while_it_listens(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("below", ["", "sub/folder"])
 def test_workspace_that_dvc_deletes_uses_the_checkouts_server_and_database(tmp_path, monkeypatch, below):
-    workspace = tmp_path / "ava" / ".dvc" / "tmp" / "exps" / "tmp1a2b" / below
+    checkout = tmp_path / "what?" / "ava"
+    workspace = checkout / ".dvc" / "tmp" / "exps" / "tmp1a2b" / below
     workspace.mkdir(parents=True)
     monkeypatch.chdir(workspace)
-    assert tracking_uri({}) == f"sqlite:///{tmp_path}/ava/.ava/mlflow/mlflow.db"
-    assert tracking_uri({"AVA_TRACKING_URI": "sqlite:///mine/m.db"}) == f"sqlite:///{tmp_path}/ava/mine/m.db"
+    for variables, file in (({}, ".ava/mlflow/mlflow.db"), ({"AVA_TRACKING_URI": "sqlite:///mine/m.db"}, "mine/m.db")):
+        uri = tracking_uri(variables)
+        assert "?" not in uri and sqlite_file(uri).resolve() == checkout / file
     assert tracking_uri({"AVA_TRACKING_URI": "sqlite:////abs/m.db"}) == "sqlite:////abs/m.db"
     assert tracking_uri({"AVA_TRACKING_URI": "http://ours:1"}) == "http://ours:1"
-    note = tmp_path / "ava" / LOCAL_SERVER
+    note = checkout / LOCAL_SERVER
     note.parent.mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
