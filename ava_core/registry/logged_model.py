@@ -15,12 +15,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.config.schema import GenerationConfig
 from ava_core.registry.code import PACKAGE, write_code
+from ava_core.registry.requirements import requirements
 from ava_core.runtime import pins
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 SCRIPT = PACKAGE / "serving" / "model_from_code.py"
-# What the pyfunc imports. Given explicitly: MLflow would otherwise run the model in a process of its own to find out.
-REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pydantic", "safetensors", "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,20 +148,9 @@ def _write(
             python_model=str(SCRIPT),
             artifacts={artifact: str(folders / artifact) for artifact in artifacts},
             code_paths=[str(code)],
-            pip_requirements=requirements(),
+            pip_requirements=requirements("ava_core.serving.model_from_code"),
             signature=signature(generation),
         )
-
-
-def requirements() -> list[str]:
-    """The pinned packages that a prediction needs, without local labels (`+cpu`), which indexes don't have."""
-    pinned = []
-    for name in REQUIREMENTS:
-        try:
-            pinned.append(f"{name}=={version(name).partition('+')[0]}")
-        except PackageNotFoundError:
-            continue
-    return pinned
 
 
 def _link(source: str, target: str) -> None:

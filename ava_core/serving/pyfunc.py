@@ -2,8 +2,8 @@
 
     mlflow.pyfunc.load_model("models:/ava-moe@champion").predict(["To be, or"], params={"strategy": "nucleus"})
 
-Takes a list of strings, one string, or a data frame with a column `prompt`. PyTorch is imported by the first
-prediction and not by loading, so that registering a model doesn't pay for it.
+Takes a list of strings, one string, or a data frame with a column `prompt`. PyTorch is imported when
+MLflow loads the model and not with this module, so that registering one doesn't pay for it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class TextModel(PythonModel):
     """Continues prompts with a quantised model where one was registered, or with the float model."""
 
     def load_context(self, context: Any) -> None:
-        """Note where the models lie; each is verified and loaded when it is first asked for.
+        """Import what decodes, and note where the models lie; each is verified and loaded when it is first asked for.
+
+        In a new environment PyTorch's first import compiles it, which takes longer than MLflow's server gives to a
+        request, and a server that answers /ping is expected to predict.
 
         Raises:
             IntegrityError: the files are not those that were registered, as far as the registry can be asked.
@@ -77,6 +80,7 @@ class TextModel(PythonModel):
             if (root / MLMODEL).is_file():
                 check_loaded(root)
         self._loaded: dict[str, Any] = {}
+        from ava_core.generation import generate, load_model  # noqa: F401
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[str]:
         """Continue each prompt.

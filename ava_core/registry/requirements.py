@@ -1,0 +1,94 @@
+"""What a registered version's environment needs: the packages that the code of a prediction imports.
+
+Found by reading the sources: every import that can be reached from a module, those inside functions too, is followed
+through our own modules. What an `if TYPE_CHECKING` holds counts only in a module with a `__getattr__`, which imports it
+when it is asked for. MLflow would run the model to find out, and sees what else happens to be installed and imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from sys import stdlib_module_names
+
+from ava_core.errors import AvaError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def requirements(module: str) -> list[str]:
+    """The packages that `module` and all it needs import, as pinned requirements, sorted.
+
+    Versions are those of this environment without local labels (`+cpu`), which indexes don't have.
+
+    Raises:
+        AvaError: one of them isn't installed here.
+    """
+    providers = _providers()
+    found = {}
+    for name, importer in foreign_imports(module).items():
+        names = providers.get(name)
+        if not names:
+            raise AvaError(f"{name}, which {importer} imports, belongs to no installed package: run `make setup`")
+        # Several share a name when parts of it are packages of their own (mlflow-skinny): the one of that name is all.
+        for provider in [name] if name in names else names:
+            found[provider.lower()] = f"{provider}=={version(provider).partition('+')[0]}"
+    return [found[name] for name in sorted(found)]
+
+
+def foreign_imports(module: str) -> dict[str, str]:
+    """Top-level names of what `module` and all it needs import from others, each with a module that does."""
+    found: dict[str, str] = {}
+    for importer in sorted(own_modules(module)):
+        for name in _imports(_source(importer)):
+            top = name.partition(".")[0]
+            if top not in stdlib_module_names and top != PACKAGE.name:
+                found.setdefault(top, importer)
+    return found
+
+
+def own_modules(module: str) -> set[str]:
+    """Our modules that `module` imports, itself included, and those that they import."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        # `from ava_core.errors import AvaError` may name a module or what is in one.
+        if name in found or not _source(name).is_file():
+            continue
+        found.add(name)
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+        waiting += [other for other in _imports(_source(name)) if other.partition(".")[0] == PACKAGE.name]
+    return found
+
+
+@cache
+def _providers() -> Mapping[str, Sequence[str]]:
+    """The installed packages that have a part of each top-level name; half a second's work."""
+    return packages_distributions()
+
+
+def _source(module: str) -> Path:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Everything that a source file imports; of `from a import b` both `a` and `a.b`, since b may be a module."""
+    tree = ast.parse(path.read_bytes())
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and "__getattr__" not in functions:
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
