@@ -55,10 +55,11 @@ PREDICT = """
 import json, sys
 import mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1])
+ready = "torch" in sys.modules  # before the first request, which a server answers within a minute or not at all
 texts = {weights: model.predict(json.loads(sys.argv[2]), params={"max_new_tokens": 12, "weights": weights})
          for weights in ("int8", "float")}
 import ava_core
-print(json.dumps({"texts": texts, "code": ava_core.__file__}))
+print(json.dumps({"texts": texts, "code": ava_core.__file__, "ready": ready}))
 """
 
 
@@ -86,4 +87,5 @@ def test_version_predicts_in_an_environment_of_its_own_requirements_alone(tmp_pa
     for weights, folder in (("int8", int8_model), ("float", tiny_model)):
         expected = generate(*load_model(folder), prompts, strategy="greedy", settings=settings, seed=0)
         assert result["texts"][weights] == expected
-    assert f"{os.sep}code{os.sep}" in result["code"]
+    assert f"{os.sep}code{os.sep}ava_core.zip{os.sep}" in result["code"]
+    assert result["ready"]
