@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 # Tags of a version; few, because MLflow's table of versions shows each in a line of its own. The figures that the gate
-# compares are among them, so that a deleted run doesn't take them away.
+# compares are among them, one by one under their own names, so that a deleted run doesn't take them away.
 EVALUATION = "ava.evaluation"
 MODEL = "ava.model"
 SOURCE = "ava.source"
 FIGURES = "ava.figures"
+"""All of them as JSON, in versions that were registered before each had a tag."""
 GATE = "ava.gate"
 PROMOTED = "ava.promoted"
 
@@ -64,10 +66,24 @@ def describe(version: ModelVersion, aliases: Mapping[str, int]) -> Version:
     return Version(
         version=number,
         aliases=tuple(sorted(alias for alias, holder in aliases.items() if holder == number)),
-        figures=json.loads(version.tags.get(FIGURES, "{}")),
+        figures=_figures(version.tags),
         run_id=version.run_id or None,
         tags=dict(version.tags),
     )
+
+
+def figure_tags(figures: Mapping[str, float]) -> dict[str, str]:
+    """A tag for each figure."""
+    return {name: repr(float(value)) for name, value in sorted(figures.items())}
+
+
+def _figures(tags: Mapping[str, str]) -> dict[str, float]:
+    figures = dict(json.loads(tags.get(FIGURES, "{}")))
+    for name, value in tags.items():
+        if name.isidentifier():
+            with suppress(ValueError):  # a tag that somebody has set
+                figures[name] = float(value)
+    return figures
 
 
 def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from ava_core.errors import AvaError
 from ava_core.registry.decision import Bound, Decision
 from ava_core.registry.promotion import challenge
+from ava_core.registry.versions import describe, figure_tags
 
 
 class Rival(MlflowClient):
@@ -35,7 +36,7 @@ def create_version(client, name, tags):
 def three_versions(client, model_name) -> str:
     client.create_registered_model(model_name)
     for score in (2.0, 1.9, 1.8):
-        create_version(client, model_name, {"ava.figures": json.dumps({"test_bits_per_byte": score})})
+        create_version(client, model_name, figure_tags({"test_bits_per_byte": score}))
     client.set_registered_model_alias(model_name, "champion", "1")
     return model_name
 
@@ -78,3 +79,12 @@ def test_champion_without_figures_is_an_error_and_stays(client, model_name, make
     with pytest.raises(AvaError, match="the present champion has no test_bits_per_byte"):
         run_register(make_inputs(2.0))
     assert client.get_registered_model(model_name).aliases["champion"] == "1"
+
+
+def test_figures_are_tags_of_their_own_and_versions_with_all_of_them_in_one_are_read_too(client, model_name):
+    client.create_registered_model(model_name)
+    create_version(client, model_name, {"ava.figures": json.dumps({"test_bits_per_byte": 2.0})})
+    create_version(client, model_name, {**figure_tags({"test_bits_per_byte": 1.9}), "owner": "ann", "ava.model": "7"})
+    old, new = (describe(client.get_model_version(model_name, number), {}) for number in ("1", "2"))
+    assert old.figures == {"test_bits_per_byte": 2.0} and new.figures == {"test_bits_per_byte": 1.9}
+    assert client.search_model_versions(f"name = '{model_name}' and tags.test_bits_per_byte = '1.9'")[0].version == "2"

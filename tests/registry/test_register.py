@@ -50,6 +50,7 @@ def test_run_holds_the_whole_configuration_and_what_it_was_made_from(registered,
         assert yaml.safe_load(file)["train"]["steps"] == int(run.data.params["train.steps"])
     assert run.data.tags["mlflow.source.git.commit"] == "c" * 40
     assert len(run.data.tags["ava.config"]) == 64
+    assert run.data.tags["mlflow.user"] and run.data.tags["mlflow.source.type"] == "LOCAL"
     (data,) = run.inputs.dataset_inputs
     manifest = json.loads((registered.inputs.model / "manifest.json").read_text())
     assert data.dataset.digest == manifest["inputs"]["shards"][:36]
