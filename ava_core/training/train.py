@@ -99,8 +99,10 @@ def train(
         IntegrityError: the shards or a checkpoint can't be read.
     """
     _require_tokenizer(shards)
-    require_memory(model_config, train_config, load_splits_info(shards).vocab_size, _machine())
     ranks = Ranks.from_environment()
+    if ranks.size == 1 and train_config.hostfile is None:  # too many processes are too much memory, for that reason
+        launch.require_devices(train_config.processes)
+    require_memory(model_config, train_config, load_splits_info(shards).vocab_size, _machine())
     request: dict[str, Any] = {
         "model_config": model_config,
         "seed": seed,
