@@ -2,53 +2,21 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
-import venv
-from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from ava_core.config.schema import GenerationConfig
 from ava_core.generation import generate, load_model
 from tests.registry.conftest import Inputs, call_register, write_evaluation
+from tests.serving import linked_environment
+from tests.serving.test_pyfunc import _post, _wait_until_up
 
-
-def bare_environment(folder: Path, lines: list[str]) -> Path:
-    """A virtual environment of what these requirements ask for and no more, linked from this one; its interpreter."""
-    venv.create(folder, symlinks=True)
-    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    for package in closure(lines):
-        for file in package.files or ():
-            if ".." in file.parts or "__pycache__" in file.parts:  # programs, and what is compiled anew
-                continue
-            target = site / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                target.symlink_to(package.locate_file(file))
-    return folder / "bin" / "python"
-
-
-def closure(lines: list[str]) -> list[Distribution]:
-    """The installed packages that an installer would take for these requirements."""
-    found: dict[str, Distribution] = {}
-    seen: set[tuple[str, frozenset[str]]] = set()
-    waiting = [Requirement(line) for line in lines]
-    while waiting:
-        wanted = waiting.pop()
-        key = (wanted.name.lower().replace("_", "-"), frozenset(wanted.extras))
-        if key in seen:
-            continue
-        seen.add(key)
-        package = found.setdefault(key[0], distribution(wanted.name))
-        assert wanted.specifier.contains(package.version, prereleases=True), f"{wanted}: {package.version} is here"
-        for inner in map(Requirement, package.requires or ()):
-            extras = wanted.extras or {""}
-            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in extras):
-                waiting.append(inner)
-    return list(found.values())
+PROMPTS = ["To be, or", "Ça, <|endoftext|> 愛"]
 
 
 PREDICT = """
@@ -63,29 +31,77 @@ print(json.dumps({"texts": texts, "code": ava_core.__file__, "ready": ready}))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_version_predicts_in_an_environment_of_its_own_requirements_alone(tmp_path, tiny_model, int8_model):
-    uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
+@pytest.fixture
+def uri(tmp_path, tiny_model, int8_model) -> str:
+    """The address of a registry with a champion `bare`."""
+    address = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
     figures = {"test_bits_per_byte": 2.0, "int8_test_bits_per_byte": 2.001, "key_bare": 0.0}
     evaluation = write_evaluation(tmp_path / "evaluation", tiny_model, [int8_model], figures)
-    call_register(Inputs(tiny_model, evaluation, [int8_model]), tmp_path / "registration", uri, "bare", {})
-    (listed,) = (tmp_path / "store" / "artifacts").rglob("requirements.txt")
-    python = bare_environment(tmp_path / "environment", listed.read_text().splitlines())
-    prompts = ["To be, or", "Ça, <|endoftext|> 愛"]
+    call_register(Inputs(tiny_model, evaluation, [int8_model]), tmp_path / "registration", address, "bare", {})
+    return address
+
+
+@pytest.fixture
+def environment(uri) -> dict[str, str]:
+    """Variables of a program that knows the registry, and nothing of this process's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "AVA", "PYTHON"))}
-    absent = subprocess.run(
-        [python, "-c", "import omegaconf"], cwd=tmp_path, env=kept, capture_output=True, check=False
+    return {**kept, "MLFLOW_TRACKING_URI": uri}
+
+
+def expected(folder: Path) -> list[str]:
+    return generate(
+        *load_model(folder), PROMPTS, strategy="greedy", settings=GenerationConfig(max_new_tokens=12), seed=0
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_version_predicts_in_an_environment_of_its_own_requirements_alone(
+    tmp_path, tiny_model, int8_model, environment
+):
+    (listed,) = (tmp_path / "store" / "artifacts").rglob("requirements.txt")
+    python = linked_environment.create(tmp_path / "environment")
+    linked_environment.install(tmp_path / "environment", linked_environment.read(listed))
+    absent = subprocess.run([python, "-c", "import omegaconf"], cwd=tmp_path, capture_output=True, check=False)
     assert b"No module named 'omegaconf'" in absent.stderr
-    command = [python, "-c", PREDICT, "models:/bare@champion", json.dumps(prompts)]
-    environment = {**kept, "MLFLOW_TRACKING_URI": uri}
+    command = [python, "-c", PREDICT, "models:/bare@champion", json.dumps(PROMPTS)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    settings = GenerationConfig(max_new_tokens=12)
-    for weights, folder in (("int8", int8_model), ("float", tiny_model)):
-        expected = generate(*load_model(folder), prompts, strategy="greedy", settings=settings, seed=0)
-        assert result["texts"][weights] == expected
+    assert result["texts"] == {"int8": expected(int8_model), "float": expected(tiny_model)}
     assert f"{os.sep}code{os.sep}ava_core.zip{os.sep}" in result["code"]
     assert result["ready"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_mlflow_models_serve_makes_an_environment_for_the_version(tmp_path, int8_model, environment):
+    """As `--env-manager uv` does it, with a uv that takes packages from this environment and not from an index."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "uv").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{linked_environment.__file__}" "$@"\n')
+    (programs / "uv").chmod(0o755)
+    environment |= {"MLFLOW_ENV_ROOT": str(tmp_path / "environments"), "PATH": f"{programs}:{os.defpath}"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/bare@champion", "--env-manager", "uv"]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # it starts processes of its own, which end with it
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_up(address, server, 600)
+        answer = _post(address, {"inputs": PROMPTS, "params": {"max_new_tokens": 12}})
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    assert answer == (200, json.dumps({"predictions": expected(int8_model)})), (tmp_path / "log").read_text()[-3000:]
+    (made,) = (tmp_path / "environments").glob("mlflow-*")
+    assert (made / "bin" / "uvicorn").is_file() and not list(made.glob("lib/*/site-packages/omegaconf"))
