@@ -77,8 +77,9 @@ def workspace(tmp_path_factory, mlflow_server, corpus_text):
         (plays / f"play-{index:02}.md").write_text(corpus_text[start : start + 4_000])
     listed = yaml.safe_load((ROOT / "params.yaml").read_text())
     source = {"data": {"sources": [{"path": "shakespeare", "format": "markdown"}]}}
-    rate = {"train": {"learning_rate": 0.02}, "register": {"model_name": "dvc-test"}}
-    params = merged(merged(merged(listed, TINY_PARAMS), source), rate)
+    rate = {"train": {"learning_rate": 0.02}}
+    register = {"register": {"model_name": "dvc-test", "gate": {"max_bits_per_byte": 9.0}}}
+    params = merged(merged(merged(merged(listed, TINY_PARAMS), source), rate), register)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     workspace = Workspace(folder, mlflow_server)
     workspace.run("git", "init", "--quiet")
@@ -161,6 +162,8 @@ def clone_of(workspace, folder, **settings):
     """A second clone with the results pulled from a remote; keywords are DVC's settings, with `_` for `.`."""
     remote = folder / "remote"
     workspace.run("dvc", "remote", "add", "--force", "--local", "--default", "store", str(remote))
+    # What is registered may have changed since the last commit: the aliases with every model that another test trained.
+    workspace.run("git", "commit", "--quiet", "--allow-empty", "--all", "-m", "as it is now")
     workspace.run("dvc", "push")
     clone = Workspace(folder / "clone", workspace.environment["AVA_TRACKING_URI"])
     workspace.run("git", "clone", "--quiet", str(workspace.folder), str(clone.folder))
@@ -250,9 +253,8 @@ def test_queued_experiment_is_registered_with_the_checkouts_server(workspace, ml
     (workspace.folder / ".ava" / "mlflow").mkdir(parents=True, exist_ok=True)
     note = workspace.folder / ".ava" / "mlflow" / "server.json"
     note.write_text(json.dumps({"address": mlflow_server, "pid": 0, "started": ""}))
-    queued = ("-S", "register.model_name=dvc-queued", "-S", "register.experiment=dvc-queued")
     try:
-        local.run("dvc", "exp", "run", "--queue", "--name", "queued", *queued)
+        local.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "register.model_name=dvc-queued")
         local.run("dvc", "queue", "start")
         deadline = time.monotonic() + 600
         while "Success" not in (shown := local.run("dvc", "queue", "status")) and time.monotonic() < deadline:
