@@ -1,5 +1,7 @@
 """The closing lines, from results made by hand; whole runs are in test_local.py."""
 
+import json
+
 import pytest
 
 from pipelines import summary
@@ -76,3 +78,14 @@ def test_samples_are_the_float_model_s_and_nucleus_ones_come_first():
         for model, strategy in [("int8", "nucleus"), ("float", "greedy"), ("float", "beam"), ("float", "nucleus")]
     ]
     assert summary.pick_samples(samples) == ["float nucleus", "float greedy", "float beam"]
+
+
+def test_run_that_is_named_is_the_pipeline_s_and_not_a_step_s(tmp_path):
+    page = "http://127.0.0.1:5000/#/experiments/1/runs/parent?workflowType=machine_learning"
+    failed = task(tmp_path, "train", "failed", fault="exit code 1")
+    handler = task(tmp_path, "record-outcome")
+    result = result_of(tmp_path, failed, handler)
+    assert not any("MLflow" in line for line in summary.failure(result, "make pipeline-local"))
+    (handler.folder / "outcome").mkdir(parents=True)
+    (handler.folder / "outcome" / "outcome.json").write_text(json.dumps({"state": "FAILED", "run_url": page}))
+    assert f"MLflow run: {page}" in list(summary.failure(result, "make pipeline-local"))
