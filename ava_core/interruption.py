@@ -35,9 +35,13 @@ def handle_signals() -> None:
 
     SIGHUP, which a terminal sends when it closes, stays ignored where it is ignored already: under nohup.
     """
-    for number in WORDS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    for number in heeded():
+        signal.signal(number, _interrupt)
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals of WORDS, but for a SIGHUP that is ignored."""
+    return [each for each in WORDS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
 
 
 def outlive_terminal() -> None:

@@ -6,6 +6,7 @@ step doesn't fail the tests of all others.
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ let_threads_sleep()
 # No test fails for the machine's being slow.
 settings.register_profile("ava", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ava")
+
+# A script's background job has SIGINT ignored, one under nohup SIGHUP, and so would all that the tests start. A handler
+# of Python's isn't inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 ASSETS = Path(__file__).parent / "assets"
 VOCAB_SIZE = 384

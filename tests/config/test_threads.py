@@ -58,7 +58,7 @@ def identity(name):
     config = AvaConfig()
     request = steps.Request(spec=STEPS[name], config=config, inputs={}, choices={}, output=None, work=None)  # type: ignore[arg-type]
     assert world_size(config.train) == 1
-    return steps._identify(request, {})
+    return steps._identify(request, steps._Inputs({}, {}))
 
 
 @pytest.mark.parametrize("name", STEPS)

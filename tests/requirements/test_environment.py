@@ -13,8 +13,12 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("Makefile", "pyproject.toml", "hatch_build.py", "requirements", "ava_core", "configs")
 
 
+DROPPED = ("PYTHON", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+"""Of the shell and of a `make test` around the tests, whose inner `make` would speak of folders."""
+
+
 def run(command, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "VIRTUAL_ENV", "MAKEFLAGS")}
+    kept = {name: value for name, value in os.environ.items() if name not in DROPPED}
     return subprocess.run(command, cwd=cwd, env={**kept, **environment}, capture_output=True, text=True)
 
 

@@ -17,7 +17,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ava_core.interruption import WORDS
+from ava_core.interruption import heeded
 from ava_core.serving.http.errors import HttpError
 from ava_core.serving.http.middleware import ABORT
 
@@ -173,7 +173,7 @@ class DrainingServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM, Ctrl-C and a terminal that closes begin the end; not what is ignored, as by nohup."""
-        signals = [each for each in WORDS if signal.getsignal(each) is not signal.SIG_IGN]
+        signals = heeded()
         before = {each: signal.getsignal(each) for each in signals}
         loop = asyncio.get_running_loop()
         for each in signals:
