@@ -48,7 +48,6 @@ def read_tensors(path: Path | str, map_location: Any = "cpu", *, mmap: bool = Tr
 def _plain_classes() -> list[Any]:
     """Classes of DeepSpeed's in its own files: records of numbers, whose construction does nothing else."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+    return [LossScaler, DynamicLossScaler, fragment_address]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from enum import Enum
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ava_core.runtime.digests import digest_file, digest_value
 from ava_core.training.checkpoints import CheckpointFolder, resume_from
 from ava_core.training.checkpoints.folder import ENGINE, checkpoints_in
 from ava_core.training.checkpoints.reading import read_tensors
+from ava_core.training.checkpoints.writing import copied
 from ava_core.training.processes.ranks import Ranks
 from tests.training.checkpoints.zero_worker import IDENTITY, build, train_half
 
@@ -138,3 +140,22 @@ def test_ava_train_ends_with_one_line_and_1(tmp_path, tiny_shards, make_params):
     assert ended.returncode == 1
     assert ended.stderr == f"ava: {path}: holds posix.mknod, which could run code: the checkpoint is not used\n"
     assert not (tmp_path / "ran").exists()
+
+
+class Stage(int, Enum):
+    """As DeepSpeed's ZeroStageEnum, pickled as Python 3.11.0 to 3.11.3 pickle enumerations."""
+
+    WEIGHTS = 3
+
+    def __reduce_ex__(self, protocol):
+        return getattr, (Stage, self.name)
+
+
+def test_checkpoint_of_another_python_is_read_though_that_pickles_enumerations_by_a_call(tmp_path):
+    state = {"zero_stage": Stage.WEIGHTS, "both": [Stage.WEIGHTS, (Stage.WEIGHTS, 0.5)]}
+    torch.save(state, tmp_path / "as_it_is.pt")
+    with pytest.raises(IntegrityError, match="could run code"):
+        read_tensors(tmp_path / "as_it_is.pt")
+    torch.save(copied(state), tmp_path / "copied.pt")
+    read = read_tensors(tmp_path / "copied.pt")
+    assert read == {"zero_stage": 3, "both": [3, (3, 0.5)]} and type(read["zero_stage"]) is int
