@@ -37,6 +37,7 @@ ADDRESS_VARIABLES = ("AVA_TRACKING_URI", "MLFLOW_TRACKING_URI")
 START_SECONDS = 180.0
 PROBE_SECONDS = 5.0
 STOP_SECONDS = 10.0
+FREE_SECONDS = 3.0
 # The runner of background jobs is five more processes and two more seconds for features that Ava doesn't use; usage
 # statistics would leave the machine.
 SERVER_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -199,13 +200,24 @@ def _wait(process: subprocess.Popen[bytes], server: Server, log_file: Path) -> N
 
 
 def _free_port(wanted: int = 0) -> int:
-    """The wanted port if it is free, else another one."""
+    """The wanted port if it is free or soon will be, as a killed server's workers live on a little; else another."""
+    deadline = time.monotonic() + FREE_SECONDS
+    while wanted and time.monotonic() < deadline:
+        if (port := _bindable(wanted)) is not None:
+            return port
+        time.sleep(0.1)
+    port = _bindable(0)
+    assert port is not None, "the kernel has a free port"
+    return port
+
+
+def _bindable(port: int) -> int | None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections to a killed server may still linger
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            return _free_port()
+            return None
         return probe.getsockname()[1]
 
 

@@ -52,7 +52,10 @@ def test_secret_that_the_command_prints_is_neither_logged_nor_shown(run, tmp_pat
     shown: list[str] = []
     program = python("import sys", "sys.stdout.buffer.write(b'\\xff https://ava:hun/ter2@host.example/x\\n')")
     assert run(program, show=shown.append).succeeded
-    assert (tmp_path / "log").read_bytes() == b"\xff https://***@host.example/x\n"
+    # Docker's own log holds text only.
+    assert (tmp_path / "log").read_bytes() in [
+        first + b" https://***@host.example/x\n" for first in (b"\xff", b"\xef\xbf\xbd")
+    ]
     assert shown == ["\ufffd https://***@host.example/x"]
 
 

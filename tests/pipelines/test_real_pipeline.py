@@ -97,6 +97,7 @@ def test_only_what_changed_is_computed_again(run_pipeline, runner, mlflow_server
     assert (first / "register" / "promoted").read_text() == "true"
     assert (first / "register" / "model_version").read_text() == "1"
     outcome = json.loads((first / "record-outcome" / "outcome" / "outcome.json").read_text())
+    assert outcome.pop("run_url").startswith(f"{mlflow_server}/#/experiments/")
     assert outcome == {"state": "SUCCEEDED", "failed_task": None, "message": ""}
 
     second, statuses, output = run_pipeline(runner, model=model)
