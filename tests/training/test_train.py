@@ -87,7 +87,15 @@ def test_gradient_checkpointing_changes_no_weight(run):
 
 def test_loss_that_is_no_number_stops_with_the_step_and_the_way_out(run):
     with pytest.raises(AvaError, match=r"step \d+: .+ is (nan|inf).* \(in model\..+\): lower train.learning_rate"):
-        run("model", train={"learning_rate": 1000, "adam_learning_rate": 1000, "gradient_clip": 0})
+        run(
+            "model",
+            train={
+                "learning_rate": 1000,
+                "adam_learning_rate": 1000,
+                "embedding_learning_rate_ratio": 1e6,
+                "gradient_clip": 0,
+            },
+        )
 
 
 def test_pipeline_of_the_model_folder_stays_within_the_context(tiny_model):
