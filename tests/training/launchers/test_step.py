@@ -169,8 +169,9 @@ def test_step_that_is_killed_finds_its_job_again_and_one_that_is_ended_removes_i
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_failure_of_the_training_is_the_steps(ask, kubelet, cluster):
+    rates = {"learning_rate": 1000, "embedding_learning_rate_ratio": 1e6, "gradient_clip": 0}
     with pytest.raises(AvaError, match=r"exit code 1; its log ends: step \d+: .*train\.learning_rate"):
-        run_step_on_cluster(ask(train={"learning_rate": 1e30, "optimizer": "adamw", "precision": "fp32"}))
+        run_step_on_cluster(ask(train={**rates, "optimizer": "adamw", "precision": "fp32"}))
     assert cluster.jobs == {}
 
 
