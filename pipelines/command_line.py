@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -155,7 +156,8 @@ def run(name: str, main: Callable[[], int | None]) -> None:
     except OSError as error:
         _say(name, f"{error.filename or name}: {error.strerror or error}")
         sys.exit(AvaError.exit_code)
-    except Interrupted as interrupted:
+    except (Interrupted, KeyboardInterrupt) as error:  # the second of a library that put Python's own handler back
+        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         _say(name, f"{interrupted.word}: run the same command again to go on")
         sys.exit(interrupted.code)
 

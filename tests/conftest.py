@@ -18,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ava_core.config.threads import let_threads_sleep
+from ava_core.interruption import WORDS
 from tests.mlflow_server_fixture import mlflow_folder, mlflow_server  # noqa: F401  fixtures for all tests
 
 let_threads_sleep()
@@ -68,6 +69,15 @@ TINY_PARAMS = {
     },
     "evaluate": {"prompts": ["To be, or"], "generation": {"max_new_tokens": 8, "num_beams": 2}},
 }
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handlers():
+    """A program's main that a test calls in this process sets handlers, which no other test may meet."""
+    before = {number: signal.getsignal(number) for number in WORDS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -67,6 +67,7 @@ FAILURES = [
     ("open('/nowhere/file')", 1, "test: /nowhere/file: No such file or directory\n"),
     ("os.kill(os.getpid(), 2); time.sleep(9)", 130, "test: interrupted: run the same command again to go on\n"),
     ("os.kill(os.getpid(), 15); time.sleep(9)", 143, "test: terminated: run the same command again to go on\n"),
+    ("raise KeyboardInterrupt", 130, "test: interrupted: run the same command again to go on\n"),
     ("return 1", 1, ""),
     ("return None", 0, ""),
 ]

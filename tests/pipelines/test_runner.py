@@ -13,6 +13,7 @@ from kfp import compiler, dsl
 
 from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.errors import AvaError
+from ava_core.interruption import Interrupted, handle_signals
 from pipelines.compile import compile_pipeline
 from pipelines.graph import Graph
 from pipelines.host_place import HostPlace
@@ -202,14 +203,16 @@ def test_interrupt_ends_the_container_and_leaves_none_behind(docker, fake_image,
 
 
 class SlowPlace:
-    """Interrupts us while it starts a task."""
+    """Interrupts us while it starts the first task."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
 
     def start(self, command, **given):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.5)
+        self.done.append("start")
+        if self.done == ["start"]:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
         return self
 
     @property
@@ -232,12 +235,17 @@ class SlowPlace:
         self.done.append("close")
 
 
-def test_task_that_is_starting_when_the_interrupt_comes_is_ended_too(tmp_path, ir):
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, Interrupted])
+def test_task_that_is_starting_when_the_interrupt_comes_is_ended_too(tmp_path, ir, raised):
+    if raised is Interrupted:
+        handle_signals()
     place = SlowPlace()
     runner = LocalRunner(Graph(ir), tmp_path, place, variables=lambda task: {}, show=lambda line: None)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised):
         runner.run({"params_yaml": "", "data_uri": "."})
-    assert "kill" in place.done and place.done[-1] == "close"
+    of_task, of_exit_handler = place.done[: place.done.index("close") + 1], place.done[place.done.index("close") + 1 :]
+    assert "kill" in of_task
+    assert of_exit_handler[0] == "start" and of_exit_handler[-1] == "close"
     assert [task.fault for task in runner.result.tasks] == ["interrupted"]
     assert not list(tmp_path.glob(".workspace-*")), "kfp.local was not left to clear up"
 
