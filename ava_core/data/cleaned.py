@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from ava_core.data.readers import Document
+from ava_core.data.sources.formats import Document
 
 BATCH_BYTES = 16 * 2**20
 

@@ -21,7 +21,6 @@ from ava_core.data.cleaned import Column, write_documents
 from ava_core.data.cleaning import Cleaner, merge_reports
 from ava_core.data.deduplication import deduplicate
 from ava_core.data.durable import SECONDS, DurableFolders
-from ava_core.data.readers import Document
 from ava_core.data.shards import (
     SPLITS,
     SplitInfo,
@@ -32,6 +31,7 @@ from ava_core.data.shards import (
     write_splits_info,
 )
 from ava_core.data.sources import Source, open_sources, part_of, read_documents
+from ava_core.data.sources.formats import Document
 from ava_core.data.splitting import Piece, split_documents
 from ava_core.data.tokenizer import BOUNDARY_ID, encode, read_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.errors import AvaError

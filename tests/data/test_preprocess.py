@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from ava_core.config.schema import CleaningConfig, DataConfig, TokenizerConfig
 from ava_core.data.cleaning import Cleaner
 from ava_core.data.preprocess import preprocess
-from ava_core.data.readers import Document
 from ava_core.data.shards import ShardedSplit
+from ava_core.data.sources.formats import Document
 from ava_core.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.errors import AvaError
 from ava_core.runtime import manifest

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from ava_core.config.schema import DataConfig, SourceConfig
 from ava_core.data.corpora import CORPORA, Corpus, digest_files
-from ava_core.data.links import files_to_read, is_readable
-from ava_core.data.readers import SUFFIXES, Document, Reading, document_of_row, missing_field, read_file
+from ava_core.data.sources.formats import SUFFIXES, Document, Reading, document_of_row, missing_field, read_file
+from ava_core.data.sources.links import files_to_read, is_readable
 from ava_core.errors import AvaError
 
 
