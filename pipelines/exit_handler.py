@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ava_core.errors import AvaError
+from pipelines.executor import Place, follow
 from pipelines.graph import Component
-from pipelines.place import Place, follow
 from pipelines.results import CONSOLE_LOG
 from pipelines.task_outputs import EXECUTOR_OUTPUT
 

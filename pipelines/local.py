@@ -30,11 +30,11 @@ from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, summary
 from pipelines.ava_pipeline import NAME
 from pipelines.compile import compile_pipeline
-from pipelines.docker_place import DockerPlace
+from pipelines.docker_executor import DockerPlace
+from pipelines.executor import Place
 from pipelines.graph import Graph
-from pipelines.host_place import HostPlace
+from pipelines.host_executor import HostPlace
 from pipelines.image_drift import find_drift
-from pipelines.place import Place
 from pipelines.run_record import RunRecord, find_left, is_going_on
 from pipelines.runner import LocalRunner
 

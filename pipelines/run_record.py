@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import docker_place
-from pipelines.place import GRACE_SECONDS
+from pipelines import docker_executor
+from pipelines.executor import GRACE_SECONDS
 from pipelines.processes import Process
 
 NAME = "runner.json"
@@ -72,7 +72,7 @@ class LeftRun:
             if isinstance(handle, dict):
                 Process(**handle).end_group(GRACE_SECONDS)
             else:
-                docker_place.remove(handle)
+                docker_executor.remove(handle)
 
 
 def is_going_on(run: Path) -> bool:

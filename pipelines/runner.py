@@ -24,8 +24,8 @@ from typing import Any
 from ava_core.errors import AvaError
 from ava_core.interruption import Interrupted
 from pipelines import exit_handler
+from pipelines.executor import GRACE_SECONDS, Place, RunningTask, follow
 from pipelines.graph import Component, Graph
-from pipelines.place import GRACE_SECONDS, Place, RunningTask, follow
 from pipelines.results import CONSOLE_LOG, PipelineResult, TaskResult, last_lines
 from pipelines.run_record import RunRecord
 from pipelines.task_outputs import EXECUTOR_OUTPUT, find_faults, read_figures, was_cached

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.compile import compile_pipeline
-from pipelines.docker_place import LABEL, DockerPlace
+from pipelines.docker_executor import LABEL, DockerPlace
 from pipelines.graph import Graph
-from pipelines.host_place import HostPlace
+from pipelines.host_executor import HostPlace
 from pipelines.runner import LocalRunner
 
 FAKE = Path(__file__).with_name("fake_ava.py")

@@ -13,7 +13,7 @@ import yaml
 from ava_core.config import resolve
 from ava_core.errors import AvaError, ConfigError
 from pipelines import local, mlflow_server
-from pipelines.host_place import HostPlace
+from pipelines.host_executor import HostPlace
 from pipelines.processes import Process
 
 ROOT = Path(__file__).parents[2]

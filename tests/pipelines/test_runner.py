@@ -15,9 +15,9 @@ from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.errors import AvaError
 from ava_core.interruption import Interrupted, handle_signals
 from pipelines.compile import compile_pipeline
+from pipelines.executor import Ending
 from pipelines.graph import Graph
-from pipelines.host_place import HostPlace
-from pipelines.place import Ending
+from pipelines.host_executor import HostPlace
 from pipelines.runner import LocalRunner
 from tests.pipelines.conftest import PLACES
 
@@ -154,8 +154,8 @@ import os, sys
 from pathlib import Path
 from pipelines import command_line
 from pipelines.graph import Graph
-from pipelines.docker_place import DockerPlace
-from pipelines.host_place import HostPlace
+from pipelines.docker_executor import DockerPlace
+from pipelines.host_executor import HostPlace
 from pipelines.runner import LocalRunner
 folder, number, runner = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 variables = {"FAKE_JOURNAL": f"{folder}/journal.jsonl", "FAKE_FAULT": sys.argv[4]}

@@ -187,7 +187,7 @@ def test_registered_artifacts_are_files_where_the_output_has_links(tiny_model, t
 
 
 def test_container_sees_the_cache_that_a_folder_of_links_leads_into(corpus, tmp_path):
-    from pipelines.docker_place import caches_behind
+    from pipelines.docker_executor import caches_behind
 
     assert caches_behind([corpus]) == set()
     link_into_cache(corpus, tmp_path / "cache")

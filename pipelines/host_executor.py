@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import AvaError
-from pipelines.place import Ending
+from pipelines.executor import Ending
 from pipelines.processes import Process
 
 

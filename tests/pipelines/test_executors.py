@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.docker_place import PIECE_BYTES, DockerPlace, whole_lines
-from pipelines.host_place import HostPlace
-from pipelines.place import Ending, follow, split_lines
+from pipelines.docker_executor import PIECE_BYTES, DockerPlace, whole_lines
+from pipelines.executor import Ending, follow, split_lines
+from pipelines.host_executor import HostPlace
 from tests.pipelines.conftest import PLACES
 
 MUCH = 300_000  # more than a pipe holds
@@ -135,7 +135,7 @@ def test_command_that_takes_too_long_is_asked_to_end(run, tmp_path):
 
 @in_both_places
 def test_command_that_will_not_end_is_killed(run, monkeypatch):
-    monkeypatch.setattr("pipelines.place.end.__defaults__", (1.0,))
+    monkeypatch.setattr("pipelines.executor.end.__defaults__", (1.0,))
     ending = run(["sh", "-c", "trap '' TERM; sleep 600"], timeout=2.5)
     assert str(ending) == "timed out after 2.5 s" and ending.code in (-9, 137)
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from ava_core.errors import AvaError
-from pipelines.docker_place import DockerPlace
-from pipelines.place import follow
+from pipelines.docker_executor import DockerPlace
+from pipelines.executor import follow
 
 pytestmark = pytest.mark.slow
 LOOK = """

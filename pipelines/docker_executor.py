@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import AvaError
-from pipelines.place import Ending, split_lines
+from pipelines.executor import Ending, split_lines
 
 PASSED_ON = (
     *("AVA_KERNELS", "AVA_LOG_LEVEL", "HF_TOKEN", "http_proxy", "https_proxy", "no_proxy"),
