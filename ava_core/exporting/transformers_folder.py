@@ -17,8 +17,8 @@ from ava_core.generation.loading import load_model
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.conversion import to_transformers
 from ava_core.models.quiet import quiet
+from ava_core.runtime.atomic_copy import place
 from ava_core.runtime.manifest import verified
-from ava_core.runtime.placing import place
 
 log = logging.getLogger(__name__)
 TRAINING_ONLY = {

@@ -21,7 +21,7 @@ from typing import IO
 
 from ava_core.errors import AvaError
 from ava_core.runtime import manifest
-from ava_core.runtime.placing import place
+from ava_core.runtime.atomic_copy import place
 
 log = logging.getLogger(__name__)
 MAX_AGE_DAYS = 30.0

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from ava_core.runtime import manifest
-from ava_core.runtime.placing import place
+from ava_core.runtime.atomic_copy import place
 from ava_core.runtime.work import WorkStore, timings_path
 
 DAY = 86_400

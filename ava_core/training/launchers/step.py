@@ -18,8 +18,8 @@ import yaml
 from ava_core.config.hosts import require_divisible_batches
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import AvaError, ConfigError
+from ava_core.runtime.atomic_copy import place, remove
 from ava_core.runtime.digests import digest_code
-from ava_core.runtime.placing import place, remove
 from ava_core.runtime.step import Request, StepRun, find_entry, run_step
 from ava_core.runtime.work import Entry
 from ava_core.training.launchers.trainjob import ENVIRONMENT, SECRETS, TrainJob, job_command, job_environment, job_name
