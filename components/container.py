@@ -68,8 +68,8 @@ def step_container(
         arguments.extend(argument)
     for name, value in (choices or {}).items():
         arguments.extend([f"--{name}", value])
-    for name, place in (exports or {}).items():
-        arguments.extend([f"--{name.replace('_', '-')}", place])
+    for name, path in (exports or {}).items():
+        arguments.extend([f"--{name.replace('_', '-')}", path])
     return dsl.ContainerSpec(
         image=IMAGE,
         command=with_environment(["ava", step], tracking_uri, git_commit),

@@ -20,7 +20,7 @@ from components.quantize.component import QUANTIZE
 from components.record_outcome.component import record_outcome
 from components.register.component import register
 from components.train.component import train
-from pipelines.kubernetes import place, repeat
+from pipelines.kubernetes import configure, repeat
 
 NAME = "ava"
 
@@ -47,7 +47,7 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
         task = component(**inputs).set_container_image(image)
         if not cached:
             task.set_caching_options(False)
-        place(task, step, cluster)
+        configure(task, step, cluster)
         repeat(task, step, cluster)
         return task
 
@@ -67,7 +67,7 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
         every = {"params_yaml": params_yaml, **lineage}
         outcome = record_outcome(**lineage).set_display_name("record the outcome")
         outcome.set_container_image(image).set_caching_options(False)
-        place(outcome, "record_outcome", cluster)
+        configure(outcome, "record_outcome", cluster)
         with dsl.ExitHandler(outcome, name="ava steps"):
             data = dsl.importer(artifact_uri=data_uri, artifact_class=dsl.Dataset, reimport=True).output
             preprocessed = run("preprocess", preprocess, {**every, "data": data})

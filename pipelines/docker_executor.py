@@ -34,7 +34,7 @@ ENGINE_SECONDS = 60
 """Time for an answer of the engine."""
 
 
-class DockerPlace:
+class DockerExecutor:
     """Starts containers that see the machine's network and the given folders, and nothing else of it.
 
     Folders are mounted at their own paths, so that every path means the same inside and outside. The root file system
@@ -116,14 +116,14 @@ class DockerPlace:
         ]
 
 
-def caches_behind(places: Iterable[Path]) -> set[Path]:
-    """DVC's caches that links among the files of `places` lead into (`cache.type symlink`).
+def caches_behind(paths: Iterable[Path]) -> set[Path]:
+    """DVC's caches that links among the files of `paths` lead into (`cache.type symlink`).
 
     Nothing else behind a link is shown to a container; what a cache holds is called by its digest, and steps check it.
     """
     found = set()
-    for place in places:
-        for path in (place, *place.rglob("*")):
+    for top in paths:
+        for path in (top, *top.rglob("*")):
             target = Path(os.path.realpath(path))
             if path.is_symlink() and target.parts[-4:-2] == ("files", "md5"):
                 found.add(target.parents[1])
@@ -147,7 +147,7 @@ class DockerTask:
             yield from whole_lines(self._frames())
 
     def _frames(self) -> Iterator[bytes]:
-        """The log as it comes; then what the engine has dropped at its end: following races with the last lines."""
+        """The log as it comes; then what the engine has dropped at its end: `follow` races with the last lines."""
         count = 0
         for frame in self._container.logs(stream=True, follow=True):
             count += 1

@@ -1,6 +1,6 @@
 """Where the tasks of a local run are: processes of this machine, or containers.
 
-A place starts a task and hands back what is needed to follow it. All else is the same for every place, and is here and
+An executor starts a task and hands back what is needed to supervise it. All else is the same for both, and is here and
 in `pipelines.runner`: the log, the time limit, the end.
 """
 
@@ -91,7 +91,7 @@ class RunningTask(Protocol):
         ...
 
 
-class Place(Protocol):
+class Executor(Protocol):
     """Starts tasks."""
 
     def start(self, command: Sequence[str], *, image: str, name: str, variables: Mapping[str, str]) -> RunningTask:
@@ -99,9 +99,9 @@ class Place(Protocol):
 
         Args:
             command: program and arguments.
-            image: image of the task's container, for a place that has containers.
+            image: image of the task's container, for an executor that has containers.
             name: what the task is called there.
-            variables: environment variables, over those that the place gives every task.
+            variables: environment variables, over those that the executor gives every task.
 
         Raises:
             AvaError: it can't be started.
@@ -109,7 +109,7 @@ class Place(Protocol):
         ...
 
 
-def follow(
+def supervise(
     task: RunningTask,
     *,
     log: Path,
@@ -126,7 +126,7 @@ def follow(
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered, so that one can follow it, and so that nothing is left to fail when it is closed on a full disk.
+        # Unbuffered, so that one can read along, and so that nothing is left to fail when it is closed on a full disk.
         with log.open("wb", buffering=0) as file:
             reader = threading.Thread(target=_copy_lines, args=(task.lines(), file, show), daemon=True)
             reader.start()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ava_core.errors import AvaError
-from pipelines.executor import Place, follow
+from pipelines.executor import Executor, supervise
 from pipelines.graph import Component
 from pipelines.results import CONSOLE_LOG
 from pipelines.task_outputs import EXECUTOR_OUTPUT
@@ -24,14 +24,21 @@ def has_run(run: Path, handler: Component) -> bool:
 
 
 def record(
-    run: Path, handler: Component, place: Place, variables: Mapping[str, str], *, state: str, task: str, message: str
+    run: Path,
+    handler: Component,
+    executor: Executor,
+    variables: Mapping[str, str],
+    *,
+    state: str,
+    task: str,
+    message: str,
 ) -> str:
     """Run the exit handler: it writes the outcome, and ends what is still open of the run in MLflow.
 
     Args:
         run: the run's folder.
         handler: the exit handler's component.
-        place: where it runs.
+        executor: where it runs.
         variables: environment variables of a task.
         state: CANCELLED or FAILED.
         task: the task in which it happened; may be empty.
@@ -47,8 +54,8 @@ def record(
     given = {**variables, "AVA_PIPELINE_RUN": run.name}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        started = place.start(command, image=handler.image, name=f"{run.name}-{handler.name}-end", variables=given)
-        ending = follow(started, log=folder / CONSOLE_LOG, timeout=SECONDS)
+        started = executor.start(command, image=handler.image, name=f"{run.name}-{handler.name}-end", variables=given)
+        ending = supervise(started, log=folder / CONSOLE_LOG, timeout=SECONDS)
     except AvaError as error:
         return str(error)
     except OSError as error:

@@ -22,9 +22,9 @@ def gather(outputs: Path) -> dict[str, dict[str, float]]:
     Args:
         outputs: holds the steps' outputs under the names of the step table; what isn't there is left out.
     """
-    places = {name: outputs / spec.output for name, spec in STEPS.items() if name != "quantize"}
-    places |= {f"quantize-{scheme}": outputs / STEPS["quantize"].output / scheme for scheme in SCHEMES}
-    figures = {name: _read(folder, STEPS[name.partition("-")[0]]) for name, folder in places.items()}
+    folders = {name: outputs / spec.output for name, spec in STEPS.items() if name != "quantize"}
+    folders |= {f"quantize-{scheme}": outputs / STEPS["quantize"].output / scheme for scheme in SCHEMES}
+    figures = {name: _read(folder, STEPS[name.partition("-")[0]]) for name, folder in folders.items()}
     return {name: found for name, found in figures.items() if found}
 
 

@@ -17,7 +17,7 @@ from pipelines.executor import Ending
 from pipelines.processes import Process
 
 
-class HostPlace:
+class HostExecutor:
     """Starts processes; the image is left out, for the `ava` of this environment is first on their PATH.
 
     Args:

@@ -33,7 +33,7 @@ def check(config: AvaConfig) -> None:
         )
 
 
-def place(task: Any, step: str, config: KubernetesConfig) -> None:
+def configure(task: Any, step: str, config: KubernetesConfig) -> None:
     """Give a task what the section says about its step.
 
     Args:

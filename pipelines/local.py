@@ -30,10 +30,10 @@ from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, summary
 from pipelines.ava_pipeline import NAME
 from pipelines.compile import compile_pipeline
-from pipelines.docker_executor import DockerPlace
-from pipelines.executor import Place
+from pipelines.docker_executor import DockerExecutor
+from pipelines.executor import Executor
 from pipelines.graph import Graph
-from pipelines.host_executor import HostPlace
+from pipelines.host_executor import HostExecutor
 from pipelines.image_drift import find_drift
 from pipelines.run_record import RunRecord, find_left, is_going_on
 from pipelines.runner import LocalRunner
@@ -58,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     graph = Graph(compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes))
     forced = graph.from_on(graph.select(flags.start, "--from")) if flags.start else set()
     timeouts = command_line.parse_timeouts(flags.timeouts, graph)
-    place = make_place(flags, config, os.environ, graph.images, console.show)
+    executor = make_executor(flags, config, os.environ, graph.images, console.show)
     prune_runs(flags.runs)
     server = start_server(os.environ)
     require_ready(config, os.environ)
     runner = LocalRunner(
         graph,
         flags.runs,
-        place,
+        executor,
         variables=lambda task: task_variables(task, os.environ, server),
         show=console.show,
         timeouts=timeouts,
@@ -119,13 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_place(
+def make_executor(
     flags: argparse.Namespace,
     config: AvaConfig,
     environment: Mapping[str, str],
     images: set[str],
     show: Callable[[str], None],
-) -> Place:
+) -> Executor:
     """Where the tasks run; shows a line for each image that may run other code than this checkout.
 
     Raises:
@@ -133,22 +133,22 @@ def make_place(
         ConfigError: the tracking address is of no use in a container.
     """
     if flags.runner == "host":
-        return HostPlace(environment)
+        return HostExecutor(environment)
     for name in mlflow_server.ADDRESS_VARIABLES:
         scheme = urlsplit(environment.get(name, "").strip()).scheme
         if scheme not in ("", "http", "https"):
             raise ConfigError(
                 f"{name} = {scheme}:...: no container sees that store: give http://HOST:PORT, or unset it"
             )
-    place = DockerPlace(
+    executor = DockerExecutor(
         environment,
         writable=[flags.runs.absolute(), work_folder(environment)],
         readable=[flags.data.absolute(), *absolute_sources(config)],
     )
     for image in sorted(images):
-        if drift := find_drift(image, place.labels(image)):
+        if drift := find_drift(image, executor.labels(image)):
             show(drift)
-    return place
+    return executor
 
 
 def absolute_sources(config: AvaConfig) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Run the compiled pipeline on this machine: kfp.local orders the tasks, a place runs each of them.
+"""Run the compiled pipeline on this machine: kfp.local orders the tasks, an executor runs each of them.
 
 `kfp.local.SubprocessRunner` refuses container components, and its DockerRunner reports failed ones as done. The handler
 of a task is looked up by the runner's type when the task starts, so ours takes its place for the time of a run, and
@@ -24,7 +24,7 @@ from typing import Any
 from ava_core.errors import AvaError
 from ava_core.interruption import Interrupted
 from pipelines import exit_handler
-from pipelines.executor import GRACE_SECONDS, Place, RunningTask, follow
+from pipelines.executor import GRACE_SECONDS, Executor, RunningTask, supervise
 from pipelines.graph import Component, Graph
 from pipelines.results import CONSOLE_LOG, PipelineResult, TaskResult, last_lines
 from pipelines.run_record import RunRecord
@@ -41,7 +41,7 @@ class LocalRunner:
     Args:
         graph: the compiled pipeline.
         root: where each run gets a folder, with one for each task.
-        place: where the tasks run.
+        executor: where the tasks run.
         variables: environment variables of a task, by its component's name; called when the task starts. They win over
             those in the IR, which are a cluster's. An AvaError from it fails the task.
         show: is given each line to show; it must not print to `sys.stdout`, which is kfp.local's during a run.
@@ -53,7 +53,7 @@ class LocalRunner:
         self,
         graph: Graph,
         root: Path,
-        place: Place,
+        executor: Executor,
         *,
         variables: Callable[[str], Mapping[str, str]],
         show: Callable[[str], None],
@@ -62,7 +62,7 @@ class LocalRunner:
     ) -> None:
         self.graph = graph
         self.root = root.absolute()
-        self.place = place
+        self.executor = executor
         self.variables = variables
         self.show = show
         self.timeouts = dict(timeouts or {})
@@ -111,7 +111,7 @@ class LocalRunner:
         except AvaError as error:
             fault = str(error)
         else:
-            fault = exit_handler.record(run, handler, self.place, variables, state=state, task=task, message=message)
+            fault = exit_handler.record(run, handler, self.executor, variables, state=state, task=task, message=message)
         self.show(
             f"{run.name}: {message}: " + (f"its outcome isn't recorded: {fault}" if fault else f"recorded as {state}")
         )
@@ -227,7 +227,7 @@ class LocalRunner:
         try:
             given = {**variables, **self.variables(component.name), "AVA_PIPELINE_RUN": folder.parent.name}
             with self._started(folder, command, image=image, variables=given) as task:
-                ending = follow(
+                ending = supervise(
                     task,
                     log=log,
                     show=lambda line: self.show(f"  {folder.name} | {line}"),
@@ -250,7 +250,7 @@ class LocalRunner:
         try:
             if self._stopping:
                 raise AvaError("interrupted")
-            task = self.place.start(command, name=f"{folder.parent.name}-{folder.name}", **given)
+            task = self.executor.start(command, name=f"{folder.parent.name}-{folder.name}", **given)
             self._running[folder] = task
             self._note(folder, task.handle)
             if self._stopping:  # the interrupt came meanwhile

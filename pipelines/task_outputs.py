@@ -120,33 +120,33 @@ def _metric_faults(name: str, metrics: dict[str, Any]) -> Iterator[str]:
             yield f"its {name} are corrupt: {key} = {value!r}: not a finite number"
 
 
-def _curve_faults(name: str, metadata: Any, place: str = "") -> Iterator[str]:
+def _curve_faults(name: str, metadata: Any, path: str = "") -> Iterator[str]:
     """Curves and matrices are nested; whatever is a number in them must be one that can be drawn."""
     if isinstance(metadata, Mapping):
-        if not metadata and not place:
+        if not metadata and not path:
             yield f"its {name} are empty"
         for key, value in metadata.items():
-            yield from _curve_faults(name, value, f"{place}.{key}" if place else key)
+            yield from _curve_faults(name, value, f"{path}.{key}" if path else key)
     elif isinstance(metadata, Sequence) and not isinstance(metadata, str):
         for index, value in enumerate(metadata):
-            yield from _curve_faults(name, value, f"{place}.{index}")
+            yield from _curve_faults(name, value, f"{path}.{index}")
     elif isinstance(metadata, float) and not math.isfinite(metadata):
-        yield f"its {name} are corrupt: {place} = {metadata!r}: not a finite number"
+        yield f"its {name} are corrupt: {path} = {metadata!r}: not a finite number"
 
 
 def _type(spec: Mapping[str, Any]) -> str | None:
     return spec["artifactType"].get("schemaTitle")
 
 
-def _folder_faults(name: str, place: Path) -> Iterator[str]:
+def _folder_faults(name: str, folder: Path) -> Iterator[str]:
     """A step's output folder carries its own figures; a broken file is found before the next step reads it."""
-    if not place.is_dir():
+    if not folder.is_dir():
         return
     for file in ("manifest.json", "metrics.json"):
-        if not (place / file).exists():
+        if not (folder / file).exists():
             continue
         try:
-            content = json.loads((place / file).read_text(encoding="utf-8"))
+            content = json.loads((folder / file).read_text(encoding="utf-8"))
         except ValueError as error:
             yield f"its output {name} is corrupt: {file}: {error}"
             continue

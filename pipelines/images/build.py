@@ -125,16 +125,16 @@ def push(target: str, repository: str, show: Callable[[str], None]) -> dict[str,
     entry = record.read().get(target)
     if entry is None:
         raise AvaError(f"{target}: no image was built: python -m pipelines.images --target {target}")
-    place = f"{repository}:{ava_core.__version__}-{target}"
-    engine.ask("tag", entry["id"], place)
-    engine.ask("push", "--quiet", place, timeout=3600.0)
+    tag = f"{repository}:{ava_core.__version__}-{target}"
+    engine.ask("tag", entry["id"], tag)
+    engine.ask("push", "--quiet", tag, timeout=3600.0)
     known = engine.inspect(entry["id"]) or {}
     digest = next((found for found in known.get("RepoDigests", []) if found.startswith(f"{repository}@")), None)
     if digest is None:
-        raise AvaError(f"{place}: pushed, but the engine knows no digest of it")
+        raise AvaError(f"{tag}: pushed, but the engine knows no digest of it")
     entry = {**entry, "digest": digest}
     record.write(target, entry)
-    show(f"pushed {place}: {digest}")
+    show(f"pushed {tag}: {digest}")
     return entry
 
 
@@ -249,9 +249,9 @@ def _prove(identity: str) -> str:
 
     Under a user id that the image doesn't know, without network, and with nothing to write to but /tmp.
     """
-    place = ["run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=12345:0", identity]
-    engine.ask(*place, "python", "-c", f"import {', '.join(LOADED)}", timeout=300.0)
-    return engine.ask(*place, "ava", "--version", timeout=120.0)
+    sandboxed = ["run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=12345:0", identity]
+    engine.ask(*sandboxed, "python", "-c", f"import {', '.join(LOADED)}", timeout=300.0)
+    return engine.ask(*sandboxed, "ava", "--version", timeout=120.0)
 
 
 def _has(name: str, identity: object) -> bool:

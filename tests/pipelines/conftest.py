@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from pipelines.compile import compile_pipeline
-from pipelines.docker_executor import LABEL, DockerPlace
+from pipelines.docker_executor import LABEL, DockerExecutor
 from pipelines.graph import Graph
-from pipelines.host_executor import HostPlace
+from pipelines.host_executor import HostExecutor
 from pipelines.runner import LocalRunner
 
 FAKE = Path(__file__).with_name("fake_ava.py")
 BASE = "ava-base:bookworm"
 SCHEMES = ["int8", "int4"]
-PLACES = [pytest.param("host"), pytest.param("docker", marks=pytest.mark.slow)]
+EXECUTORS = [pytest.param("host"), pytest.param("docker", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="session")
@@ -76,15 +76,15 @@ def fake_image(engine, base_image):
 class FakePipeline:
     """A LocalRunner whose `ava` is tests/pipelines/fake_ava.py."""
 
-    def __init__(self, folder: Path, ir: str, place, variables: dict[str, str]) -> None:
-        self.folder, self.graph, self.place, self.lines = folder, Graph(ir), place, []
+    def __init__(self, folder: Path, ir: str, executor, variables: dict[str, str]) -> None:
+        self.folder, self.graph, self.executor, self.lines = folder, Graph(ir), executor, []
         self.variables = {**variables, "FAKE_JOURNAL": str(folder / "journal.jsonl")}
 
     def runner(self, variables=None, **options) -> LocalRunner:
         return LocalRunner(
             self.graph,
             self.folder / "runs",
-            self.place,
+            self.executor,
             variables=variables or (lambda task: self.variables),
             show=self.lines.append,
             **options,
@@ -114,18 +114,18 @@ def host(tmp_path, ir) -> FakePipeline:
     (bin_folder / "ava").write_text(f"#!{sys.executable} -SE\n{FAKE.read_text()}")
     (bin_folder / "ava").chmod(0o755)
     variables = {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
-    return FakePipeline(tmp_path, ir, HostPlace(os.environ), variables)
+    return FakePipeline(tmp_path, ir, HostExecutor(os.environ), variables)
 
 
 @pytest.fixture
 def docker(tmp_path, fake_image) -> FakePipeline:
-    place = DockerPlace(os.environ, writable=[tmp_path], readable=[])
-    return FakePipeline(tmp_path, compile_pipeline(SCHEMES, fake_image), place, {})
+    executor = DockerExecutor(os.environ, writable=[tmp_path], readable=[])
+    return FakePipeline(tmp_path, compile_pipeline(SCHEMES, fake_image), executor, {})
 
 
 @pytest.fixture
 def fake(request) -> FakePipeline:
-    """The fake pipeline in the place that the test names: parametrise with PLACES, indirectly."""
+    """The fake pipeline on the executor that the test names: parametrise with EXECUTORS, indirectly."""
     return request.getfixturevalue(request.param)
 
 

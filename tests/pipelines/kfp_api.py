@@ -100,7 +100,7 @@ class Description:
         """Refuse a reply that the description doesn't allow for this status.
 
         Raises:
-            NotAllowed: with the place and the reason.
+            NotAllowed: with the path of the field and the reason.
         """
         responses = self._by_id[operation_id]["responses"]
         described = responses.get(str(status), responses.get("default"))

@@ -125,8 +125,8 @@ def _operation(method: Any) -> tuple[str, str, dict[str, Any]]:
     return call.route, call.method, {"parameters": parameters, "responses": responses}
 
 
-def _parameter(place: str, name: str, kind: str, *, required: bool) -> dict[str, Any]:
-    parameter = {"in": place, "name": name, "required": required, **_schema(kind)}
+def _parameter(location: str, name: str, kind: str, *, required: bool) -> dict[str, Any]:
+    parameter = {"in": location, "name": name, "required": required, **_schema(kind)}
     if name in QUERY_ENUMS:
         parameter["enum"] = QUERY_ENUMS[name].allowable_values
     return parameter

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from ava_core.errors import AvaError
-from pipelines.docker_executor import DockerPlace
-from pipelines.executor import follow
+from pipelines.docker_executor import DockerExecutor
+from pipelines.executor import supervise
 
 pytestmark = pytest.mark.slow
 LOOK = """
@@ -27,7 +27,7 @@ print(json.dumps({
     "writable": {folder: can_write(folder) for folder in sys.argv[1:]},
     "shared": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
     "home": os.environ["HOME"],
-    # By place: what is printed under a secret's name is hidden.
+    # Known by its name: what is printed under a secret's name is hidden.
     "passed_on": [os.environ.get(name) for name in ("MLFLOW_TRACKING_TOKEN", "AWS_ACCESS_KEY_ID", "OTHER")],
 }))
 """
@@ -36,9 +36,9 @@ print(json.dumps({
 @pytest.fixture
 def start(base_image, tmp_path):
     def call(code: str, *arguments: str, environment=None, readable=()):
-        place = DockerPlace(environment or {}, writable=[tmp_path / "out"], readable=readable)
+        executor = DockerExecutor(environment or {}, writable=[tmp_path / "out"], readable=readable)
         command = ["python3", "-c", code, *arguments]
-        return place.start(command, image=base_image, name=f"test-{os.urandom(4).hex()}", variables={})
+        return executor.start(command, image=base_image, name=f"test-{os.urandom(4).hex()}", variables={})
 
     return call
 
@@ -50,7 +50,7 @@ def test_container_may_write_to_its_folders_and_tmp_and_nothing_else(start, tmp_
     environment = {"MLFLOW_TRACKING_TOKEN": "t", "AWS_ACCESS_KEY_ID": "k", "OTHER": "o"}
     folders = [str(tmp_path / "out"), str(corpus), "/tmp", "/", "/usr/bin"]
     task = start(LOOK, *folders, environment=environment, readable=[corpus, tmp_path / "absent"])
-    assert follow(task, log=tmp_path / "log").succeeded
+    assert supervise(task, log=tmp_path / "log").succeeded
     found = json.loads((tmp_path / "log").read_text())
     assert found["user"] == [os.getuid(), os.getgid()]
     assert int(found["capabilities"], 16) == 0 and found["privileges"] == "1"
@@ -70,7 +70,7 @@ def test_container_killed_for_its_memory_is_said_to_be(start, tmp_path, monkeypa
         return create(self, *args, **given, mem_limit="32m", memswap_limit="32m")
 
     monkeypatch.setattr(ContainerCollection, "create", limited)
-    ending = follow(start("x = bytearray(2**28); print(len(x))"), log=tmp_path / "log")
+    ending = supervise(start("x = bytearray(2**28); print(len(x))"), log=tmp_path / "log")
     assert not ending.succeeded and str(ending) == "SIGKILL (out of memory)"
 
 
@@ -88,7 +88,7 @@ def test_container_that_somebody_removes_has_failed(start, engine, tmp_path):
 
     threading.Timer(1.0, remove).start()
     try:  # it depends on what the engine does first whether its end can still be read
-        assert str(follow(task, log=tmp_path / "log")) == "SIGKILL (out of memory?)"
+        assert str(supervise(task, log=tmp_path / "log")) == "SIGKILL (out of memory?)"
     except AvaError as error:
         assert "No such container" in str(error)
 
@@ -103,20 +103,20 @@ def test_container_that_is_gone_has_failed(start, engine):
 
 
 def test_image_that_is_not_here_is_refused_with_the_way_out(base_image):
-    place = DockerPlace({}, writable=[], readable=[])
-    assert place.labels(base_image) == {}
+    executor = DockerExecutor({}, writable=[], readable=[])
+    assert executor.labels(base_image) == {}
     with pytest.raises(AvaError, match=r"ava-none:1: no such image here: build it with `make images`"):
-        place.labels("ava-none:1")
+        executor.labels("ava-none:1")
 
 
 def test_engine_that_does_not_answer_is_refused_with_the_way_out(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(AvaError, match=r"no Docker engine answers .*--runner host"):
-        DockerPlace({}, writable=[], readable=[])
+        DockerExecutor({}, writable=[], readable=[])
 
 
 def test_program_that_is_not_in_the_image_fails_with_its_name(base_image, tmp_path):
-    place = DockerPlace({}, writable=[], readable=[])
-    task = place.start(["ava-none"], image=base_image, name="test-none", variables={})
-    assert follow(task, log=tmp_path / "log").code == 127
+    executor = DockerExecutor({}, writable=[], readable=[])
+    task = executor.start(["ava-none"], image=base_image, name="test-none", variables={})
+    assert supervise(task, log=tmp_path / "log").code == 127
     assert "ava-none" in (tmp_path / "log").read_text()

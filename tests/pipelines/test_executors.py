@@ -1,4 +1,4 @@
-"""One command in a place: a process of this machine, or a container. What holds for one holds for the other."""
+"""One command on an executor: a process of this machine, or a container. What holds for one holds for the other."""
 
 import os
 import time
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.docker_executor import PIECE_BYTES, DockerPlace, whole_lines
-from pipelines.executor import Ending, follow, split_lines
-from pipelines.host_executor import HostPlace
-from tests.pipelines.conftest import PLACES
+from pipelines.docker_executor import PIECE_BYTES, DockerExecutor, whole_lines
+from pipelines.executor import Ending, split_lines, supervise
+from pipelines.host_executor import HostExecutor
+from tests.pipelines.conftest import EXECUTORS
 
 MUCH = 300_000  # more than a pipe holds
 
@@ -20,25 +20,25 @@ def python(*code: str) -> list[str]:
 
 @pytest.fixture
 def run(request, tmp_path):
-    """Run a command in the place that the test names; gives its Ending."""
+    """Run a command on the executor that the test names; gives its Ending."""
     if request.param == "docker":
         image = request.getfixturevalue("base_image")
-        place = DockerPlace({}, writable=[tmp_path], readable=[])
+        executor = DockerExecutor({}, writable=[tmp_path], readable=[])
     else:
-        image, place = "", HostPlace({"PATH": os.environ["PATH"]})
+        image, executor = "", HostExecutor({"PATH": os.environ["PATH"]})
 
     def call(command, log=None, show=lambda line: None, timeout=None, **variables) -> Ending:
         name = f"test-{time.monotonic_ns()}"
-        task = place.start(command, image=image, name=name, variables=variables)
-        return follow(task, log=log or tmp_path / "log", show=show, timeout=timeout)
+        task = executor.start(command, image=image, name=name, variables=variables)
+        return supervise(task, log=log or tmp_path / "log", show=show, timeout=timeout)
 
     return call
 
 
-in_both_places = pytest.mark.parametrize("run", PLACES, indirect=True)
+on_both_executors = pytest.mark.parametrize("run", EXECUTORS, indirect=True)
 
 
-@in_both_places
+@on_both_executors
 def test_both_streams_are_logged_and_shown_line_by_line(run, tmp_path):
     shown: list[str] = []
     program = python("import sys", "print('out', flush=True)", "print('err', file=sys.stderr)", "print('é', end='')")
@@ -47,7 +47,7 @@ def test_both_streams_are_logged_and_shown_line_by_line(run, tmp_path):
     assert shown.index("out") < shown.index("é")
 
 
-@in_both_places
+@on_both_executors
 def test_secret_that_the_command_prints_is_neither_logged_nor_shown(run, tmp_path):
     shown: list[str] = []
     program = python("import sys", "sys.stdout.buffer.write(b'\\xff https://ava:hun/ter2@host.example/x\\n')")
@@ -59,7 +59,7 @@ def test_secret_that_the_command_prints_is_neither_logged_nor_shown(run, tmp_pat
     assert shown == ["\ufffd https://***@host.example/x"]
 
 
-@in_both_places
+@on_both_executors
 def test_lines_come_while_the_command_runs(run):
     times: list[float] = []
     run(
@@ -69,7 +69,7 @@ def test_lines_come_while_the_command_runs(run):
     assert times[1] - times[0] > 1
 
 
-@in_both_places
+@on_both_executors
 def test_bytes_that_are_no_text_don_t_stop_it(run, tmp_path):
     shown: list[str] = []
     assert run(python("import sys; sys.stdout.buffer.write(b'a\\xff\\n')"), show=shown.append).succeeded
@@ -77,30 +77,30 @@ def test_bytes_that_are_no_text_don_t_stop_it(run, tmp_path):
     assert shown == ["a\N{REPLACEMENT CHARACTER}"]
 
 
-@in_both_places
+@on_both_executors
 def test_environment_is_the_given_one_alone(run, monkeypatch):
     monkeypatch.setenv("OURS", "1")
     program = python("import os, sys; sys.exit('OURS' in os.environ or os.environ['THEIRS'] != 'a b')")
     assert run(program, THEIRS="a b").code == 0
 
 
-@in_both_places
+@on_both_executors
 def test_arguments_never_meet_a_shell(run, tmp_path):
     assert run([*python("import sys", "print(sys.argv[1])"), "$HOME; `id` 'x' \"y\""]).succeeded
     assert (tmp_path / "log").read_text() == "$HOME; `id` 'x' \"y\"\n"
 
 
-@in_both_places
+@on_both_executors
 def test_standard_input_is_empty(run):
     assert run(python("import sys; sys.exit(len(sys.stdin.read()))")).code == 0
 
 
-@in_both_places
+@on_both_executors
 def test_full_disk_under_the_log_does_not_hang_the_command(run):
     assert run(python(f"for _ in range({MUCH // 50}): print('x' * 50)"), log=Path("/dev/full")).succeeded
 
 
-@in_both_places
+@on_both_executors
 def test_terminal_that_went_away_does_not_hang_the_command(run, tmp_path):
     def show(line):
         raise BrokenPipeError
@@ -109,7 +109,7 @@ def test_terminal_that_went_away_does_not_hang_the_command(run, tmp_path):
     assert (tmp_path / "log").stat().st_size >= MUCH
 
 
-@in_both_places
+@on_both_executors
 @pytest.mark.parametrize(
     ("number", "words"), [(9, "SIGKILL (out of memory?)"), (15, "SIGTERM"), (11, "SIGSEGV"), (6, "SIGABRT")]
 )
@@ -118,14 +118,14 @@ def test_death_by_signal_is_told_from_an_exit_code(run, number, words):
     assert not ending.succeeded and str(ending) == words
 
 
-@in_both_places
+@on_both_executors
 @pytest.mark.parametrize("code", [1, 2, 77])
 def test_exit_code_is_read(run, code):
     ending = run(python(f"raise SystemExit({code})"))
     assert not ending.succeeded and str(ending) == f"exit code {code}"
 
 
-@in_both_places
+@on_both_executors
 def test_command_that_takes_too_long_is_asked_to_end(run, tmp_path):
     # A shell, which has set its trap long before the time is up.
     ending = run(["sh", "-c", "trap 'echo ending; exit 0' TERM; sleep 600 & wait"], timeout=2.5)
@@ -133,7 +133,7 @@ def test_command_that_takes_too_long_is_asked_to_end(run, tmp_path):
     assert (tmp_path / "log").read_text() == "ending\n"
 
 
-@in_both_places
+@on_both_executors
 def test_command_that_will_not_end_is_killed(run, monkeypatch):
     monkeypatch.setattr("pipelines.executor.end.__defaults__", (1.0,))
     ending = run(["sh", "-c", "trap '' TERM; sleep 600"], timeout=2.5)

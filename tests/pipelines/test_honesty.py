@@ -10,7 +10,7 @@ import json
 import pytest
 
 from pipelines import summary
-from tests.pipelines.conftest import PLACES
+from tests.pipelines.conftest import EXECUTORS
 
 OUTPUTS = {
     "preprocess": "shards",
@@ -31,7 +31,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fake", PLACES, indirect=True)
+@pytest.mark.parametrize("fake", EXECUTORS, indirect=True)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("step", OUTPUTS)
 def test_broken_promise_of_a_step_is_a_failure_of_that_step(fake, step, fault):
@@ -51,7 +51,7 @@ def test_broken_promise_of_a_step_is_a_failure_of_that_step(fake, step, fault):
     assert told.startswith(f"{step} failed: ") and f"    {step} at work" in told and "the same command" in told
 
 
-@pytest.mark.parametrize("fake", PLACES, indirect=True)
+@pytest.mark.parametrize("fake", EXECUTORS, indirect=True)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_of_a_failed_step_is_taken_by_the_next_run(fake, fault):
     failed = fake.run(f"train={fault}", timeouts={"train": TIMEOUT} if fault == "hang" else {})

@@ -200,7 +200,7 @@ def test_image_that_does_not_start_is_refused(docker):
 def test_libraries_of_the_steps_are_loaded_before_the_image_gets_its_name(docker):
     make()
     loaded, named_at = (
-        next(place for place, call in enumerate(docker.calls) if call[0] == verb) for verb in ("run", "tag")
+        next(index for index, call in enumerate(docker.calls) if call[0] == verb) for verb in ("run", "tag")
     )
     assert "torch" in docker.calls[loaded][-1] and loaded < named_at
     assert {"--read-only", "--network=none"} <= set(docker.calls[loaded])

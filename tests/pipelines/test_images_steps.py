@@ -47,9 +47,9 @@ def image(entry) -> str:
 
 def run(image: str, *command: str, folder: Path | None = None, user: str = USER, more: tuple[str, ...] = ()) -> str:
     """What a command prints in a container that can write to /tmp and `folder` only, and reach nothing."""
-    place = ["--volume", f"{folder}:/data", "--workdir", "/data", "--env", "AVA_WORK=/data/work"] if folder else []
+    mounted = ["--volume", f"{folder}:/data", "--workdir", "/data", "--env", "AVA_WORK=/data/work"] if folder else []
     limits = ["--read-only", "--tmpfs", "/tmp", "--network", "none", "--user", user, "--shm-size", "256m"]
-    answer = docker("run", "--rm", *limits, *place, *more, image, *command)
+    answer = docker("run", "--rm", *limits, *mounted, *more, image, *command)
     assert answer.returncode == 0, f"{command}: exit code {answer.returncode}\n{answer.stdout}{answer.stderr}"
     return answer.stdout
 

@@ -13,7 +13,7 @@ import yaml
 from ava_core.config import resolve
 from ava_core.errors import AvaError, ConfigError
 from pipelines import local, mlflow_server
-from pipelines.host_executor import HostPlace
+from pipelines.host_executor import HostExecutor
 from pipelines.processes import Process
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def test_only_the_last_runs_are_kept_and_nothing_else_is_removed(tmp_path):
 
 def test_steps_find_this_environment_s_ava_first_and_share_one_work_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    environment = HostPlace({"PATH": "/usr/bin", "HOME": "/root"}).environment
+    environment = HostExecutor({"PATH": "/usr/bin", "HOME": "/root"}).environment
     assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
     assert environment["HOME"] == "/root"
     server: Future[str] = Future()

@@ -17,12 +17,12 @@ from ava_core.interruption import Interrupted, handle_signals
 from pipelines.compile import compile_pipeline
 from pipelines.executor import Ending
 from pipelines.graph import Graph
-from pipelines.host_executor import HostPlace
+from pipelines.host_executor import HostExecutor
 from pipelines.runner import LocalRunner
-from tests.pipelines.conftest import PLACES
+from tests.pipelines.conftest import EXECUTORS
 
 ORDER = ["preprocess", "train", "quantize-int4", "quantize-int8", "evaluate", "gate", "register", "record-outcome"]
-in_both_places = pytest.mark.parametrize("fake", PLACES, indirect=True)
+on_both_executors = pytest.mark.parametrize("fake", EXECUTORS, indirect=True)
 
 
 def steps(names) -> list[str]:
@@ -30,7 +30,7 @@ def steps(names) -> list[str]:
     return [name.removesuffix("-int8").removesuffix("-int4") for name in names]
 
 
-@in_both_places
+@on_both_executors
 def test_every_component_runs_once_and_in_order(fake):
     result = fake.run()
     assert result.succeeded and result.fault == "" and result.skipped == []
@@ -40,7 +40,7 @@ def test_every_component_runs_once_and_in_order(fake):
     assert not any(task.cached for task in result.tasks)
 
 
-@in_both_places
+@on_both_executors
 def test_outputs_of_one_step_are_inputs_of_the_next(fake):
     result = fake.run()
     flags = {entry["component"]: entry["flags"] for entry in fake.journal}
@@ -52,7 +52,7 @@ def test_outputs_of_one_step_are_inputs_of_the_next(fake):
     assert flags["register"]["quantized"] == str(result.folder("quantize-int4") / "quantized")
 
 
-@in_both_places
+@on_both_executors
 def test_parameters_reach_the_command_whole(fake):
     text = 'preset: cpu/tiny\nevaluate:\n  prompts: ["O \'tis \\"{x}\\"; $HOME `id`"]\n'
     assert fake.run(params_yaml=text, git_commit="c0ffee").succeeded
@@ -60,7 +60,7 @@ def test_parameters_reach_the_command_whole(fake):
     assert {entry["environment"]["AVA_GIT_COMMIT"] for entry in fake.journal} == {"c0ffee"}
 
 
-@in_both_places
+@on_both_executors
 def test_steps_of_a_run_know_its_name_and_another_run_has_another(fake):
     names = []
     for _ in range(2):
@@ -72,7 +72,7 @@ def test_steps_of_a_run_know_its_name_and_another_run_has_another(fake):
     assert len(set(names)) == 2
 
 
-@in_both_places
+@on_both_executors
 def test_forced_steps_are_told_to_compute_anew_and_the_others_not(fake):
     fake.run(forced=fake.graph.from_on({"evaluate"}))
     forced = {entry["component"] for entry in fake.journal if entry["forced"]}
@@ -119,7 +119,7 @@ def test_finished_work_taken_again_is_reported_as_cached(host):
     assert any(line.startswith("train: unchanged, taken from finished work (") for line in host.lines)
 
 
-@in_both_places
+@on_both_executors
 def test_lines_are_shown_live_and_kept_in_the_step_s_log(fake):
     result = fake.run("train=exit code")
     assert "  train | train at work" in fake.lines
@@ -154,20 +154,20 @@ import os, sys
 from pathlib import Path
 from pipelines import command_line
 from pipelines.graph import Graph
-from pipelines.docker_executor import DockerPlace
-from pipelines.host_executor import HostPlace
+from pipelines.docker_executor import DockerExecutor
+from pipelines.host_executor import HostExecutor
 from pipelines.runner import LocalRunner
 folder, number, runner = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 variables = {"FAKE_JOURNAL": f"{folder}/journal.jsonl", "FAKE_FAULT": sys.argv[4]}
 if runner == "host":
-    place, variables["PATH"] = HostPlace(os.environ), f"{folder}/bin:{os.environ['PATH']}"
+    executor, variables["PATH"] = HostExecutor(os.environ), f"{folder}/bin:{os.environ['PATH']}"
 else:
-    place = DockerPlace(os.environ, writable=[folder], readable=[])
+    executor = DockerExecutor(os.environ, writable=[folder], readable=[])
 def show(line):
     print(line, flush=True)
     if "hanging" in line:
         os.kill(os.getpid(), number)
-runner = LocalRunner(Graph((folder / "ir.yaml").read_text()), folder / "runs", place, variables=lambda task: variables,
+runner = LocalRunner(Graph((folder / "ir.yaml").read_text()), folder / "runs", executor, variables=lambda task: variables,
                      show=show)
 command_line.run("test", lambda: runner.run({"params_yaml": "", "data_uri": "."}) and 0)
 """
@@ -202,7 +202,7 @@ def test_interrupt_ends_the_container_and_leaves_none_behind(docker, fake_image,
     assert containers(docker) == []
 
 
-class SlowPlace:
+class SlowExecutor:
     """Interrupts us while it starts the first task."""
 
     def __init__(self) -> None:
@@ -239,11 +239,14 @@ class SlowPlace:
 def test_task_that_is_starting_when_the_interrupt_comes_is_ended_too(tmp_path, ir, raised):
     if raised is Interrupted:
         handle_signals()
-    place = SlowPlace()
-    runner = LocalRunner(Graph(ir), tmp_path, place, variables=lambda task: {}, show=lambda line: None)
+    executor = SlowExecutor()
+    runner = LocalRunner(Graph(ir), tmp_path, executor, variables=lambda task: {}, show=lambda line: None)
     with pytest.raises(raised):
         runner.run({"params_yaml": "", "data_uri": "."})
-    of_task, of_exit_handler = place.done[: place.done.index("close") + 1], place.done[place.done.index("close") + 1 :]
+    of_task, of_exit_handler = (
+        executor.done[: executor.done.index("close") + 1],
+        executor.done[executor.done.index("close") + 1 :],
+    )
     assert "kill" in of_task
     assert of_exit_handler[0] == "start" and of_exit_handler[-1] == "close"
     assert [task.fault for task in runner.result.tasks] == ["interrupted"]
@@ -307,7 +310,7 @@ def run_repeated(tmp_path):
     runner = LocalRunner(
         Graph(path.read_text()),
         tmp_path / "runs",
-        HostPlace(os.environ),
+        HostExecutor(os.environ),
         variables=lambda task: {},
         show=lambda _: None,
     )
