@@ -17,7 +17,7 @@ from ava_core.generation.loading import load_model
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.conversion import to_transformers
 from ava_core.models.quiet import quiet
-from ava_core.runtime.atomic_copy import place
+from ava_core.runtime.atomic_copy import copy_atomically
 from ava_core.runtime.manifest import verified
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) 
             with quiet():
                 exported.save_pretrained(partial)
             copy_tokenizer(folder, partial, exported.config.max_position_embeddings)
-        place(partial, output, {})
+        copy_atomically(partial, output, {})
 
 
 def _exported(folder: Path, target: str, tied: bool) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Putting a finished folder where it was asked for: whole or not at all, also on a full disk or under a kill."""
+"""Copying a finished folder to where it was asked for: whole or not at all, also on a full disk or under a kill."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 _UNSUPPORTED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
-def place(source: Path, target: Path, beside: Mapping[Path, Path]) -> None:
+def copy_atomically(source: Path, target: Path, beside: Mapping[Path, Path]) -> None:
     """Copy `source` to `target` by way of a hidden sibling that is renamed at the end; what was there is replaced.
 
     Copies rather than links, so that a later edit of `target` never reaches the kept bytes; the kernel shares the

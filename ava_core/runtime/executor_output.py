@@ -22,13 +22,13 @@ def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, An
 
     Args:
         path: where KFP reads it.
-        artifacts: place and metadata of each output artifact; no place for one that is metadata alone (Metrics).
+        artifacts: path and metadata of each output artifact; no path for one that is metadata alone (Metrics).
     """
     listed = {}
-    for name, (place, metadata) in artifacts.items():
+    for name, (artifact, metadata) in artifacts.items():
         entry: dict[str, Any] = {"name": name, "metadata": dict(metadata)}
-        if place is not None:
-            entry["uri"] = address(place)
+        if artifact is not None:
+            entry["uri"] = address(artifact)
         listed[name] = {"artifacts": [entry]}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -40,8 +40,8 @@ def wanted(path: Path | None, executor_input: str | None) -> Path | None:
     """Where KFP reads the ExecutorOutput.
 
     Args:
-        path: the place itself; a cluster's launcher leaves the placeholder for it as it is, so it is the weaker word.
-        executor_input: KFP's ExecutorInput as JSON, which says the place.
+        path: as --executor-output gives it. A cluster's launcher leaves its placeholder unfilled, so the other wins.
+        executor_input: KFP's ExecutorInput as JSON, which names it.
 
     Raises:
         ConfigError: it doesn't.
@@ -57,9 +57,9 @@ def wanted(path: Path | None, executor_input: str | None) -> Path | None:
         ) from error
 
 
-def address(place: Path) -> str:
+def address(path: Path) -> str:
     """The artifact's address: of the object store below a cluster's mounts, else the path itself."""
     for mount, scheme in MOUNTS.items():
-        if place.is_relative_to(mount):
-            return scheme + place.relative_to(mount).as_posix()
-    return str(place)
+        if path.is_relative_to(mount):
+            return scheme + path.relative_to(mount).as_posix()
+    return str(path)

@@ -29,7 +29,7 @@ class _StandardError(logging.StreamHandler):
         return sys.stderr
 
 
-class _FollowedFile(logging.FileHandler):
+class _LogFile(logging.FileHandler):
     """A log file that is flushed line by line and whose own failure, such as a full disk, stops nothing."""
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -56,6 +56,6 @@ def configure(level: str = "info", file: Path | None = None) -> None:
     logger.addHandler(console)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = _FollowedFile(file)
+        handler = _LogFile(file)
         handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""The digests by which a folder is known again, for a place that isn't the folder's: few, whatever lies in it.
+"""The digests by which a folder is known again, kept apart from the folder: few, whatever lies in it.
 
 A manifest beside its files can be rewritten together with them. So whoever gives files away keeps their pins elsewhere
 (`ava register`: in the registry's database, while the files are in its artifact store), and whoever gets them checks

@@ -141,7 +141,7 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
             log.info("%s: unchanged: the finished output was taken from %s", spec.name, entry.folder)
         else:
             _compute(request, entry, identity, compute)
-        entry.place(request.output)
+        entry.copy_to(request.output)
     _report(request, reused)
     log.info("%s: wrote %s", spec.name, request.output)
     with suppress(OSError):  # the step is done; what can't be pruned now is pruned by the next one
@@ -149,7 +149,7 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
 
 
 def find_entry(request: Request) -> tuple[Entry, bool]:
-    """The request's place in the work folder, and whether nothing is left to compute, for work done elsewhere.
+    """The request's entry in the work folder, and whether nothing is left to compute, for work done elsewhere.
 
     Raises:
         ConfigError: the output exists and was made from something else.
@@ -191,10 +191,10 @@ def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, An
             entry.state.mkdir(parents=True, exist_ok=True)
             report = compute(entry.state)
         request.output.mkdir(parents=True, exist_ok=True)
-        place = request.output / "report.json"
-        partial = place.with_name(f".{place.name}.partial")
+        path = request.output / "report.json"
+        partial = path.with_name(f".{path.name}.partial")
         partial.write_text(json.dumps({"part": name, "report": report}, indent=2, ensure_ascii=False) + "\n")
-        partial.rename(place)
+        partial.rename(path)
     if request.executor_output is not None:
         executor_output.write(request.executor_output, {"report": (request.output, {"part": name, "reused": finished})})
 
@@ -364,14 +364,14 @@ def _report(request: Request, reused: bool) -> None:
         "metrics": (None, metrics),
     }
     for export in request.spec.exports:
-        place = request.exports.get(export.name)
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
+        path = request.exports.get(export.name)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
             if export.file is not None:
-                shutil.copyfile(request.output / export.file, place)
-                artifacts[export.name] = (place, json.loads(place.read_text()) if export.metadata else {})
+                shutil.copyfile(request.output / export.file, path)
+                artifacts[export.name] = (path, json.loads(path.read_text()) if export.metadata else {})
             else:
                 value = int(metrics[export.metric])
-                place.write_text(json.dumps(bool(value) if export.boolean else value))
+                path.write_text(json.dumps(bool(value) if export.boolean else value))
     if request.executor_output is not None:
         executor_output.write(request.executor_output, artifacts)

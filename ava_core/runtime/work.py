@@ -21,7 +21,7 @@ from typing import IO
 
 from ava_core.errors import AvaError
 from ava_core.runtime import manifest
-from ava_core.runtime.atomic_copy import place
+from ava_core.runtime.atomic_copy import copy_atomically
 
 log = logging.getLogger(__name__)
 MAX_AGE_DAYS = 30.0
@@ -140,9 +140,9 @@ class Entry:
         self._end_state()  # left by a kill just after the output was finished
         return contents
 
-    def place(self, output: Path) -> None:
+    def copy_to(self, output: Path) -> None:
         """Put a copy of the finished output at `output`, whole or not at all; what was there is replaced."""
-        place(self.output, output, beside={timings_path(output): self.timings})
+        copy_atomically(self.output, output, beside={timings_path(output): self.timings})
 
 
 def timings_path(output: Path) -> Path:

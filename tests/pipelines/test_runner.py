@@ -167,8 +167,8 @@ def show(line):
     print(line, flush=True)
     if "hanging" in line:
         os.kill(os.getpid(), number)
-runner = LocalRunner(Graph((folder / "ir.yaml").read_text()), folder / "runs", executor, variables=lambda task: variables,
-                     show=show)
+runner = LocalRunner(Graph((folder / "ir.yaml").read_text()), folder / "runs", executor,
+                     variables=lambda task: variables, show=show)
 command_line.run("test", lambda: runner.run({"params_yaml": "", "data_uri": "."}) and 0)
 """
 

@@ -105,13 +105,13 @@ def test_file_that_is_metadata_reaches_kubeflow_as_both(request_for, tmp_path):
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
-    place = tmp_path / "classification"
-    request = request_for(spec=STEPS["evaluate"], exports={"classification": place})
+    path = tmp_path / "classification"
+    request = request_for(spec=STEPS["evaluate"], exports={"classification": path})
     run_step(request, compute)
-    assert json.loads(place.read_text()) == CLASSIFICATION
+    assert json.loads(path.read_text()) == CLASSIFICATION
     message = json_format.Parse(request.executor_output.read_text(), pipeline_spec_pb2.ExecutorOutput())
     (artifact,) = message.artifacts["classification"].artifacts
-    assert artifact.uri == str(place)
+    assert artifact.uri == str(path)
     assert json_format.MessageToDict(artifact.metadata) == CLASSIFICATION
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from ava_core.runtime import manifest
-from ava_core.runtime.atomic_copy import place
+from ava_core.runtime.atomic_copy import copy_atomically
 from ava_core.runtime.work import WorkStore, timings_path
 
 DAY = 86_400
@@ -110,7 +110,7 @@ def test_placing_copies_every_byte_and_removes_what_a_killed_process_left(tmp_pa
     (tmp_path / f".out.{os.getpid()}.replaced").mkdir()
     (tmp_path / ".out.1.partial").mkdir()  # process 1 lives
     (tmp_path / ".out.notes").touch()
-    place(source, tmp_path / "out", {})
+    copy_atomically(source, tmp_path / "out", {})
     assert read_all(tmp_path / "out") == read_all(source)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.1.partial", ".out.notes", "out", "source"]
 
@@ -123,7 +123,7 @@ def test_placing_works_where_the_kernel_cannot_copy_by_itself(tmp_path, monkeypa
 
     monkeypatch.setattr(os, "copy_file_range", refuse)
     source = finished(tmp_path / "source")
-    place(source, tmp_path / "out", {})
+    copy_atomically(source, tmp_path / "out", {})
     assert read_all(tmp_path / "out") == read_all(source)
 
 
@@ -136,7 +136,7 @@ def test_what_was_there_stays_when_the_copy_fails(tmp_path, monkeypatch, read_al
 
     monkeypatch.setattr(os, "copy_file_range", fail)
     with pytest.raises(OSError, match="No space"):
-        place(source, out, {})
+        copy_atomically(source, out, {})
     assert read_all(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 

@@ -2,7 +2,7 @@
 
 Inside the TrainJob runs the step itself, under its whole contract, in the same work folder, which lies on a volume that
 all machines share. Its key is that of the same training on one machine with as many ranks. What remains to do here is
-to start it, to follow it, and to put the output that it left in the work folder into its place.
+to start it, to watch it, and to put the output that it left in the work folder where it was asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from ava_core.config.hosts import require_divisible_batches
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import AvaError, ConfigError
-from ava_core.runtime.atomic_copy import place, remove
+from ava_core.runtime.atomic_copy import copy_atomically, remove
 from ava_core.runtime.digests import digest_code
 from ava_core.runtime.step import Request, StepRun, find_entry, run_step
 from ava_core.runtime.work import Entry
@@ -84,7 +84,7 @@ def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJ
     Args:
         request: as it was asked for.
         inner: as it is inside the job.
-        entry: its place in the work folder.
+        entry: its entry in the work folder.
         folder: for copies of what isn't on the shared volume, and for the job's own output and logs.
     """
     kubernetes = request.config.kubernetes
@@ -123,7 +123,7 @@ def _shared(path: Path, mount: Path, copy: Path) -> Path:
     if path.is_relative_to(mount):
         return path
     if not copy.exists():
-        place(path, copy, beside={})
+        copy_atomically(path, copy, beside={})
     return copy
 
 
