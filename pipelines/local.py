@@ -153,7 +153,7 @@ def make_executor(
 
 def absolute_sources(config: AvaConfig) -> list[Path]:
     """Files and folders that the configuration's sources name from the root, so outside of --data."""
-    named = [Path(text) for source in config.data.sources for text in (source.path, source.hub) if text]
+    named = [Path(source.location) for source in config.data.sources]
     return [Path(*takewhile(lambda part: not has_magic(part), path.parts)) for path in named if path.is_absolute()]
 
 

@@ -16,6 +16,9 @@ from ava_core.config.quantization import QuantizeConfig
 from ava_core.config.section import AnyText, Fraction, NonNegative, Positive, PositiveNumber, Section, Text, Weight
 from ava_core.config.training import TrainConfig
 
+SOURCE_KINDS = ("corpus", "path", "hub")
+"""Keys that name a source, one of which each entry of `data.sources` has; `ava_core/data/sources/KEY.py` opens it."""
+
 
 class SourceConfig(Section):
     """One source of documents: exactly one of `corpus`, `path` or `hub`."""
@@ -39,10 +42,22 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SourceConfig:
-        given = [name for name in ("corpus", "path", "hub") if getattr(self, name) is not None]
+        given = [name for name in SOURCE_KINDS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"names {' and '.join(given) or 'no source'}: give exactly one of corpus, path, hub")
+            raise ValueError(
+                f"names {' and '.join(given) or 'no source'}: give exactly one of {', '.join(SOURCE_KINDS)}"
+            )
         return self
+
+    @property
+    def kind(self) -> str:
+        """Which of `SOURCE_KINDS` is given."""
+        return next(name for name in SOURCE_KINDS if getattr(self, name) is not None)
+
+    @property
+    def location(self) -> str:
+        """What is given under it."""
+        return getattr(self, self.kind)
 
 
 class CleaningConfig(Section):

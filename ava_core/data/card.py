@@ -6,7 +6,7 @@ from typing import Any
 
 from ava_core.config.schema import DataConfig, TokenizerConfig
 from ava_core.data.shards import BLOCK_TOKENS, SplitsInfo
-from ava_core.data.sources import Source
+from ava_core.data.sources.source import Source
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 """The Hub's size categories, in rows."""

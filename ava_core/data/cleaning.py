@@ -15,7 +15,7 @@ from typing import Any
 
 from ava_core.config.schema import CleaningConfig
 from ava_core.data.markdown import render_markdown
-from ava_core.data.sources.formats import Document
+from ava_core.data.sources.source import Document
 
 MAX_SAMPLES = 3
 """Samples kept of each filter."""

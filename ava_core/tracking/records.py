@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ava_core.config.schema import SOURCE_KINDS
 from ava_core.errors import IntegrityError
 
 # MLflow's limits (mlflow.utils.validation): entries per request, characters per value.
@@ -117,7 +118,8 @@ def describe_corpus(sources: Sequence[Mapping[str, Any]], digest: str, figures: 
         digest: digest of the shards' contents.
         figures: metrics of the steps; those that count documents, tokens or bytes of a split are kept.
     """
-    names = [str(source.get("corpus") or source.get("hub") or Path(str(source.get("path"))).name) for source in sources]
+    given = [next((kind, str(source[kind])) for kind in SOURCE_KINDS if source.get(kind)) for source in sources]
+    names = [Path(location).name if kind == "path" else location for kind, location in given]
     kinds = ("documents", "tokens", "bytes")
     counts = {
         f"{split}_{kind}": figures[f"{split}_{kind}"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ava_core.config.schema import CleaningConfig
 from ava_core.data.cleaning import Cleaner
-from ava_core.data.sources.formats import Document
+from ava_core.data.sources.source import Document
 
 VERSE = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
 

@@ -17,7 +17,7 @@ from ava_core.config.schema import CleaningConfig, DataConfig, TokenizerConfig
 from ava_core.data.cleaning import Cleaner
 from ava_core.data.preprocess import preprocess
 from ava_core.data.shards import ShardedSplit
-from ava_core.data.sources.formats import Document
+from ava_core.data.sources.source import Document
 from ava_core.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.errors import AvaError
 from ava_core.runtime import manifest
@@ -172,6 +172,8 @@ import os, signal, sys
 from pathlib import Path
 from ava_core.config.schema import DataConfig, TokenizerConfig
 from ava_core.data import preprocess as module
+from ava_core.data import stages
+from ava_core.data.cleaning import Cleaner
 from ava_core.runtime.progress import Progress
 
 data, output, state, where = sys.argv[1:]
@@ -189,12 +191,12 @@ def killed_late(function, calls):
 
 
 if where == "write_split":
-    module.write_split = killed_late(module.write_split, [])
+    stages.write_split = killed_late(stages.write_split, [])
 elif where == "clean":
     calls = []
-    module.Cleaner.clean = killed_late(module.Cleaner.clean, calls)
+    Cleaner.clean = killed_late(Cleaner.clean, calls)
 elif where != "nowhere":
-    setattr(module, where, killed)
+    setattr(stages if hasattr(stages, where) else module, where, killed)
 config = DataConfig.model_validate({"sources": [{"path": "*.txt"}]})
 module.preprocess(config, TokenizerConfig(vocab_size=400), data=Path(data), output=Path(output), state=Path(state),
                   progress=Progress(quiet=True))

@@ -1,4 +1,4 @@
-"""Documents out of files: one reader for each `format` of `data.sources`."""
+"""Documents in files: what each `format` of `data.sources` is, and how it is read."""
 
 from __future__ import annotations
 
@@ -8,31 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.json_text import read_json
+from ava_core.data.sources.source import Document, document_of_row, missing_field
 from ava_core.errors import AvaError
-
-SUFFIXES = {
-    "text": (".txt", ".text"),
-    "markdown": (".md", ".markdown"),
-    "jsonl": (".jsonl", ".ndjson"),
-    "parquet": (".parquet",),
-    "arrow": (".arrow", ".feather"),
-}
-"""Endings of the files that a folder gives to each format; a glob or a file may have any ending."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text.
-
-    Attributes:
-        name: where it came from, relative to its source: the same on every machine.
-        text: the text.
-        markdown: whether `text` is Markdown.
-    """
-
-    name: str
-    text: str
-    markdown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +17,7 @@ class Reading:
     """How files are read.
 
     Attributes:
-        format: a key of `SUFFIXES`.
+        format: a key of `FORMATS`.
         text_field: the column that holds the text, for jsonl, parquet and arrow.
         separator: splits a text or Markdown file into documents; None: a file is one document.
     """
@@ -61,24 +38,7 @@ def read_file(path: Path, name: str, reading: Reading) -> Iterator[Document]:
     Raises:
         AvaError: the file can't be read as what it should be; the message says where.
     """
-    return _READERS[reading.format](path, name, reading)
-
-
-def document_of_row(value: Any, name: str, text_field: str) -> Document:
-    """The document in one row's text column; a missing text is an empty document, which cleaning counts and drops."""
-    if value is None:
-        return Document(name, "")
-    if not isinstance(value, str):
-        raise AvaError(
-            f"{name}: `{text_field}` is {type(value).__name__}, not text: set text_field to the column that holds text"
-        )
-    return Document(name, value)
-
-
-def missing_field(name: str, text_field: str, present: Iterable[str]) -> AvaError:
-    """The error for data without the text column."""
-    columns = ", ".join(sorted(present)) or "none"
-    return AvaError(f"{name}: has no field `{text_field}`: set text_field to one of its fields ({columns})")
+    return FORMATS[reading.format].read(path, name, reading)
 
 
 def _read_whole(path: Path, name: str, reading: Reading) -> Iterator[Document]:
@@ -168,10 +128,24 @@ def _unreadable(path: Path, kind: str, error: Exception) -> AvaError:
     return AvaError(f"{path}: can't be read as {kind} ({reason}): mend it, or set the source's format")
 
 
-_READERS: dict[str, Callable[[Path, str, Reading], Iterator[Document]]] = {
-    "text": _read_whole,
-    "markdown": _read_whole,
-    "jsonl": _read_jsonl,
-    "parquet": _read_parquet,
-    "arrow": _read_arrow,
+@dataclass(frozen=True)
+class Format:
+    """A way to hold documents in a file.
+
+    Attributes:
+        suffixes: endings of the files that a folder gives to it; a glob or a file may have any ending.
+        read: the documents of a file, with the arguments of `read_file`.
+    """
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, str, Reading], Iterator[Document]]
+
+
+FORMATS = {
+    "text": Format((".txt", ".text"), _read_whole),
+    "markdown": Format((".md", ".markdown"), _read_whole),
+    "jsonl": Format((".jsonl", ".ndjson"), _read_jsonl),
+    "parquet": Format((".parquet",), _read_parquet),
+    "arrow": Format((".arrow", ".feather"), _read_arrow),
 }
+"""The formats by their names in `data.sources`."""

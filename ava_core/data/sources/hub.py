@@ -1,0 +1,94 @@
+"""`hub: NAME`: a data set that `datasets` loads, from the Hugging Face Hub or from a local folder.
+
+The digest covers the name and the commit that was read; of a folder, the names and bytes of its files. `datasets`
+follows every link, so all links of a folder are held against `links.py` before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ava_core.config.schema import SourceConfig
+from ava_core.data.corpora import digest_files
+from ava_core.data.sources.links import files_to_read
+from ava_core.data.sources.source import Document, Source, document_of_row, missing_field
+from ava_core.errors import AvaError
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set that `datasets` loads by name, from the Hugging Face Hub or from a local folder."""
+
+    config: SourceConfig
+    license: str | None = None
+    language: str | None = None
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        return Path(self.config.hub or "").name if self._local else f"{self.config.hub} (split {self.config.split})"
+
+    @property
+    def _local(self) -> Path | None:
+        folder = Path(self.config.hub or "")
+        return folder if folder.is_dir() else None
+
+    def documents(self) -> Iterator[Document]:
+        from datasets import load_dataset
+
+        config = self.config
+        try:
+            rows: Any = load_dataset(
+                config.hub, split=config.split, revision=config.revision, streaming=config.streaming
+            )
+        except Exception as error:
+            raise _hub_error(config, error) from error
+        if rows.column_names is not None and config.text_field not in rows.column_names:
+            raise missing_field(f"hub {config.hub}", config.text_field, rows.column_names)
+        for number, row in enumerate(rows, start=1):
+            if config.text_field not in row:
+                raise missing_field(f"hub {config.hub}: row {number}", config.text_field, row)
+            yield document_of_row(row[config.text_field], f"{config.split}:{number}", config.text_field)
+
+    def files_apart(self) -> list[Source]:
+        return [self]
+
+    def digest(self) -> str:
+        if self._local:
+            return digest_files(self._local, files_to_read(self._local))
+        return hashlib.sha256(f"{self.config.hub}@{self._commit()}".encode()).hexdigest()
+
+    def _commit(self) -> str:
+        """The commit that the revision stands for: a branch or tag may move, so its name can't tell what was read."""
+        if re.fullmatch(r"[0-9a-f]{40}", self.config.revision or ""):
+            return str(self.config.revision)
+        from huggingface_hub import HfApi
+
+        try:
+            return str(HfApi().dataset_info(str(self.config.hub), revision=self.config.revision, timeout=30).sha)
+        except Exception as error:
+            raise _hub_error(self.config, error) from error
+
+
+def open_source(config: SourceConfig, separator: str | None, data: Path | None) -> HubSource:
+    """The data set that `config.hub` names; it isn't asked for yet.
+
+    Raises:
+        AvaError: a local folder holds a link that isn't followed.
+    """
+    if Path(str(config.hub)).is_dir():
+        files_to_read(Path(str(config.hub)))
+    return HubSource(config)
+
+
+def _hub_error(config: SourceConfig, error: Exception) -> AvaError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    place = f"{config.hub}, split {config.split}" + (f", revision {config.revision}" if config.revision else "")
+    return AvaError(
+        f"hub {place}: can't be loaded ({reason}): check the name and the network, or give files with `path`"
+    )
