@@ -73,7 +73,8 @@ class StepSpec:
         summary: one line for `--help`.
         output: what the output folder is called among other steps' inputs.
         sections: top-level configuration keys that the step reads; only they enter its key.
-        code: folders and modules of `ava_core`, without the package's name, whose source enters its key.
+        function: the library function that computes it, `module:function`. What its module and the step's command
+            import enters the step's key: see `ava_core.runtime.code`.
         inputs: the folders it reads.
         choices: flags that change the result.
         metrics: names in metrics.json that always exist.
@@ -87,7 +88,7 @@ class StepSpec:
     summary: str
     output: str
     sections: tuple[str, ...]
-    code: tuple[str, ...]
+    function: str
     inputs: tuple[Input, ...] = ()
     choices: tuple[Choice, ...] = ()
     metrics: tuple[str, ...] = ()
@@ -102,8 +103,6 @@ class StepSpec:
         return tuple(port for port in self.inputs if not port.by_hand)
 
 
-# What every step that runs the model on shards depends on.
-_MODEL_CODE = ("config", "data/shards.py", "data/batches.py", "models", "kernels", "losses", "runtime")
 _SHARDS = Input(name="shards", help="Output folder of `ava preprocess`.")
 _MODEL = Input(name="model", help="Output folder of `ava train`.")
 _QUANTIZED = Input(
@@ -119,7 +118,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Clean, deduplicate, split and tokenise the corpus into shards.",
             output="shards",
             sections=("data", "tokenizer"),
-            code=("config", "data", "runtime"),
+            function="ava_core.data.preprocess:preprocess",
             inputs=(
                 Input(
                     name="data",
@@ -149,7 +148,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Train the model with DeepSpeed.",
             output="model",
             sections=("seed", "model", "train"),
-            code=(*_MODEL_CODE, "data/curriculum.py", "data/difficulty.py", "data/tokenizer.py", "training"),
+            function="ava_core.training.train:train",
             inputs=(
                 _SHARDS,
                 Input(
@@ -193,7 +192,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Export to ONNX, quantise the weights, and measure the parity with the float model.",
             output="quantized",
             sections=("quantize",),
-            code=(*_MODEL_CODE, "data/tokenizer.py", "quantization"),
+            function="ava_core.quantization.quantize:quantize",
             inputs=(_MODEL, _SHARDS),
             choices=(Choice(name="scheme", help="Type of the quantised weights.", values=SCHEMES),),
             metrics=(
@@ -211,7 +210,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Score the test split, sample, and write the report.",
             output="evaluation",
             sections=("seed", "evaluate"),
-            code=(*_MODEL_CODE, "generation", "evaluation", "quantization"),
+            function="ava_core.evaluation.evaluate:evaluate",
             inputs=(_MODEL, _SHARDS, _QUANTIZED),
             metrics=(
                 "test_loss",
@@ -244,7 +243,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Decide from the evaluation, and from the present champion's, whether a model may become champion.",
             output="gate",
             sections=("register",),
-            code=("config", "registry", "runtime", "tracking"),
+            function="ava_core.registry.gate:gate",
             inputs=(_MODEL, _QUANTIZED, _EVALUATION),
             metrics=("passed", "bounds_checked", "bounds_failed", "smallest_margin"),
             timings=("wall_seconds",),
@@ -260,7 +259,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Register the model in MLflow, and promote it to champion if the gate let it through.",
             output="registration",
             sections=("register",),
-            code=("config", "generation", "registry", "serving", "tracking", "runtime"),
+            function="ava_core.registry.register:register",
             inputs=(
                 _MODEL,
                 _QUANTIZED,

@@ -25,6 +25,7 @@ from ava_core.cli import (
     export,
     gate,
     generate,
+    keys,
     preprocess,
     quantize,
     record_outcome,
@@ -66,6 +67,7 @@ app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("show")(show.show)
+app.command("keys")(keys.keys)
 app.command("record-outcome", hidden=True)(record_outcome.record_outcome)
 app.add_typer(config.app, name="config")
 

@@ -1,24 +1,18 @@
-"""`ava preprocess`, and `ava preprocess --part I/N`."""
+"""`ava preprocess`."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ava_core.cli.step_command import Instead, step_command
+from ava_core.cli.clean_part import PART
+from ava_core.cli.step_command import step_command
 
 if TYPE_CHECKING:
     from ava_core.config import AvaConfig
-    from ava_core.runtime.step import Request, StepRun
+    from ava_core.runtime.step import StepRun
 
 NAME = "preprocess"
-PART = Instead(
-    flag="part",
-    metavar="I/N",
-    help="Only clean part I of N, into the work folder: `ava preprocess` goes on from there once it has all N.",
-    call=lambda request, part: _clean_part(request, part),
-)
 
 
 def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
@@ -40,29 +34,6 @@ def _compute(run: StepRun) -> None:
     )
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)
-
-
-def _clean_part(request: Request, part: str) -> None:
-    from ava_core.data.preprocess import clean_part
-    from ava_core.errors import ConfigError
-    from ava_core.runtime.step import run_part
-
-    match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", part)
-    index, count = map(int, match.groups()) if match else (1, 0)
-    if index > count:
-        raise ConfigError(f"--part {part}: must be I/N with 1 <= I <= N, such as 2/4")
-
-    def clean(state: Path) -> dict[str, Any]:
-        return clean_part(
-            request.config.data,
-            data=next(iter(request.inputs["data"]), None),
-            state=state,
-            index=index,
-            count=count,
-            progress=request.progress,
-        )
-
-    run_part(request, f"part-{index}-of-{count}", clean)
 
 
 command = step_command(NAME, _compute, _digest_inputs, instead=PART)

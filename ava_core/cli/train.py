@@ -1,4 +1,4 @@
-"""`ava train`, and `ava train --find-lr`."""
+"""`ava train`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ava_core.cli.live_training import shown_live
-from ava_core.cli.step_command import Instead, step_command
+from ava_core.cli.find_rate import FIND_RATE
+from ava_core.cli.step_command import step_command
 
 if TYPE_CHECKING:
     from ava_core.runtime.step import Request, StepRun
 
 NAME = "train"
-EXPLORATION = Instead(
-    flag="find_lr",
-    help="Search for a learning rate instead of training: OUTPUT gets learning_rate.json and its plot.",
-    call=lambda request, _: _find_rate(request),
-)
 
 
 def _compute(run: StepRun) -> None:
@@ -37,33 +32,14 @@ def _compute(run: StepRun) -> None:
         "kept": run.kept / "checkpoints",
     }
     follow.announce_work(arguments)
+    from ava_core.tracking.live import live_run
     from ava_core.training.train import train
 
-    with shown_live(run):
+    parameters = run.config.model_dump(mode="json", by_alias=True)
+    with live_run(experiment=run.config.registry.experiment, parameters=parameters, state=run.state):
         result = train(**arguments)
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)
-
-
-def _find_rate(request: Request) -> None:
-    from ava_core.errors import ConfigError
-    from ava_core.runtime.step import prepare_inputs
-
-    output = request.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output}: exists: give another folder for the search of a learning rate")
-    prepare_inputs(request)
-    from ava_core.training.explore import explore_rates
-
-    explore_rates(
-        model_config=request.config.model,
-        train_config=request.config.train,
-        seed=request.config.seed,
-        shards=request.inputs["shards"][0],
-        output=output,
-        threads=request.threads,
-        progress=request.progress,
-    )
 
 
 def _optional(inputs: Any, name: str) -> Path | None:
@@ -81,4 +57,4 @@ def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
     follow.run_step_as_rank(request, compute)
 
 
-command = step_command(NAME, _compute, runner=_run, instead=EXPLORATION)
+command = step_command(NAME, _compute, runner=_run, instead=FIND_RATE)

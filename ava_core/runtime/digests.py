@@ -1,4 +1,4 @@
-"""SHA-256 of files, of values and of our own source."""
+"""SHA-256 of files and of values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ SETTLED_NS = 2 * 10**9
 """Age of its last change from which a file's times tell whether it changed again: file systems count in coarser ticks
 than a writer's."""
 _known: dict[tuple[int, ...], str] = {}
-PACKAGE = Path(__file__).resolve().parents[1]
-PRESETS = PACKAGE / "config" / "files"
 
 
 def digest_file(path: Path) -> str:
@@ -80,22 +77,3 @@ def digest_tree(folder: Path) -> str:
     """SHA-256 over the names and contents of all files below `folder` (or of one file); raises as `files_below`."""
     files = [folder] if folder.is_file() else files_below(folder)
     return digest_value([[path.relative_to(folder).as_posix(), digest_file(path)] for path in files])
-
-
-def _is_source(path: Path) -> bool:
-    """Code and what travels with it, such as templates; not the presets, whose values enter the key by themselves."""
-    compiled = "__pycache__" in path.parts or path.suffix in (".pyc", ".so")
-    return path.is_file() and not compiled and PRESETS not in path.parents
-
-
-@cache
-def digest_code(parts: Iterable[str]) -> str:
-    """SHA-256 of the sources under `parts`, paths relative to the package `ava_core`.
-
-    A change in the code that a step runs gives it another key, so that stale work is never reused.
-    """
-    files: set[Path] = set()
-    for part in parts:
-        path = PACKAGE / part
-        files.update(filter(_is_source, path.rglob("*")) if path.is_dir() else [path])
-    return digest_value([[file.relative_to(PACKAGE).as_posix(), digest_file(file)] for file in sorted(files)])

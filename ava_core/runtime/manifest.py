@@ -37,8 +37,8 @@ class Manifest:
     Attributes:
         step: name of the step that wrote it.
         key: digest of everything that determines the output (see `ava_core.runtime.step`).
-        version: version of the distribution.
-        code: digest of the sources that the step runs.
+        version: version of the distribution, which is no part of the key.
+        code: digest of the code that can change the output (see `ava_core.runtime.code`).
         config: digest of the configuration sections that the step reads.
         choices: values of the flags that change the result.
         inputs: digest of each input's files, by name; a repeated input has one entry per folder, `name.0`, `name.1`.

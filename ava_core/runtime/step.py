@@ -1,8 +1,8 @@
 """The step contract in one function: `run_step`.
 
-A step's key is the digest of everything that determines its output: its name, the sources it runs, the
-configuration sections it reads, its flags, the contents of its inputs, threads and ranks. The same key gives the same
-bytes, so a finished output is reused and an unfinished one is gone on with.
+A step's key is the digest of everything that determines its output: its name, the code that can change it (see
+`ava_core.runtime.code`), the configuration sections it reads, its flags, the contents of its inputs, threads and ranks.
+The same key gives the same bytes, so a finished output is reused and an unfinished one is gone on with.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ava_core.config.schema import AvaConfig
 from ava_core.config.threads import limit_threads
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime import executor_output, manifest
-from ava_core.runtime.digests import digest_code, digest_tree, digest_value
+from ava_core.runtime.code import code_of
+from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.runtime.full_disk import full_disk_explained
 from ava_core.runtime.progress import Progress
 from ava_core.runtime.work import KEPT_HOURS, Entry, WorkStore, timings_path
@@ -268,18 +269,23 @@ def _name_origin(folder: Path, identity: manifest.Manifest) -> None:
 
 def _identify(request: Request, inputs: _Inputs) -> manifest.Manifest:
     spec = request.spec
-    resolved = request.config.model_dump(mode="json", by_alias=True)
+    code = code_of(spec, request.work)
     identity: dict[str, Any] = {
         "step": spec.name,
-        "version": __version__,
-        "code": digest_code(spec.code),
-        "config": digest_value({name: resolved[name] for name in spec.sections}),
-        "choices": {**request.choices, **(kernels_choice() if "kernels" in spec.code else {})},
+        "code": code.digest,
+        "config": digest_value(values_read(spec, request.config)),
+        "choices": {**request.choices, **(kernels_choice() if code.runs_kernels else {})},
         "inputs": inputs.contents,
         "threads": request.threads,
         "ranks": request.ranks,
     }
-    return manifest.Manifest(key=digest_value(identity), made_from=inputs.manifests, **identity)
+    return manifest.Manifest(key=digest_value(identity), version=__version__, made_from=inputs.manifests, **identity)
+
+
+def values_read(spec: StepSpec, config: AvaConfig) -> dict[str, Any]:
+    """The sections of the configuration that a step reads, as JSON has them."""
+    resolved = config.model_dump(mode="json", by_alias=True)
+    return {name: resolved[name] for name in spec.sections}
 
 
 def _present(request: Request, identity: manifest.Manifest) -> bool:

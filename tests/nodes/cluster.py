@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ava_core.runtime.digests import digest_code
+from ava_core.runtime.code import code_of
 from ava_core.steps import STEPS
 from ava_core.training.launchers.mpi import HOSTFILE, SSH_FOLDER
 from ava_core.training.launchers.runtime import GROUP, USER, node_command
@@ -131,7 +131,7 @@ class Cluster:
         hostfile = self.folder / launcher / HOSTFILE.name
         hostfile.parent.mkdir()
         hostfile.write_text("".join(f"{host} slots=1\n" for host in (launcher, *nodes)))
-        code = digest_code(STEPS["train"].code)
+        code = code_of(STEPS["train"]).digest
         command = job_command(arguments, nodes=1 + len(nodes), processes=1, code=code)
         self._run(launcher, command, {self.keys: SSH_FOLDER, hostfile.parent: HOSTFILE.parent})
         return Job(launcher)

@@ -20,7 +20,7 @@ SPEC = StepSpec(
     summary="Write blocks of bytes.",
     output="numbers",
     sections=("seed",),
-    code=("errors.py",),
+    function="ava_core.errors:one_line",  # stands for the code of the step, which would have to lie in the package
     inputs=(Input(name="numbers", help="Output of `ava count`.", required=False, repeated=True),),
     choices=(Choice(name="letter", help="Goes into the bytes.", values=("a", "b")),),
     metrics=("blocks",),

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.runtime import digests, manifest
-from ava_core.runtime.digests import digest_code, digest_file, digest_tree, digest_value
-from ava_core.steps import STEPS
+from ava_core.runtime.digests import digest_file, digest_tree, digest_value
 
 FIELDS = {
     "step": "train",
@@ -258,30 +257,3 @@ def test_a_tree_has_another_digest_when_a_name_or_a_byte_changes(tmp_path):
     (tree / "b").write_text("2")
     assert len({before, renamed, digest_tree(tree)}) == 3
     assert digest_tree(tree / "b") == digest_value([[".", digest_file(tree / "b")]])
-
-
-def test_the_digest_of_the_code_follows_the_sources_and_not_the_bytecode(tmp_path, monkeypatch):
-    from ava_core.runtime import digests
-
-    (tmp_path / "part" / "__pycache__").mkdir(parents=True)
-    (tmp_path / "part" / "a.py").write_text("x = 1\n")
-    (tmp_path / "part" / "report.html").write_text("<p>")
-    monkeypatch.setattr(digests, "PACKAGE", tmp_path)
-
-    def digest():
-        digests.digest_code.cache_clear()
-        return digests.digest_code(("part",))
-
-    before = digest()
-    (tmp_path / "part" / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"x")
-    assert digest() == before
-    (tmp_path / "part" / "report.html").write_text("<b>")
-    template = digest()
-    (tmp_path / "part" / "a.py").write_text("x = 2\n")
-    assert len({before, template, digest()}) == 3
-    digests.digest_code.cache_clear()
-
-
-@pytest.mark.parametrize("name", STEPS)
-def test_the_code_of_every_step_can_be_digested(name):
-    assert len(digest_code(STEPS[name].code)) == 64

@@ -173,10 +173,10 @@ def _require_code(expected: str | None) -> None:
     """The same code here as where the job was started, or the work could not be found by its key."""
     if expected is None:
         return
-    from ava_core.runtime.digests import digest_code
+    from ava_core.runtime.code import code_of
     from ava_core.steps import STEPS
 
-    if digest_code(STEPS["train"].code) != expected:
+    if code_of(STEPS["train"]).digest != expected:
         raise ConfigError(
             "the image of the runtime holds other code than the one that started this job: apply"
             " `python -m ava_core.training.launchers.runtime --image IMAGE` with the step's image"

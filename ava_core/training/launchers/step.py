@@ -19,7 +19,7 @@ from ava_core.config.hosts import require_divisible_batches
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime.atomic_copy import copy_atomically, remove
-from ava_core.runtime.digests import digest_code
+from ava_core.runtime.code import code_of
 from ava_core.runtime.step import Request, StepRun, find_entry, run_step
 from ava_core.runtime.work import Entry
 from ava_core.training.launchers.trainjob import ENVIRONMENT, SECRETS, TrainJob, job_command, job_environment, job_name
@@ -98,7 +98,7 @@ def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJ
         [*arguments, *(["--force"] if request.force else [])],
         nodes=kubernetes.train_job.nodes,
         processes=request.config.train.processes,
-        code=digest_code(request.spec.code),
+        code=code_of(request.spec, request.work).digest,
         secrets=SECRETS if kubernetes.secrets else None,
     )
     environment = job_environment(os.environ)

@@ -129,7 +129,7 @@ def job_command(
             have `launcher: local` and `processes: nodes x processes`; the folders are shared by all nodes.
         nodes: machines that take part, the launcher's included.
         processes: ranks on each of them.
-        code: digest of the training's code here (`digest_code(STEPS["train"].code)`); the job refuses another one.
+        code: digest of the training's code here (`code_of(STEPS["train"]).digest`); the job refuses another one.
         secrets: folder in the container with one file for each secret variable.
         hostfile: names of all nodes; the first word of each line is read.
         ssh: folder with id_rsa, id_rsa.pub and authorized_keys.

@@ -1,0 +1,176 @@
+"""The code that can change a step's result, found by following imports from the step's function.
+
+A module counts when the step may import it: at its top, inside a function, by its name in a string, or as a parent of
+another. With a package come the files in it that are no modules, such as the native kernels' sources. `boundary` says
+what doesn't count, `source` what counts of a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ava_core.runtime.boundary import CONTRACT, is_outside
+from ava_core.runtime.digests import digest_file, digest_value
+from ava_core.runtime.source import ROOT, Import, Source, read_source
+from ava_core.steps import StepSpec
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PRESETS = "config/files"
+"""Where an installed package has the presets, whose values enter the key by themselves."""
+COMPILED = {".pyc", ".so"}
+CACHE = "code.json"
+LARGEST_CACHE = 2_000
+"""Files; a checkout has some 300, and each change of one adds one."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What of Ava can change a step's result.
+
+    Attributes:
+        files: digest of what counts of each file, by the name of the module or the path below the package.
+    """
+
+    files: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all of it, and the version of the step contract."""
+        return digest_value({"contract": CONTRACT, "files": self.files})
+
+    @property
+    def runs_kernels(self) -> bool:
+        """Whether AVA_KERNELS can change the result."""
+        return f"{ROOT}.kernels.library" in self.files
+
+
+def code_of(spec: StepSpec, work: Path | None = None, package: Path = PACKAGE) -> Code:
+    """The code of a step.
+
+    Args:
+        spec: the step.
+        work: the work folder, which keeps what was read of each file, by the digest of its bytes.
+        package: folder of the package to look at.
+    """
+    reader = _Reader(package, work / CACHE if work else None)
+    # The command counts too, though it lies in a package that doesn't: it calls the function.
+    roots = {spec.function.partition(":")[0], f"{ROOT}.cli.{spec.name}"} & reader.tree.modules.keys()
+    code = Code(dict(sorted(_files(reader, roots))))
+    reader.save()
+    return code
+
+
+def _files(reader: _Reader, roots: set[str]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        module = waiting.pop()
+        if module in seen or module not in reader.tree.modules or (is_outside(module) and module not in roots):
+            continue
+        seen.add(module)
+        source = reader.read(module)
+        yield module, source.digest
+        for path in reader.tree.data.get(module, ()):
+            yield path.relative_to(reader.package).as_posix(), reader.read_file(path).digest
+        for found in source.imports:
+            waiting.extend(_targets(reader, found))
+        parent = module.rpartition(".")[0]
+        if parent != ROOT:  # that one holds the version, which counts for those who read it
+            waiting.append(parent)
+
+
+def _targets(reader: _Reader, found: Import) -> Iterator[str]:
+    """The modules that an import may load; a name that only passes through the boundary is followed to its home."""
+    if found.name and f"{found.module}.{found.name}" in reader.tree.modules:
+        yield f"{found.module}.{found.name}"
+    elif found.name and is_outside(found.module) and found.module in reader.tree.modules:
+        for passed in reader.read(found.module).imports:
+            if passed.alias == found.name:
+                yield from _targets(reader, passed)
+    else:
+        yield found.module
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Attributes:
+    modules: file of each module.
+    data: by package, the files in it, and in folders in it that are no packages, that are no modules.
+    """
+
+    modules: dict[str, Path]
+    data: dict[str, list[Path]]
+
+
+def _look_at(package: Path) -> _Tree:
+    tree = _Tree({}, {})
+    owners = {package.parent: ""}
+    for folder, folders, files in os.walk(package):
+        here = Path(folder)
+        folders[:] = [name for name in folders if name != "__pycache__" and here / name != package / PRESETS]
+        owner = ".".join([ROOT, *here.relative_to(package).parts])
+        if "__init__.py" not in files:
+            owner = owners[here.parent]
+        owners[here] = owner
+        for name in files:
+            path = here / name
+            if path.suffix == ".py":
+                tree.modules[owner if name == "__init__.py" else f"{owner}.{path.stem}"] = path
+            elif path.suffix not in COMPILED:
+                tree.data.setdefault(owner, []).append(path)
+    return tree
+
+
+class _Reader:
+    """Reads sources below a package, and each version of a file once for all runs where there is a cache."""
+
+    def __init__(self, package: Path, cache: Path | None) -> None:
+        self.package, self.tree, self._cache = package, _look_at(package), cache
+        # What was read is only as good as what read it.
+        self._reader = digest_file(Path(read_source.__code__.co_filename))
+        self._known = _load(cache, self._reader) if cache else {}
+        self._used: dict[str, Source] = {}
+
+    def read(self, module: str) -> Source:
+        """A module's source."""
+        path = self.tree.modules[module]
+        return self.read_file(path, module if path.name == "__init__.py" else module.rpartition(".")[0])
+
+    def read_file(self, path: Path, package: str = "") -> Source:
+        """A file's source, with the package that its relative imports count from."""
+        content = path.read_bytes()
+        key = hashlib.sha256(f"{package} {path.suffix} ".encode() + content).hexdigest()
+        if key not in self._used:
+            self._used[key] = self._known.get(key) or read_source(content, path, package)
+        return self._used[key]
+
+    def save(self) -> None:
+        """Keep what was read; of two processes that do so at the same time, one wins."""
+        if self._cache is None or self._used.keys() <= self._known.keys():
+            return
+        known = self._used if len(self._known) > LARGEST_CACHE else self._known | self._used
+        files = {key: [source.digest, *map(astuple, source.imports)] for key, source in known.items()}
+        partial = self._cache.with_name(f".{self._cache.name}.{os.getpid()}.partial")
+        with suppress(OSError):  # no room, or not ours to write: it is read anew next time
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps({"reader": self._reader, "files": files}))
+            partial.replace(self._cache)
+
+
+def _load(cache: Path, reader: str) -> dict[str, Source]:
+    """What earlier runs have read; nothing of a damaged file, or of another reader."""
+    try:
+        kept = json.loads(cache.read_text())
+        files = kept["files"] if kept["reader"] == reader else {}
+        return {
+            key: Source(digest, tuple(Import(*found) for found in imports)) for key, (digest, *imports) in files.items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
