@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ava_core.config.routing import max_slots, num_logits
 from ava_core.config.schema import ModelConfig
 from ava_core.config.training import TrainConfig
 
@@ -117,7 +118,7 @@ def saved_bytes(model: ModelConfig, train: TrainConfig) -> int:
     tokens = train.micro_batch_size * train.sequence_length
     layer = tokens * _saved_per_token(model, train)
     if train.gradient_checkpointing:
-        kept = _weight_bytes(train) * model.hidden_size + FLOAT32 * _gate_logits(model)
+        kept = _weight_bytes(train) * model.hidden_size + FLOAT32 * num_logits(model)
         return model.num_layers * tokens * kept + layer
     return model.num_layers * layer
 
@@ -145,28 +146,15 @@ def _small(model: ModelConfig) -> int:
     """Parameters of all norms, gates, gating residuals and constant experts."""
     heads = {"head": 2, "projection": model.num_attention_heads + model.num_key_value_heads, "none": 0}[model.qk_norm]
     norms = 2 * model.hidden_size + heads * _head_dim(model)
-    logits = _gate_logits(model)
+    logits = num_logits(model)
     gate = logits * model.hidden_size
     constants = 3 * model.num_constant_experts * model.hidden_size  # the vector v, and a row of W_c for each of a1, a2
     residuals = (model.num_layers - 1) * logits**2 if model.gating_residuals else 0
     return model.num_layers * (norms + gate + constants) + residuals + model.hidden_size
 
 
-def _gate_logits(model: ModelConfig) -> int:
-    """Width of the gate, `EnhancedMoEConfig.num_logits`: a gate over groups comes on top of that over experts."""
-    grouped = model.router == "hierarchical" and model.num_expert_groups > 1
-    return model.num_experts + (model.num_expert_groups if grouped else 0)
-
-
-def _slots(model: ModelConfig) -> int:
-    """Experts that the router gives a token, at most; those of expert_choice on average while training."""
-    if model.router == "confidence":
-        return model.max_experts_per_token
-    return model.num_experts_per_token
-
-
 def _ffn_slots(model: ModelConfig) -> int:
-    return min(_slots(model), model.num_ffn_experts)
+    return min(max_slots(model), model.num_ffn_experts)
 
 
 def _state_entries(model: ModelConfig, train: TrainConfig, vocab_size: int, parameters: int, with_momentum: int) -> int:
@@ -186,7 +174,7 @@ def _factored(model: ModelConfig, vocab_size: int) -> int:
     expert = (2 * inner + width) + (width + inner)
     shared = model.num_shared_experts * inner
     shared_experts = (2 * shared + width) + (width + shared) if shared else 0
-    constants, logits = model.num_constant_experts, _gate_logits(model)
+    constants, logits = model.num_constant_experts, num_logits(model)
     norms = 2 * width + {"head": 2, "projection": 0, "none": 0}[model.qk_norm] * _head_dim(model)
     norms += queries + keys if model.qk_norm == "projection" else 0
     gate = logits + width + ((constants + width) + (2 * constants + width) if constants else 0)
@@ -219,7 +207,7 @@ def _saved_per_token(model: ModelConfig, train: TrainConfig) -> int:
     # The input of each projection; heads of queries, keys, values and output.
     attention = low * (3 * width + 4 * heads)
     # Rows in and out, gate and up, silu(gate), and their product.
-    experts = low * _slots(model) * (2 * width + 4 * inner) + low * model.num_shared_experts * 4 * inner
+    experts = low * max_slots(model) * (2 * width + 4 * inner) + low * model.num_shared_experts * 4 * inner
     return exact + attention + experts
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.config.limits import MAX_THREADS, MAX_TOKENIZER_ENTRIES, MODEL_SIZES
 from ava_core.config.quantization import QuantizeConfig
+from ava_core.config.routing import RouterName, router_fault
 from ava_core.config.section import AnyText, Fraction, NonNegative, Positive, PositiveNumber, Section, Text, Weight
 from ava_core.config.training import TrainConfig
 
@@ -176,7 +177,7 @@ class ModelConfig(Section):
     """Experts E(x) = a1 x + a2 v."""
     num_shared_experts: Annotated[int, Field(ge=0, le=MODEL_SIZES["num_shared_experts"])] = 0
     """SwiGLU experts that every token passes."""
-    router: Literal["top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice"] = "top_k"
+    router: RouterName = "top_k"
     """How experts are chosen. top_k: a fixed number; confidence: until the cumulative probability passes a threshold;
     sinkhorn: a balanced assignment while training; hierarchical: groups first, then experts inside; expert_bias: a bias
     that follows the load; expert_choice: experts choose tokens while training."""
@@ -233,27 +234,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _router_fits(self) -> ModelConfig:
-        # Only what the router in use reads: the defaults of the others must not forbid a small model.
-        bound = "max_experts_per_token" if self.router == "confidence" else "num_experts_per_token"
-        if getattr(self, bound) > self.num_experts:
-            raise ValueError(f"{bound} = {getattr(self, bound)}: must be <= {self.num_experts}, the number of experts")
-        if self.router != "hierarchical":
-            return self
-        if self.num_experts % self.num_expert_groups:
-            raise ValueError(
-                f"num_expert_groups = {self.num_expert_groups}: must divide {self.num_experts}, the number of experts"
-            )
-        if self.num_groups_per_token > self.num_expert_groups:
-            raise ValueError(
-                f"num_groups_per_token = {self.num_groups_per_token}: must be <= num_expert_groups"
-                f" = {self.num_expert_groups}"
-            )
-        reachable = self.num_groups_per_token * self.num_experts // self.num_expert_groups
-        if self.num_experts_per_token > reachable:
-            raise ValueError(
-                f"num_experts_per_token = {self.num_experts_per_token}: must be <= {reachable}, the experts in"
-                f" num_groups_per_token = {self.num_groups_per_token} groups"
-            )
+        if fault := router_fault(self):
+            field, requirement = fault
+            raise ValueError(f"{field} = {getattr(self, field)}: {requirement}")
         return self
 
     @property

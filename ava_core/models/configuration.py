@@ -12,8 +12,8 @@ from typing import ClassVar
 from transformers import PreTrainedConfig
 
 from ava_core.config.limits import MODEL_SIZES
+from ava_core.config.routing import ROUTERS, max_slots, num_logits, router_fault
 
-ROUTERS = ("top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice")
 EXPERTS_IMPLEMENTATIONS = ("auto", "grouped_mm", "looped", "native", "dense")
 QK_NORMS = ("head", "projection", "none")
 _POSITIVE = (
@@ -66,13 +66,7 @@ class EnhancedMoEConfig(PreTrainedConfig):
         num_zero_experts, num_copy_experts, num_constant_experts: the zero-computation experts, in this order
             after the FFN experts. Eq. 3 to 5 of MoE++.
         num_shared_experts: SwiGLU experts that every token passes through, beside the routed ones.
-        router: how experts are chosen; each is a class in `ava_core.models.routing`.
-            "top_k": the `num_experts_per_token` most probable experts of each token.
-            "confidence": the most probable experts until their probability sums to `confidence_threshold`.
-            "sinkhorn": top-k of a balanced assignment of the batch while training, top-k otherwise.
-            "hierarchical": groups of experts first, then experts inside them; the product of both gates.
-            "expert_bias": top-k of the probabilities plus a bias that follows the load instead of a loss.
-            "expert_choice": experts choose tokens while training, top-k otherwise.
+        router: how experts are chosen; each is a class in the module of `ava_core.models.routing` that has its name.
         num_experts_per_token: K of every router but "confidence" (of "expert_choice", on average).
         max_experts_per_token: bound on K of the "confidence" router; None means every expert.
         num_expert_groups: of the "hierarchical" router: groups of equal size, contiguous over all E experts; 1 is
@@ -205,16 +199,13 @@ class EnhancedMoEConfig(PreTrainedConfig):
 
     @property
     def num_logits(self) -> int:
-        """Width of the gate: one logit per expert, and one per group when a router first chooses groups."""
-        grouped = self.router == "hierarchical" and self.num_expert_groups > 1
-        return self.num_experts + (self.num_expert_groups if grouped else 0)
+        """Width of the gate; see `ava_core.config.routing.num_logits`."""
+        return num_logits(self)
 
     @property
     def max_slots(self) -> int:
         """K: the most experts that the configured router gives one token in evaluation."""
-        if self.router == "confidence":
-            return self.max_experts_per_token or self.num_experts
-        return self.num_experts_per_token
+        return max_slots(self)
 
     def _require(self, condition: bool, field: str, allowed: str) -> None:
         if not condition:
@@ -244,27 +235,13 @@ class EnhancedMoEConfig(PreTrainedConfig):
             ("qk_norm", QK_NORMS),
         ):
             self._require(getattr(self, field) in names, field, f"one of {', '.join(names)}")
+        self._require(
+            self.max_experts_per_token is None or self.max_experts_per_token > 0,
+            "max_experts_per_token",
+            "> 0, or null",
+        )
         self._require(0 < self.confidence_threshold <= 1, "confidence_threshold", "in (0, 1]")
         self._require(self.tau <= 1, "tau", "in (0, 1]")
-        self._validate_router()
-
-    def _validate_router(self) -> None:
-        """Only the fields of the router in use: the defaults of the others must not forbid a small model."""
-        E, G = self.num_experts, self.num_expert_groups
-        if self.router == "confidence":
-            self._require(
-                self.max_experts_per_token is None or 1 <= self.max_experts_per_token <= E,
-                "max_experts_per_token",
-                f"between 1 and the number of experts ({E}), or null",
-            )
-            return
-        self._require(self.num_experts_per_token <= E, "num_experts_per_token", f"at most the number of experts ({E})")
-        if self.router == "hierarchical":
-            self._require(E % G == 0, "num_expert_groups", f"a divisor of the number of experts ({E})")
-            self._require(self.num_groups_per_token <= G, "num_groups_per_token", f"at most num_expert_groups ({G})")
-            reachable = self.num_groups_per_token * E // G
-            self._require(
-                self.num_experts_per_token <= reachable,
-                "num_experts_per_token",
-                f"at most {reachable}, the experts in num_groups_per_token ({self.num_groups_per_token}) groups",
-            )
+        if fault := router_fault(self):
+            field, requirement = fault
+            raise ValueError(f"{field} = {getattr(self, field)!r}: {requirement}")

@@ -10,11 +10,10 @@ from onnx import TensorProto
 
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEConfig
+from ava_core.models.routing import ROUTERS
 from ava_core.quantization.graph import GraphWriter
 from ava_core.quantization.parameters import Parameters
 
-ROUTERS = ("top_k", "confidence", "sinkhorn", "hierarchical", "expert_bias", "expert_choice")
-"""Those whose evaluation the graphs have; sinkhorn and expert_choice are top_k there."""
 END = 2**62
 CLOSED = -1e30
 """Added to the logits of experts in groups that weren't chosen."""
@@ -24,10 +23,11 @@ def require_router(config: EnhancedMoEConfig) -> None:
     """Refuse a router that has no export.
 
     Raises:
-        AvaError: it isn't one of ROUTERS.
+        AvaError: its class has no `exported_as`.
     """
-    if config.router not in ROUTERS:
-        raise AvaError(f"router = {config.router}: has no ONNX export: it must be one of {', '.join(ROUTERS)}")
+    known = [name for name, router in ROUTERS.items() if router.exported_as]
+    if config.router not in known:
+        raise AvaError(f"router = {config.router}: has no ONNX export: it must be one of {', '.join(known)}")
 
 
 def add_router(
@@ -46,23 +46,24 @@ def add_router(
         Names of the experts' logits and gate values (..., E), 0 where an expert isn't chosen; of the chosen experts
         (..., K), and which of these slots are used (bool), or "" for all of them.
     """
-    if config.router == "hierarchical" and config.num_expert_groups > 1:
+    kind = ROUTERS[config.router].exported_as
+    if kind == "hierarchical" and config.num_expert_groups > 1:
         logits, probabilities, ranked = _grouped_scores(w, config, gate_logits, at)
     else:
         logits = gate_logits
         probabilities = w.add("Softmax", [logits], f"{at}.probabilities", axis=-1)
         # Over the logits for top-k, as in PyTorch: probabilities of very unlikely experts may tie.
         ranked = logits
-        if config.router == "confidence":
+        if kind == "confidence":
             ranked = probabilities
-        elif config.router == "expert_bias":
+        elif kind == "expert_bias":
             bias = w.constant(f"{at}.expert_bias", parameters.take(f"{at}.expert_bias").numpy())
             ranked = w.add("Add", [probabilities, bias], f"{at}.biased")
     top = w.add("TopK", [ranked, w.indices(config.max_slots)], f"{at}.top", f"{at}.ids", axis=-1)
     ids = f"{at}.ids"
     weights = w.add("GatherElements", [probabilities, ids], f"{at}.gathered", axis=-1)
     used = ""
-    if config.router == "confidence" and config.confidence_threshold < 1:
+    if kind == "confidence" and config.confidence_threshold < 1:
         cumulative = w.add("CumSum", [top, w.index(-1)], f"{at}.cumulative")
         before = w.add("Sub", [cumulative, top], f"{at}.before")
         threshold = np.asarray(config.confidence_threshold, np.float32)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ava_core.models.routing.top_k import ConfidenceRouter, TopKRouter
+from ava_core.models.routing.confidence import ConfidenceRouter
+from ava_core.models.routing.top_k import TopKRouter
 
 NOISY = {"dropout": 0.1, "router_jitter": 0.05, "capacity_factor": 1.0}
 

@@ -2,8 +2,6 @@ import pytest
 
 from ava_core.config.limits import MODEL_SIZES
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEModel
-from ava_core.models.configuration import ROUTERS as ROUTER_NAMES
-from ava_core.models.routing import ROUTERS
 
 
 def test_two_arguments_are_enough():
@@ -22,7 +20,7 @@ def test_two_arguments_are_enough():
         ("head_dim", 7, "even"),
         ("router", "topk", "one of top_k, confidence, sinkhorn, hierarchical, expert_bias, expert_choice"),
         ("confidence_threshold", 0.0, "in (0, 1]"),
-        ("num_experts_per_token", 99, "at most the number of experts"),
+        ("num_experts_per_token", 99, "<= 12, the number of experts"),
         ("tau", 1.5, "in (0, 1]"),
         ("capacity_factor", 0.0, "> 0, or null"),
         ("capacity_factor", float("inf"), "> 0, or null"),
@@ -45,18 +43,18 @@ def test_refusal_names_field_value_and_what_is_allowed(field, value, allowed):
 
 @pytest.mark.parametrize("router", ["top_k", "sinkhorn", "hierarchical", "expert_bias", "expert_choice"])
 def test_more_experts_per_token_than_experts_are_refused_for_every_router_with_a_fixed_number(router):
-    with pytest.raises(ValueError, match=r"^num_experts_per_token = 13: must be at most the number of experts \(12\)"):
+    with pytest.raises(ValueError, match=r"^num_experts_per_token = 13: must be <= 12, the number of experts$"):
         EnhancedMoEConfig(router=router, num_experts_per_token=13)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_expert_groups": 5}, "num_expert_groups = 5: must be a divisor of the number of experts (12)"),
-        ({"num_groups_per_token": 2}, "num_groups_per_token = 2: must be at most num_expert_groups (1)"),
+        ({"num_expert_groups": 5}, "num_expert_groups = 5: must divide 12, the number of experts"),
+        ({"num_groups_per_token": 2}, "num_groups_per_token = 2: must be <= num_expert_groups = 1"),
         (
             {"num_expert_groups": 6, "num_experts_per_token": 3},
-            "num_experts_per_token = 3: must be at most 2, the experts in num_groups_per_token (1) groups",
+            "num_experts_per_token = 3: must be <= 2, the experts in num_groups_per_token = 1 groups",
         ),
     ],
 )
@@ -89,10 +87,6 @@ def test_rope_theta_reaches_rope_parameters_and_survives_a_round_trip(tmp_path):
 def test_rope_parameters_win_over_rope_theta():
     config = EnhancedMoEConfig(rope_parameters={"rope_type": "default", "rope_theta": 7.0})
     assert config.rope_theta == 7.0
-
-
-def test_every_router_that_is_allowed_exists():
-    assert tuple(ROUTERS) == ROUTER_NAMES
 
 
 @pytest.mark.parametrize("field", MODEL_SIZES)

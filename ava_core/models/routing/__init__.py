@@ -1,22 +1,24 @@
-"""From router logits to the experts of each token: one interface (`Router`), a class per kind of router."""
+"""From router logits to the experts of each token: one interface (`Router`), a class per kind of router.
 
+The router called NAME is the class NameRouter in the module NAME of this folder (`expert_bias`: ExpertBiasRouter).
+"""
+
+from importlib import import_module
+
+from ava_core.config.routing import ROUTERS as NAMES
 from ava_core.models.configuration import EnhancedMoEConfig
-from ava_core.models.routing.balanced import ExpertChoiceRouter, SinkhornRouter
 from ava_core.models.routing.expert_bias import BiasSteps, ExpertBiasRouter, update_expert_bias
-from ava_core.models.routing.hierarchical import HierarchicalRouter
 from ava_core.models.routing.router import Router, Routing
 from ava_core.models.routing.routes import Routes, RouteTape
 from ava_core.models.routing.statistics import RoutingStatistics, collapsed_layers, has_collapsed
-from ava_core.models.routing.top_k import ConfidenceRouter, TopKRouter
 
-ROUTERS: dict[str, type[Router]] = {
-    "top_k": TopKRouter,
-    "confidence": ConfidenceRouter,
-    "sinkhorn": SinkhornRouter,
-    "hierarchical": HierarchicalRouter,
-    "expert_bias": ExpertBiasRouter,
-    "expert_choice": ExpertChoiceRouter,
-}
+
+def router_class(name: str) -> type[Router]:
+    """The class of a router."""
+    return getattr(import_module(f"{__name__}.{name}"), f"{name.title().replace('_', '')}Router")
+
+
+ROUTERS: dict[str, type[Router]] = {name: router_class(name) for name in NAMES}
 
 
 def build_router(config: EnhancedMoEConfig) -> Router:

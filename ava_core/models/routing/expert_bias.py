@@ -23,6 +23,8 @@ class ExpertBiasRouter(Router):
     `update_expert_bias` changes it after an optimiser step; under HF's Trainer `BiasSteps` calls it.
     """
 
+    exported_as = "expert_bias"
+
     expert_bias: Tensor
 
     def __init__(self, config: EnhancedMoEConfig):

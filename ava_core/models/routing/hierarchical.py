@@ -20,6 +20,8 @@ class HierarchicalRouter(TopKRouter):
     its own: then the logits are (T, E) and this is top-k, number for number.
     """
 
+    exported_as = "hierarchical"
+
     def __init__(self, config: EnhancedMoEConfig):
         super().__init__(config)
         self.num_groups = config.num_expert_groups

@@ -1,13 +1,14 @@
 """The interface of all routers, and what they have in common. Shapes: see `shapes`.
 
 A router is a class with `select`; everything around it (probabilities, weights, capacity, record and replay,
-auxiliary losses, statistics) is the same for all of them and lives in `Router.forward`. To add one, subclass
-`Router`, register it under its name in `ROUTERS` of the package, and allow the name in the configuration.
+auxiliary losses, statistics) is the same for all of them and lives in `Router.forward`. To add one, see
+`ava_core.config.routing`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,13 +69,21 @@ class Router(nn.Module):
     place in an expert's capacity. It changes no state: everything is in what it returns, or on the caller's tape.
     """
 
+    exported_as: ClassVar[str | None] = None
+    """Name of the router whose nodes in the ONNX graphs do what this one does in evaluation; None: it has no export.
+    Each class says it for itself: a subclass that chooses differently must not be exported as its base."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.exported_as = vars(cls).get("exported_as")
+
     def __init__(self, config: EnhancedMoEConfig):
         super().__init__()
         self.loss_weights = AuxiliaryWeights(config)
         self.num_layers = config.num_layers
         self.num_experts = config.num_experts
         self.num_ffn_experts = config.num_ffn_experts
-        self.k = config.num_experts_per_token
+        self.k = config.max_slots
         self.normalize = config.normalize_router_weights
         self.capacity_factor = config.capacity_factor
         self.tau = config.tau

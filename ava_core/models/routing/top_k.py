@@ -1,36 +1,16 @@
-"""Routers without state that look at one token at a time. Shapes: see `shapes`."""
+"""A fixed number of experts for each token. Shapes: see `shapes`."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.routing.router import Router, Scores
 
 
 class TopKRouter(Router):
     """The K most probable experts of each token (arXiv 1701.06538, eq. 3 to 5)."""
 
+    exported_as = "top_k"
+
     def select(self, scores: Scores, token_mask_T: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return scores.logits_TE.topk(self.k, dim=-1).indices, None
-
-
-class ConfidenceRouter(Router):
-    """The most probable experts until their probability sums to a threshold (arXiv 2403.07652, eq. 4).
-
-    The first expert is always taken; the sum is over at most `max_experts_per_token` of them. A threshold of 1
-    takes as many as the bound allows.
-    """
-
-    def __init__(self, config: EnhancedMoEConfig):
-        super().__init__(config)
-        self.k = config.max_experts_per_token or config.num_experts
-        self.threshold = config.confidence_threshold
-
-    def select(self, scores: Scores, token_mask_T: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        top_TK, ids_TK = scores.probabilities_TE.topk(self.k, dim=-1)
-        if self.threshold >= 1:
-            return ids_TK, None  # a rounded sum may reach 1 before the last expert
-        before_TK = top_TK.cumsum(dim=-1) - top_TK
-        before_TK[:, 0] = 0  # the subtraction may leave rounding noise above a tiny threshold
-        return ids_TK, before_TK < self.threshold

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ava_core.config.routing import max_slots
 from ava_core.config.schema import ModelConfig
 from ava_core.config.training import TrainConfig
 
@@ -64,7 +65,6 @@ class StepShapes:
 
 def step_shapes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> StepShapes:
     """The shapes of one pass of one process: a micro-batch of whole sequences."""
-    slots = model.max_experts_per_token if model.router == "confidence" else model.num_experts_per_token
     return StepShapes(
         tokens=train.micro_batch_size * train.sequence_length,
         length=train.sequence_length,
@@ -76,7 +76,7 @@ def step_shapes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Step
         head_dim=model.head_dim or model.hidden_size // model.num_attention_heads,
         experts=model.num_ffn_experts,
         expert_size=model.expert_intermediate_size,
-        experts_per_token=min(slots, model.num_ffn_experts),
+        experts_per_token=min(max_slots(model), model.num_ffn_experts),
     )
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.models.routing.balanced import sinkhorn_potentials
 from ava_core.models.routing.capacity import expert_capacities, expert_shares
+from ava_core.models.routing.sinkhorn import sinkhorn_potentials
 
 BOTH = pytest.mark.parametrize("name", ["sinkhorn", "expert_choice"])
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.models.configuration import ROUTERS as ALLOWED
+from ava_core.config.routing import ROUTERS as ALLOWED
 from ava_core.models.routing import ROUTERS
 
 ALL = pytest.mark.parametrize("name", ROUTERS)
