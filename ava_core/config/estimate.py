@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ava_core.config.precision import FLOAT32, WIDTHS
 from ava_core.config.routing import max_slots, num_logits
 from ava_core.config.schema import ModelConfig
 from ava_core.config.training import TrainConfig
 
-FLOAT32 = 4
-BFLOAT16 = 2
 LOGITS_CHUNK = 1024
 """Tokens whose logits exist at once, as in `ava_core.losses.chunked`."""
 
@@ -62,7 +61,7 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Estimat
     idle_experts = model.num_ffn_experts - _ffn_slots(model)
     # Muon updates the matrices inside the layers (ava_core.training.optimizers.is_hidden_matrix).
     with_momentum = hidden if train.optimizer == "muon" else 0
-    low = _weight_bytes(train)
+    low = WIDTHS[train.precision]
     accumulated = train.global_batch_size > train.micro_batch_size
     masters = parameters if low < FLOAT32 else 0
     average = parameters if train.ema.decay else 0
@@ -118,7 +117,7 @@ def saved_bytes(model: ModelConfig, train: TrainConfig) -> int:
     tokens = train.micro_batch_size * train.sequence_length
     layer = tokens * _saved_per_token(model, train)
     if train.gradient_checkpointing:
-        kept = _weight_bytes(train) * model.hidden_size + FLOAT32 * num_logits(model)
+        kept = WIDTHS[train.precision] * model.hidden_size + FLOAT32 * num_logits(model)
         return model.num_layers * tokens * kept + layer
     return model.num_layers * layer
 
@@ -192,13 +191,9 @@ def _muon_bytes(model: ModelConfig, with_momentum: int) -> int:
     return FLOAT32 * (with_momentum + 3 * gate_up)
 
 
-def _weight_bytes(train: TrainConfig) -> int:
-    return FLOAT32 if train.precision == "fp32" else BFLOAT16
-
-
 def _saved_per_token(model: ModelConfig, train: TrainConfig) -> int:
     """Bytes per token and layer, as counted with `torch.autograd.graph.saved_tensors_hooks` on this model."""
-    width, low = model.hidden_size, _weight_bytes(train)
+    width, low = model.hidden_size, WIDTHS[train.precision]
     heads = model.num_attention_heads * _head_dim(model)
     key_values = model.num_key_value_heads * _head_dim(model)
     inner = model.expert_intermediate_size

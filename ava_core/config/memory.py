@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ava_core.config.estimate import FLOAT32, Estimate, estimate, largest_part
+from ava_core.config.estimate import Estimate, estimate, largest_part
 from ava_core.config.hardware import GIB, Hardware
+from ava_core.config.precision import FLOAT32
 from ava_core.config.schema import AvaConfig, ModelConfig
 from ava_core.config.training import TrainConfig
 from ava_core.errors import ConfigError

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ava_core.config.optimizers import OPTIMIZERS, OptimizerName
+from ava_core.config.precision import Precision
 from ava_core.config.section import (
     LARGEST,
     Fraction,
@@ -18,6 +20,9 @@ from ava_core.config.section import (
     Text,
     Weight,
 )
+
+ScheduleName = Literal["cosine", "linear", "constant", "one_cycle", "wsd", "plateau"]
+"""Their shapes are in `ava_core.training.schedules`."""
 
 
 class LossConfig(Section):
@@ -141,7 +146,7 @@ class TrainConfig(Section):
     """What is partitioned over the processes: 1: optimiser state; 2: gradients too; 3: weights too."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """What ZeRO keeps in host memory instead of the GPU's: the optimiser state, or the weights of stage 3 too."""
-    optimizer: Literal["adamw", "muon", "lion", "adafactor", "sophia"] = "muon"
+    optimizer: OptimizerName = "muon"
     """`muon`: orthogonalised momentum for hidden matrices, AdamW for everything else."""
     learning_rate: LearningRate = 0.02
     """Peak rate (of Muon's matrices, if the optimiser is muon)."""
@@ -160,7 +165,7 @@ class TrainConfig(Section):
     expert_update_interval: Positive = 1
     """Steps between Muon's updates of a stack of experts, each so many times as large; the stacks take turns. 2 halves
     what most of Muon's time goes into, at a small loss per step."""
-    schedule: Literal["cosine", "linear", "constant", "one_cycle", "wsd", "plateau"] = "cosine"
+    schedule: ScheduleName = "cosine"
     """Shape of the learning rate after warm-up. wsd: stable, then linear decay over `decay_share`; plateau: lowered
     when the validation loss stops falling."""
     warmup_steps: NonNegative = 20
@@ -179,7 +184,7 @@ class TrainConfig(Section):
     """`adaptive`: clip what stands out of the recent norms too (ZClip, arXiv 2504.02507)."""
     gradient_surgery: bool = False
     """Project gradients of main and auxiliary losses off each other where they conflict (PCGrad, arXiv 2001.06782)."""
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of weights, activations and products; the optimiser works on float32 masters. fp16: with loss scaling."""
     gradient_checkpointing: bool = False
     """Recompute the activations of every layer in the backward pass instead of keeping them."""
@@ -263,16 +268,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _zero_fits(self) -> TrainConfig:
         stage = self.zero_stage
-        if stage and self.optimizer == "adafactor":
-            raise ValueError(
-                f"zero_stage = {stage}: adafactor factors whole matrices, which ZeRO cuts up: use stage 0, or"
-                " adamw, muon, lion"
-            )
-        if stage and self.optimizer == "sophia":
-            raise ValueError(
-                f"zero_stage = {stage}: sophia's second backward pass needs whole gradients: use stage 0, or"
-                " adamw, muon, lion"
-            )
+        if stage and (reason := OPTIMIZERS[self.optimizer].needs_whole):
+            others = ", ".join(name for name, traits in OPTIMIZERS.items() if traits.needs_whole is None)
+            raise ValueError(f"zero_stage = {stage}: {reason}: use stage 0, or {others}")
         if stage and self.optimizer == "muon" and self.expert_update_interval > 1:
             raise ValueError(
                 f"expert_update_interval = {self.expert_update_interval}: zero_stage = {stage} cuts the stacks of"

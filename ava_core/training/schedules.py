@@ -12,13 +12,13 @@ decay_share) decays at once, over the last decay_share of those steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.training import ScheduleName, TrainConfig
 
-SCHEDULES = ("cosine", "linear", "constant", "one_cycle", "wsd", "plateau")
 RISE_SHARE = 0.3
 """Share of one cycle, after warm-up, that goes up (as in fastai and PyTorch)."""
 RISE_FROM = 0.04
@@ -57,6 +57,19 @@ def warmup_stable_decay(progress: float, minimum: float, decay_share: float) -> 
     return linear(1 - (1 - progress) / decay_share, minimum)
 
 
+SCHEDULES: dict[ScheduleName, Callable[[float, float, TrainConfig], float]] = {
+    "cosine": lambda position, _, config: cosine(position, config.final_learning_rate_ratio),
+    "linear": lambda position, _, config: linear(position, config.final_learning_rate_ratio),
+    "constant": lambda *_: 1.0,
+    "one_cycle": lambda position, _, config: one_cycle(position, config.final_learning_rate_ratio),
+    "wsd": lambda _, progress, config: warmup_stable_decay(
+        progress, config.final_learning_rate_ratio, config.decay_share
+    ),
+    "plateau": lambda *_: 1.0,  # what lowers it are evaluations: `RateSchedule.after_evaluation`
+}
+"""Each a factor of the peak, from the position after warm-up and the share of the whole run, both in [0, 1]."""
+
+
 def rate_factor(config: TrainConfig, step: int, progress: float) -> float:
     """Factor of the peak rate at `step` (0 for the first), of every schedule but `plateau`'s part of evaluations.
 
@@ -69,18 +82,7 @@ def rate_factor(config: TrainConfig, step: int, progress: float) -> float:
     done = progress * config.steps if progress > step / config.steps else step
     decaying = config.steps - config.warmup_steps
     position = min(1.0, max(0.0, (done - config.warmup_steps) / max(1, decaying)))
-    minimum = config.final_learning_rate_ratio
-    match config.schedule:
-        case "cosine":
-            shape = cosine(position, minimum)
-        case "linear":
-            shape = linear(position, minimum)
-        case "one_cycle":
-            shape = one_cycle(position, minimum)
-        case "wsd":
-            shape = warmup_stable_decay(min(1.0, done / config.steps), minimum, config.decay_share)
-        case "constant" | "plateau":
-            shape = 1.0
+    shape = SCHEDULES[config.schedule](position, min(1.0, done / config.steps), config)
     return warmup_factor(step, config.warmup_steps) * shape
 
 

@@ -1,12 +1,13 @@
 import math
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.training import ScheduleName, TrainConfig
 from ava_core.training.schedules import RISE_FROM, SCHEDULES, RateSchedule, rate_factor
 
 DECAYING = ("cosine", "linear", "wsd")
@@ -20,6 +21,10 @@ def config(name, steps=110, warmup=10, final=0.1, **more):
 
 def factors(settings, steps):
     return [rate_factor(settings, step, step / settings.steps) for step in steps]
+
+
+def test_every_schedule_that_is_allowed_has_a_shape():
+    assert get_args(ScheduleName) == tuple(SCHEDULES)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "one_cycle"])
@@ -75,7 +80,14 @@ def test_without_a_budget_the_factor_has_no_rounding_of_shares(name, shape):
         assert rate_factor(config(name, 300, warmup=7), step, step / 300) == expected
 
 
-@given(st.sampled_from(SCHEDULES), st.integers(1, 60), st.integers(0, 59), st.floats(0, 1), st.floats(0, 1), st.data())
+@given(
+    st.sampled_from(tuple(SCHEDULES)),
+    st.integers(1, 60),
+    st.integers(0, 59),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.data(),
+)
 def test_factors_are_bounded_and_decays_never_rise(name, steps, warmup, final, share, data):
     settings = config(name, steps, min(warmup, steps - 1), final, decay_share=share)
     step = data.draw(st.integers(0, steps))

@@ -18,7 +18,7 @@ from ava_core.models.diagnosis import NonFiniteError
 from ava_core.models.prediction_heads import attach_prediction_heads
 from ava_core.training.engine.balance import BalanceMonitor
 from ava_core.training.engine.deepspeed_setup import exact_parameters, initialize, refuse_impossible
-from ava_core.training.engine.precision import WEIGHT_DTYPES, LossScaler, scale_exhausted, set_weight_dtype
+from ava_core.training.engine.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.engine.zero_muon import PartitionedMuon
 from ava_core.training.gradients.surgery import GradientSurgery
 from ava_core.training.optimizers import (
@@ -63,7 +63,7 @@ class TrainingEngine:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.zero_stage == 0:
             accumulated = config.global_batch_size > config.micro_batch_size or config.precision == "fp16"
-            set_weight_dtype(model, WEIGHT_DTYPES[config.precision], accumulated=accumulated)
+            set_weight_dtype(model, weight_dtype(config), accumulated=accumulated)
         self.optimizer = _build_optimizer(model, config)
         self.deepspeed = initialize(model, self.optimizer, config, ranks)
         if isinstance(self.optimizer, PartitionedMuon):

@@ -7,15 +7,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from ava_core.config.precision import TORCH_NAMES
 from ava_core.config.training import TrainConfig
 from ava_core.errors import AvaError, ConfigError
 
-WEIGHT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-"""Type of weights, activations and products by `train.precision`; the updates go to float32 masters of the weights."""
 FIRST_SCALE = 2.0**16
 LEAST_SCALE = 1.0
 GROWTH_INTERVAL = 1000
 """Updates in a row without overflow after which the scale is doubled."""
+
+
+def weight_dtype(config: TrainConfig) -> torch.dtype:
+    """Type of weights, activations and products; the updates go to float32 masters of the weights."""
+    return getattr(torch, TORCH_NAMES[config.precision])
 
 
 def float16_is_supported() -> bool:

@@ -23,18 +23,19 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from ava_core import kernels
-from ava_core.config.estimate import FLOAT32, LOGITS_CHUNK
+from ava_core.config.estimate import LOGITS_CHUNK
 from ava_core.config.hardware import GIB
+from ava_core.config.precision import FLOAT32, WIDTHS
 from ava_core.config.training import TrainConfig
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.training.engine.precision import weight_dtype
 from ava_core.training.memory.out_of_memory import free_memory
 from ava_core.training.optimizers.parameters import is_hidden_matrix
 from ava_core.training.process import peak_memory_bytes
 from ava_core.training.processes.ranks import Ranks
 
 log = logging.getLogger(__name__)
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAMPLE_TOKENS = 2048
 """Tokens of the pass that is measured, at least: in whole sequences, and no more than a micro-batch has."""
 MUON_WORKSPACE = 12
@@ -166,7 +167,7 @@ def measure(model: EnhancedMoEForCausalLM, config: TrainConfig) -> LayerMemory:
     counts = _Counts(model)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        _as_trained(model, DTYPES[config.precision]),
+        _as_trained(model, weight_dtype(config)),
     ):
         torch.manual_seed(0)
         tokens = torch.randint(model.config.vocab_size, (rows, length)).to(device)
@@ -273,7 +274,7 @@ def _fixed_parts(model: nn.Module, config: TrainConfig, ranks: int) -> dict[str,
     stage = config.zero_stage
     parameters = [p for p in model.parameters() if p.requires_grad]
     count = sum(p.numel() for p in parameters)
-    width = DTYPES[config.precision].itemsize
+    width = WIDTHS[config.precision]
     weights = width * count // (ranks if stage >= 3 else 1)
     masters = FLOAT32 * count if width < FLOAT32 else 0
     state = (masters + FLOAT32 * _state_entries(model, config)) // (ranks if stage >= 1 else 1)
@@ -316,7 +317,7 @@ def _loss_bytes(model: EnhancedMoEForCausalLM, config: TrainConfig) -> int:
     """What the losses of the head and of each prediction head keep: their gradients, taken in the forward pass."""
     prediction_heads = getattr(model, "prediction_heads", None)
     extra = len(prediction_heads.heads) if prediction_heads is not None else 0
-    tokens, width = config.micro_batch_size * config.sequence_length, DTYPES[config.precision].itemsize
+    tokens, width = config.micro_batch_size * config.sequence_length, WIDTHS[config.precision]
     hidden = tokens * model.config.hidden_size * width
     # A prediction head keeps its product and that one's SiLU beside the gradient; the trunk's output is one for all.
     return (1 + extra) * (hidden + FLOAT32 * model.lm_head.weight.numel()) + 2 * extra * hidden
@@ -333,7 +334,7 @@ def _head_bytes(model: EnhancedMoEForCausalLM, config: TrainConfig) -> int:
 
 def _workspace_bytes(model: nn.Module, config: TrainConfig, ranks: int) -> int:
     """Temporaries of the optimiser's update, when the activations are free."""
-    half = DTYPES[config.precision].itemsize < FLOAT32
+    half = WIDTHS[config.precision] < FLOAT32
     stacks: dict[tuple[int, ...], int] = {}
     others = 0
     for name, parameter in model.named_parameters():

@@ -1,7 +1,7 @@
 """Optimisers by name, with float32 masters of weights in half precision."""
 
 from ava_core.training.optimizers.adamw import AdamW
-from ava_core.training.optimizers.build import OPTIMIZERS, build_optimizer
+from ava_core.training.optimizers.build import build_optimizer
 from ava_core.training.optimizers.curvature import curvature_generator, sample_labels, sampled_label_gradients
 from ava_core.training.optimizers.masters import MasteredOptimizer, OnMasters, exact_state_dict
 from ava_core.training.optimizers.muon import Muon, orthogonalize
@@ -9,7 +9,6 @@ from ava_core.training.optimizers.parameters import is_decayed, is_embedding, is
 from ava_core.training.optimizers.sophia import Sophia
 
 __all__ = [
-    "OPTIMIZERS",
     "AdamW",
     "MasteredOptimizer",
     "Muon",

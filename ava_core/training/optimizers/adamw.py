@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ava_core import kernels
+from ava_core.config.training import TrainConfig
 from ava_core.training.optimizers.masters import HALF, MasteredOptimizer, gradient
 
 
@@ -81,3 +82,8 @@ class AdamW(MasteredOptimizer):
             eps=group["eps"],
             weight_decay=group["weight_decay"],
         )
+
+
+def build(groups: list[dict[str, Any]], config: TrainConfig) -> AdamW:
+    """AdamW over `groups`, with the betas of the configuration."""
+    return AdamW(groups, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ava_core.config.training import TrainConfig
 from ava_core.training.optimizers.adamw import AdamW
 from ava_core.training.optimizers.masters import gradient
 
@@ -117,3 +119,14 @@ class Muon(AdamW):
         state = self.state[parameter]
         state["muon_step"] = state.get("muon_step", 0) + 1
         return (state["muon_step"] + index) % interval == 0
+
+
+def build(groups: list[dict[str, Any]], config: TrainConfig) -> Muon:
+    """Muon over `groups`, which say what it orthogonalises; momentum and betas are those of the configuration."""
+    return Muon(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        expert_interval=config.expert_update_interval,
+        betas=(config.adam_beta1, config.adam_beta2),
+    )

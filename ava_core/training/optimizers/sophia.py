@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ava_core.config.training import TrainConfig
 from ava_core.training.optimizers.masters import MasteredOptimizer, gradient
 
 
@@ -93,3 +94,8 @@ class Sophia(MasteredOptimizer):
             master.add_(update, alpha=-group["lr"])
             if master is not p:
                 p.copy_(master)
+
+
+def build(groups: list[dict[str, Any]], config: TrainConfig) -> Sophia:
+    """Sophia over `groups`, with the paper's constants."""
+    return Sophia(groups, lr=config.learning_rate)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ava_core.config.schema import ModelConfig
 from ava_core.config.training import TrainConfig
+from ava_core.training.engine.precision import weight_dtype
 from ava_core.training.speed.flops import Product, products, step_shapes
 
 LAUNCHES = {"cpu": 1, "cuda": 20}
 """Products per measurement: on a GPU so many that starting and waiting for them doesn't show."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PASS_FLOPS = {"cpu": 3e10, "cuda": 2e13}
 """Work of one pass over all products, at most: a micro-batch that asks for more is measured with fewer tokens."""
 LEAST_TOKENS = 256
@@ -37,7 +37,7 @@ def measure_peak(
     measured = products(replace(shapes, tokens=tokens))
     try:
         with torch.no_grad():
-            given = [operands(product, device, DTYPES[train.precision]) for product in measured]
+            given = [operands(product, device, weight_dtype(train)) for product in measured]
             best = [float("inf")] * len(measured)
             until = time.perf_counter() + seconds
             passes = 0

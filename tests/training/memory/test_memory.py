@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from ava_core.config.hardware import GIB
+from ava_core.config.precision import WIDTHS
 from ava_core.config.training import TrainConfig
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.training.memory.plan import DTYPES, LayerMemory, MemoryPlan, measure, plan_memory, recompute
+from ava_core.training.engine.precision import weight_dtype
+from ava_core.training.memory.plan import LayerMemory, MemoryPlan, measure, plan_memory, recompute
 
 VOCABULARY = 64
 
@@ -28,7 +30,7 @@ def settings(micro=2, length=64, **fields):
 
 def kept_by_autograd(model, config):
     """Bytes that the trunk's graph of one micro-batch really holds apart from parameters; each storage once."""
-    model = model.to(DTYPES[config.precision])
+    model = model.to(weight_dtype(config))
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held = {}
 
@@ -57,7 +59,7 @@ def kept_by_autograd(model, config):
 def test_measured_bytes_are_those_that_autograd_keeps(precision, micro, length, tolerance):
     config = settings(micro, length, precision=precision)
     measured = measure(make_model(), config)
-    loss = micro * length * 32 * DTYPES[precision].itemsize + VOCABULARY * 32 * 4  # gradients of hidden and head
+    loss = micro * length * 32 * WIDTHS[precision] + VOCABULARY * 32 * 4  # gradients of hidden and head
     assert sum(measured.saved) + measured.outside - loss == pytest.approx(
         kept_by_autograd(make_model(), config), rel=tolerance
     )
@@ -183,7 +185,7 @@ def test_optimizer_state_is_what_the_optimizer_allocates(optimizer, precision, q
     config = settings(optimizer=optimizer, precision=precision)
     model = make_model()
     plan = plan_memory(model, config)
-    model.to(DTYPES[precision])
+    model.to(weight_dtype(config))
     built = build_optimizer(model, config)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
