@@ -13,7 +13,7 @@ NAME = "gate"
 
 
 def _compute(run: StepRun) -> None:
-    from ava_core.registry.gate import figures, gate
+    from ava_core.registry.gates.gate import figures, gate
     from ava_core.tracking import tracking_uri
 
     decision = gate(

@@ -99,7 +99,7 @@ def _source(model: str, weights: str) -> Any:
         from ava_core.serving.models import folder_source
 
         return folder_source(Path(model))
-    from ava_core.registry.following import follow
+    from ava_core.registry.resolver import follow
     from ava_core.tracking import tracking_uri
 
     return follow(model, weights, tracking_uri(), CACHE)

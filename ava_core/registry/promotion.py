@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ava_core.errors import AvaError
-from ava_core.registry.decision import Bound, Decision, bounds_from
+from ava_core.registry.gates.decision import Bound, Decision, bounds_from
 from ava_core.registry.versions import (
     CHALLENGER,
     CHAMPION,

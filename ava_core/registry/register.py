@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ava_core import __version__
 from ava_core.config.schema import GenerationConfig, RegisterConfig
 from ava_core.registry.candidate import Candidate, read_candidate
-from ava_core.registry.decision import FIGURE, TEST_BYTES, Decision, decide, gate_digest, read_decision
 from ava_core.registry.files import write_run_files
+from ava_core.registry.gates.decision import FIGURE, TEST_BYTES, Decision, decide, gate_digest, read_decision
 from ava_core.registry.logged_model import Final, find_logged_models, log_model
 from ava_core.registry.promotion import Outcome, challenge, read_outcome
 from ava_core.registry.registration import Registration

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ava_core.redaction import redact_address
-from ava_core.registry.decision import Decision
+from ava_core.registry.gates.decision import Decision
 from ava_core.registry.promotion import Outcome
 from ava_core.registry.versions import CHAMPION
 from ava_core.tracking import model_url, run_url

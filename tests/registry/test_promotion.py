@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from ava_core.errors import AvaError
-from ava_core.registry.decision import Bound, Decision
+from ava_core.registry.gates.decision import Bound, Decision
 from ava_core.registry.promotion import challenge
 from ava_core.registry.versions import describe, figure_tags
 

@@ -7,8 +7,8 @@ import pytest
 
 from ava_core.errors import AvaError
 from ava_core.registry import download_model
-from ava_core.registry.following import follow
 from ava_core.registry.remembered import FOLDER
+from ava_core.registry.resolver import follow
 from ava_core.runtime.digests import digest_tree
 from ava_core.tracking.faults import Unreachable
 from tests.registry.proxy import Proxy

@@ -17,7 +17,7 @@ import ava_mlflow
 from ava_core.cli import main
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.registry import download_model
-from ava_core.registry.following import follow
+from ava_core.registry.resolver import follow
 from ava_core.runtime import manifest
 from tests.registry.conftest import call_register, configure, write_inputs
 

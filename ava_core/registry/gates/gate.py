@@ -10,7 +10,7 @@ from pathlib import Path
 from ava_core.config.schema import RegisterConfig
 from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
-from ava_core.registry.decision import NAME, Bound, Decision, decide, gate_digest
+from ava_core.registry.gates.decision import NAME, Bound, Decision, decide, gate_digest
 from ava_core.registry.promotion import opponent, read_outcome
 from ava_core.registry.soundness import require_sound_champion
 from ava_core.registry.versions import CHAMPION, describe, find_versions, read_aliases

@@ -14,8 +14,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from ava_core.registry import following
-from ava_core.registry.following import follow
+from ava_core.registry import resolver
+from ava_core.registry.resolver import follow
 from tests.registry.conftest import Inputs, call_register, write_evaluation
 from tests.registry.proxy import Proxy
 
@@ -135,13 +135,13 @@ def _ask_until(url: str, promote) -> tuple[list[str], list[Exception], bool]:
 
 def test_a_version_is_fetched_and_verified_once(promote, mlflow_server, tmp_path, monkeypatch):
     fetched = []
-    real = following.download_model
+    real = resolver.download_model
 
     def counted(*arguments):
         fetched.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(following, "download_model", counted)
+    monkeypatch.setattr(resolver, "download_model", counted)
     look = follow(promote(), "int8", mlflow_server, tmp_path / "cache")
     first, again = look(), look()
     assert first == again and first.version == "1" and (first.folder / "model.onnx").is_file()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ava_core.config.schema import GateConfig
 from ava_core.errors import AvaError
-from ava_core.registry.decision import check_bounds
+from ava_core.registry.gates.decision import check_bounds
 
 # A busy machine is no fault of the code.
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
