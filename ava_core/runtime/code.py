@@ -1,8 +1,9 @@
 """The code that can change a step's result, found by following imports from the step's function.
 
 A module counts when the step may import it: at its top, inside a function, by its name in a string, or as a parent of
-another. With a package come the files in it that are no modules, such as the native kernels' sources. `boundary` says
-what doesn't count, `source` what counts of a file.
+another. A string that ends at a dot, as before a name that is put together, means all modules of that package. With a
+package come the files in it that are no modules, such as the native kernels' sources. `boundary` says what doesn't
+count, `source` what counts of a file.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def _targets(reader: _Reader, found: Import) -> Iterator[str]:
         for passed in reader.read(found.module).imports:
             if passed.alias == found.name:
                 yield from _targets(reader, passed)
+    elif found.module.endswith("."):
+        yield from (module for module in reader.tree.modules if module.startswith(found.module))
     else:
         yield found.module
 

@@ -15,7 +15,7 @@ from ava_core.models.routing.statistics import RoutingStatistics, collapsed_laye
 
 def router_class(name: str) -> type[Router]:
     """The class of a router."""
-    return getattr(import_module(f"{__name__}.{name}"), f"{name.title().replace('_', '')}Router")
+    return getattr(import_module(f"ava_core.models.routing.{name}"), f"{name.title().replace('_', '')}Router")
 
 
 ROUTERS: dict[str, type[Router]] = {name: router_class(name) for name in NAMES}

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from ava_core.config.routing import ROUTERS as ALLOWED
 from ava_core.models.routing import ROUTERS
+from ava_core.runtime.code import code_of
+from ava_core.steps import STEPS
 
 ALL = pytest.mark.parametrize("name", ROUTERS)
 
@@ -22,6 +24,11 @@ def fill(logits, kind):
 
 def test_every_router_that_is_allowed_exists():
     assert tuple(ROUTERS) == ALLOWED
+
+
+def test_every_router_is_among_the_code_that_can_change_a_training():
+    code = code_of(STEPS["train"]).files
+    assert {f"ava_core.models.routing.{name}" for name in ROUTERS} <= code.keys()
 
 
 @ALL

@@ -8,6 +8,8 @@ import torch
 from ava_core.config.optimizers import OPTIMIZERS, OptimizerName
 from ava_core.config.training import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.runtime.code import code_of
+from ava_core.steps import STEPS
 from ava_core.training.optimizers import (
     AdamW,
     Muon,
@@ -245,6 +247,11 @@ def test_tied_weights_are_one_parameter_with_one_master(name):
 
 def test_every_optimizer_that_is_allowed_is_described():
     assert get_args(OptimizerName) == tuple(OPTIMIZERS)
+
+
+def test_every_optimizer_is_among_the_code_that_can_change_a_training():
+    code = code_of(STEPS["train"]).files
+    assert {f"ava_core.training.optimizers.{name}" for name in OPTIMIZERS} <= code.keys()
 
 
 def two_gradients():
