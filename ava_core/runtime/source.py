@@ -82,6 +82,8 @@ def _normal_form(node: object, logs: bool) -> Iterator[str]:
         yield f"{type(node).__name__}("
         for name in node._fields:
             value = getattr(node, name, None)
+            if isinstance(node, ast.JoinedStr):  # Python 3.12.1 puts empty strings between the parts
+                value = [part for part in node.values if getattr(part, "value", None) != ""]
             if value is not None and value != [] and name not in ("ctx", "kind"):
                 yield f"{name}="
                 yield from _normal_form(value, logs)
