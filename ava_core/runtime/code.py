@@ -62,7 +62,7 @@ def code_of(spec: StepSpec, work: Path | None = None, package: Path = PACKAGE) -
     """
     reader = _Reader(package, work / CACHE if work else None)
     # The command counts too, though it lies in a package that doesn't: it calls the function.
-    roots = {spec.function.partition(":")[0], f"{ROOT}.cli.{spec.name}"} & reader.tree.modules.keys()
+    roots = {spec.function.partition(":")[0]} | ({f"{ROOT}.cli.{spec.name}"} & reader.tree.modules.keys())
     code = Code(dict(sorted(_files(reader, roots))))
     reader.save()
     return code
@@ -73,7 +73,8 @@ def _files(reader: _Reader, roots: set[str]) -> Iterator[tuple[str, str]]:
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        if module in seen or module not in reader.tree.modules or (is_outside(module) and module not in roots):
+        known = module in roots or (module in reader.tree.modules and not is_outside(module))
+        if module in seen or not known:
             continue
         seen.add(module)
         source = reader.read(module)

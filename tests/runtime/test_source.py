@@ -93,6 +93,7 @@ def test_function_of_a_docstring_is_one_of_pass():
         ("def f():\n    import ava_core.models", [Import("ava_core.models")]),
         ("try:\n    import ava_core.models\nexcept ImportError:\n    pass", [Import("ava_core.models")]),
         ("HOMES = {'generate': 'ava_core.generation.decoding'}", [Import("ava_core.generation.decoding")]),
+        ('import_module(f"ava_core.data.{kind}")', [Import("ava_core.data.")]),
         ("import json\nfrom pathlib import Path", []),
         ("if TYPE_CHECKING:\n    import ava_core.models\nelse:\n    import ava_core.data", [Import("ava_core.data")]),
     ],

@@ -32,7 +32,7 @@ def open_sources(config: DataConfig, data: Path | None) -> list[Source]:
     if data is not None and not data.is_dir():
         raise AvaError(f"--data {data}: no such folder: run `make data`, or give the folder that holds the corpus")
     return [
-        import_module(f"{__name__}.{source.kind}").open_source(source, config.document_separator, data)
+        import_module(f"ava_core.data.sources.{source.kind}").open_source(source, config.document_separator, data)
         for source in config.sources
     ]
 
