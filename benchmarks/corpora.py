@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ava_core.config.schema import TokenizerConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.shards import SplitInfo, SplitsInfo, TokenizedDocument, write_split, write_splits_info
 from ava_core.data.tokenizer import BOUNDARY_ID, encode, save_tokenizer, train_tokenizer
 from ava_core.runtime import manifest

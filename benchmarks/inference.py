@@ -28,11 +28,11 @@ import torch
 
 from ava_core.config.hardware import usable_cores
 from ava_core.config.layers import resolve
-from ava_core.config.quantization import QuantizeConfig
-from ava_core.config.schema import TokenizerConfig
+from ava_core.config.quantize import QuantizeConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.tokenizer import save_tokenizer, train_tokenizer
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.quantization.export import export_onnx
+from ava_core.onnx.export import export_onnx
 from ava_core.quantization.plan import formats, groups_of
 from ava_core.quantization.rounding import round_model, unmeasured
 from ava_core.runtime import manifest

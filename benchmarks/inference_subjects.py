@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig as DecodingConfig
 
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 
 WARM_UP_TOKENS = 16
 
@@ -44,7 +44,7 @@ class Onnx:
     """An exported model: the decoder by itself, and behind the serving engine."""
 
     def __init__(self, folder: str, threads: int) -> None:
-        from ava_core.quantization.session import DecoderSession
+        from ava_core.onnx.session import DecoderSession
 
         torch.set_num_threads(1)
         self.decoder = DecoderSession.load(Path(folder), threads)

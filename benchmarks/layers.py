@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.attention import attend, attend_by_products
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM, RoutingStatistics
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS
 from ava_core.training.optimizers import build_optimizer

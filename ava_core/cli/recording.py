@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError, one_line
 from ava_core.redaction import redact
 from ava_core.runtime import manifest
@@ -34,7 +35,6 @@ from ava_core.tracking.pipeline_runs import RUNNING, Task, end_pipeline, open_ta
 from ava_core.tracking.records import Corpus, Point, describe_corpus, flatten
 from ava_core.tracking.rest import Run, Server
 from ava_core.tracking.run import OWNED
-from ava_core.training.processes.ranks import Ranks
 
 Compute = Callable[[StepRun], None]
 

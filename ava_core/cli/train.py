@@ -16,7 +16,7 @@ NAME = "train"
 
 
 def _compute(run: StepRun) -> None:
-    from ava_core.training.processes import follow
+    from ava_core.launching import follow
 
     arguments: dict[str, Any] = {
         "model_config": run.config.model,
@@ -48,11 +48,11 @@ def _optional(inputs: Any, name: str) -> Path | None:
 
 def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
     if request.config.train.launcher == "trainjob":
-        from ava_core.training.launchers.step import run_step_on_cluster
+        from ava_core.launching.step import run_step_on_cluster
 
         run_step_on_cluster(request)
         return
-    from ava_core.training.processes import follow
+    from ava_core.launching import follow
 
     follow.run_step_as_rank(request, compute)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ava_core.config.model import ModelConfig
 from ava_core.config.precision import FLOAT32, WIDTHS
 from ava_core.config.routing import max_slots, num_logits
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 
 LOGITS_CHUNK = 1024
 """Tokens whose logits exist at once, as in `ava_core.losses.chunked`."""

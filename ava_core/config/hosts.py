@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.errors import ConfigError, shorten
 
 _LINE = re.compile(r"(\S+)\s+slots=(\d{1,6})\s*(#.*)?")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from ava_core.config.estimate import Estimate, estimate, largest_part
 from ava_core.config.hardware import GIB, Hardware
+from ava_core.config.model import ModelConfig
 from ava_core.config.precision import FLOAT32
-from ava_core.config.schema import AvaConfig, ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.schema import AvaConfig
+from ava_core.config.train import TrainConfig
 from ava_core.errors import ConfigError
 
 MEMINFO = Path("/proc/meminfo")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ava_core.config.schema import DataConfig, TokenizerConfig
+from ava_core.config.data import DataConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.shards import BLOCK_TOKENS, SplitsInfo
 from ava_core.data.sources.source import Source
 

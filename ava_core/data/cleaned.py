@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from ava_core.config.schema import DataConfig
+from ava_core.config.data import DataConfig
 from ava_core.data.cleaning import Cleaner, merge_reports
 from ava_core.data.sources import read_documents
 from ava_core.data.sources.source import Document, Source

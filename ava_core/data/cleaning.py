@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ava_core.config.schema import CleaningConfig
+from ava_core.config.data import CleaningConfig
 from ava_core.data.markdown import render_markdown
 from ava_core.data.sources.source import Document
 

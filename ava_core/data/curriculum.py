@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ava_core.config.training import CurriculumConfig, TrainConfig
+from ava_core.config.train import CurriculumConfig, TrainConfig
 from ava_core.data.batches import Batch, TrainingBatches
 from ava_core.data.difficulty import bigram_scores, count_windows, length_scores, rarity_scores
 from ava_core.errors import AvaError, IntegrityError

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ava_core.config.schema import DeduplicationConfig
+from ava_core.config.data import DeduplicationConfig
 
 WORD = re.compile(r"\w+")
 SEED = 1

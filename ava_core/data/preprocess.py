@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ava_core.config.schema import DataConfig, TokenizerConfig
+from ava_core.config.data import DataConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.card import render_card
 from ava_core.data.cleaned import clean_documents, read_report
 from ava_core.data.durable import SECONDS, DurableFolders

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ava_core.config.schema import SplitConfig
+from ava_core.config.data import SplitConfig
 from ava_core.data.shards import SPLITS
 from ava_core.errors import AvaError
 

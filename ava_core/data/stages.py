@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ava_core.config.schema import DataConfig, TokenizerConfig
+from ava_core.config.data import DataConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.cleaned import DOCUMENTS, Column, clean_documents, join_parts, read_report
 from ava_core.data.deduplication import deduplicate
 from ava_core.data.durable import DurableFolders

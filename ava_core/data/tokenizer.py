@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ava_core.config.schema import TokenizerConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.errors import AvaError, IntegrityError
 
 if TYPE_CHECKING:

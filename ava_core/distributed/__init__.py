@@ -1,1 +1,1 @@
-"""Processes that train together: their places, how they are started, and what they tell each other."""
+"""Processes that train together: their ranks, what they exchange, and how a lost one is noticed."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from ava_core.training.processes.peers import GO_ON, LostPeer
+from ava_core.distributed.peers import GO_ON, LostPeer
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -24,7 +24,7 @@ EVERY_SECONDS = 5.0
 WARN_SECONDS = 20.0
 """Silence of a machine after which it is named in the log: before mpirun ends all, and says less."""
 LOST_SECONDS = 90.0
-"""Silence of a machine after which this process ends. Longer than mpirun's own patience (60 s, `launchers/mpi.py`):
+"""Silence of a machine after which this process ends. Longer than mpirun's own patience (60 s, `launching/mpi.py`):
 an mpirun that hears first of a failed rank waits for the silent machine's daemon, for as long as TCP does."""
 TICK_SECONDS = 1.0
 STOP_SECONDS = 10.0

@@ -18,10 +18,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ava_core.config.hardware import usable_cores
+from ava_core.distributed import peers
+from ava_core.distributed.heartbeat import Heartbeat
+from ava_core.distributed.peers import LostPeer, Place
 from ava_core.errors import ConfigError
-from ava_core.training.processes import peers
-from ava_core.training.processes.heartbeat import Heartbeat
-from ava_core.training.processes.peers import LostPeer, Place
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -110,7 +110,7 @@ class Ranks:
         deepspeed = import_deepspeed()
         from torch import cuda, distributed
 
-        from ava_core.training.processes import shared_memory_op
+        from ava_core.distributed import shared_memory_op
 
         for name, value in (("RANK", self.rank), ("LOCAL_RANK", self.local_rank), ("WORLD_SIZE", self.size)):
             os.environ[name] = str(value)  # DeepSpeed reads them, and not those of MPI

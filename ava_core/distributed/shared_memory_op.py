@@ -1,6 +1,6 @@
 """Sums over the processes of one machine through shared memory: DeepSpeed's compiled op `deepspeed_shm_comm`.
 
-    python -m ava_core.training.processes.shared_memory_op     # builds it, about half a minute; needs g++ and ninja
+    python -m ava_core.distributed.shared_memory_op     # builds it, about half a minute; needs g++ and ninja
 
 For training on CPUs in several processes. Gloo sends gradients through sockets; the op takes half of its time or less
 (20 million float32 in 2 processes: 60 instead of 110 ms). DeepSpeed itself uses it only for inference, so its sums are
@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from ava_core.errors import AvaError
 
 if TYPE_CHECKING:
-    from ava_core.training.processes.ranks import Ranks
+    from ava_core.distributed.ranks import Ranks
 
 log = logging.getLogger(__name__)
 NAME = "deepspeed_shm_comm"
@@ -57,7 +57,7 @@ def build() -> Path | None:
     Raises:
         AvaError: a tool is missing, or the compiler fails.
     """
-    from ava_core.training.processes.ranks import import_deepspeed
+    from ava_core.distributed.ranks import import_deepspeed
 
     import_deepspeed()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
@@ -95,7 +95,7 @@ def choose(deepspeed: Any, ranks: Ranks) -> bool:
         if ranks.is_first:
             log.info(
                 "DeepSpeed's op for shared memory %s: the processes use Gloo;"
-                " `python -m ava_core.training.processes.shared_memory_op` builds it",
+                " `python -m ava_core.distributed.shared_memory_op` builds it",
                 missing or "is missing in another process",
             )
         return False

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ava_core.config.schema import EvaluateConfig
+from ava_core.config.evaluate import EvaluateConfig
 from ava_core.data.batches import bits_per_byte
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import IntegrityError

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ava_core.config.schema import EvaluateConfig
+from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation import charts
 from ava_core.evaluation.samples import STRATEGIES
 from ava_core.evaluation.style import STYLE

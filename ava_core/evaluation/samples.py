@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ava_core.config.schema import EvaluateConfig
+from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation.diversity import distinct, repetition
 from ava_core.evaluation.scoring import write_whole
 from ava_core.generation import generate

@@ -41,7 +41,7 @@ def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrai
     with verified(folder):
         tokenizer = load_tokenizer(folder)
         if (folder / ONNX_NAME).is_file():
-            from ava_core.quantization.runtime import load_onnx
+            from ava_core.onnx.runtime import load_onnx
 
             model: PreTrainedModel = load_onnx(folder, threads)
         else:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ava_core.config.train_job import TrainJobConfig
 from ava_core.errors import AvaError, ConfigError, one_line
+from ava_core.launching import api_errors
+from ava_core.launching.log_stream import LogStream, Shown
+from ava_core.launching.trainjob import REPLICATED_JOBS, TrainJob
 from ava_core.runtime.progress import Progress
-from ava_core.training.launchers import api_errors
-from ava_core.training.launchers.log_stream import LogStream, Shown
-from ava_core.training.launchers.trainjob import REPLICATED_JOBS, TrainJob
 
 if TYPE_CHECKING:
     from kubeflow.trainer import Runtime
@@ -165,7 +165,7 @@ class Cluster:
             if api_errors.status(error) == 404:
                 raise ConfigError(
                     f"kubernetes.train_job.runtime = {name}: there is none in the namespace {self.namespace}: apply"
-                    " what `python -m ava_core.training.launchers.runtime --image IMAGE` prints"
+                    " what `python -m ava_core.launching.runtime --image IMAGE` prints"
                 ) from error
             raise AvaError(f"the cluster doesn't give the runtime {name}: {api_errors.detail(error)}") from error
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ava_core.distributed.peers import is_lost_connection
 from ava_core.errors import AvaError, ConfigError, IntegrityError, one_line
-from ava_core.training.processes.peers import is_lost_connection
 
 
 def describe(error: BaseException, rank: int) -> dict[str, Any]:

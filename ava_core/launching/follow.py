@@ -19,11 +19,11 @@ from typing import Any
 
 from ava_core.config.hosts import world_size
 from ava_core.config.threads import limit_threads
+from ava_core.distributed.ranks import TIMEOUT, LostPeer, Ranks, require_devices
 from ava_core.errors import ConfigError
+from ava_core.launching import request as requests
 from ava_core.runtime import logs
 from ava_core.runtime.step import Request, StepRun, run_step
-from ava_core.training.processes import request as requests
-from ava_core.training.processes.ranks import TIMEOUT, LostPeer, Ranks, require_devices
 
 log = logging.getLogger(__name__)
 _ANNOUNCEMENT, _HEARD = "ava_announcement", "ava_heard"

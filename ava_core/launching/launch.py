@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ava_core.config.hosts import read_hostfile, world_size
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import FAMILIES, LISTEN_DESCRIPTOR, LOCAL_SIZES, require_devices
 from ava_core.errors import AvaError
+from ava_core.launching import failures
+from ava_core.launching.lifetime import die_with_parent
+from ava_core.launching.request import encode
 from ava_core.runtime.progress import Progress
-from ava_core.training.processes import failures
-from ava_core.training.processes.lifetime import die_with_parent
-from ava_core.training.processes.ranks import FAMILIES, LISTEN_DESCRIPTOR, LOCAL_SIZES, require_devices
-from ava_core.training.processes.request import encode
 
 log = logging.getLogger(__name__)
-WORKER = "ava_core.training.processes.worker"
+WORKER = "ava_core.launching.worker"
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
 """From SIGTERM to SIGKILL."""
@@ -223,7 +223,7 @@ def _launch_on_hosts() -> None:
 
     signal.signal(signal.SIGTERM, end_all)  # with several machines the launcher replaces it, to end remote processes
     die_with_parent(int(sys.argv[1]), signal.SIGTERM)
-    from ava_core.training.processes.ranks import import_deepspeed
+    from ava_core.distributed.ranks import import_deepspeed
 
     import_deepspeed()
     from deepspeed.launcher.runner import main

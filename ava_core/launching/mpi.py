@@ -1,6 +1,6 @@
 """What the launcher of the TrainJob runs: `mpirun`, with one `ava train` per process.
 
-    python -m ava_core.training.launchers.mpi --nodes 2 --processes 4 -- train --params-yaml ... --output ...
+    python -m ava_core.launching.mpi --nodes 2 --processes 4 -- train --params-yaml ... --output ...
 
 The controller of Kubeflow Trainer gives the names of all nodes in a hostfile and a pair of keys in an ssh folder. Only
 here is known which of the nodes this is and which port of it is free, and so where the ranks meet: it puts itself
@@ -179,12 +179,12 @@ def _require_code(expected: str | None) -> None:
     if code_of(STEPS["train"]).digest != expected:
         raise ConfigError(
             "the image of the runtime holds other code than the one that started this job: apply"
-            " `python -m ava_core.training.launchers.runtime --image IMAGE` with the step's image"
+            " `python -m ava_core.launching.runtime --image IMAGE` with the step's image"
         )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m ava_core.training.launchers.mpi", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ava_core.launching.mpi", description=__doc__)
     parser.add_argument("--nodes", type=int, required=True, help="machines that take part, this one included")
     parser.add_argument("--processes", type=int, required=True, help="ranks on each of them")
     parser.add_argument("--hostfile", type=Path, default=HOSTFILE, help="names of the nodes")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.schema import ModelConfig
+from ava_core.config.model import ModelConfig
 from ava_core.config.section import Section
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.runtime.progress import Progress
 
 SECTIONS: dict[str, type[Section]] = {"model_config": ModelConfig, "train_config": TrainConfig}

@@ -1,6 +1,6 @@
 """The training runtime that the TrainJob refers to, as a manifest for `kubectl apply -f -`.
 
-    python -m ava_core.training.launchers.runtime --image REGISTRY/ava-moe@sha256:... --namespace kubeflow
+    python -m ava_core.launching.runtime --image REGISTRY/ava-moe@sha256:... --namespace kubeflow
 
 Kubeflow Trainer has a cluster-wide runtime `deepspeed-distributed`. A TrainJob's image reaches only the launcher of an
 MPI runtime, not its nodes (kubeflow/trainer#4030), so the nodes would run Trainer's own image. This is the same runtime
@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ava_core.training.launchers.mpi import SSH_FOLDER, SSH_PORT
+from ava_core.launching.mpi import SSH_FOLDER, SSH_PORT
 
 NAME = "deepspeed-distributed"
 USER, GROUP = 10001, 0
@@ -128,7 +128,7 @@ def _job(name: str, image: str, container: dict[str, Any]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the manifest."""
     parser = argparse.ArgumentParser(
-        prog="python -m ava_core.training.launchers.runtime", description="Print the runtime of Ava's TrainJobs."
+        prog="python -m ava_core.launching.runtime", description="Print the runtime of Ava's TrainJobs."
     )
     parser.add_argument("--image", required=True, help="Ava's image, by digest")
     parser.add_argument("--name", default=NAME, help="as in kubernetes.train_job.runtime")

@@ -18,11 +18,11 @@ import yaml
 from ava_core.config.hosts import require_divisible_batches
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import AvaError, ConfigError
+from ava_core.launching.trainjob import ENVIRONMENT, SECRETS, TrainJob, job_command, job_environment, job_name
 from ava_core.runtime.atomic_copy import copy_atomically, remove
 from ava_core.runtime.code import code_of
 from ava_core.runtime.step import Request, StepRun, find_entry, run_step
 from ava_core.runtime.work import Entry
-from ava_core.training.launchers.trainjob import ENVIRONMENT, SECRETS, TrainJob, job_command, job_environment, job_name
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def run_step_on_cluster(request: Request) -> None:
     if not finished:
         folder = entry.folder / "trainjob"
         job = plan(request, inner, entry, folder)
-        from ava_core.training.launchers.cluster import Cluster
+        from ava_core.launching.cluster import Cluster
 
         Cluster(request.config.kubernetes.train_job).run(job, request.progress)
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.kubernetes import KubernetesConfig, TolerationConfig
-from ava_core.training.launchers.mpi import HOSTFILE, SSH_FOLDER
+from ava_core.launching.mpi import HOSTFILE, SSH_FOLDER
 
 ENVIRONMENT = (
     "AVA_TRACKING_URI",
@@ -118,7 +118,7 @@ def job_command(
     hostfile: Path = HOSTFILE,
     ssh: Path = SSH_FOLDER,
 ) -> list[str]:
-    """The command of the launcher's container: `ava_core.training.launchers.mpi`, which starts all ranks.
+    """The command of the launcher's container: `ava_core.launching.mpi`, which starts all ranks.
 
     Run anywhere with the same effect: it needs `python` (of the environment that has `ava_core`), `mpirun` and `ssh` on
     the PATH, a hostfile that names this machine and the others, and on those an sshd as `runtime.node_command` starts
@@ -134,7 +134,7 @@ def job_command(
         hostfile: names of all nodes; the first word of each line is read.
         ssh: folder with id_rsa, id_rsa.pub and authorized_keys.
     """
-    command = ["python", "-m", "ava_core.training.launchers.mpi", "--nodes", str(nodes), "--processes", str(processes)]
+    command = ["python", "-m", "ava_core.launching.mpi", "--nodes", str(nodes), "--processes", str(processes)]
     for flag, value, default in (
         ("--code", code, None),
         ("--secrets", secrets, None),

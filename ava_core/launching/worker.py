@@ -1,4 +1,4 @@
-"""One process of a training with several: `python -m ava_core.training.processes.worker REQUEST [PARENT]`.
+"""One process of a training with several: `python -m ava_core.launching.worker REQUEST [PARENT]`.
 
 Started by `launch`, with the environment of its rank. It trains as the request says; rank 0 leaves
 `result.json` beside the request, and a process that fails `failure-rank-N.json`. Only rank 0 writes to the terminal,
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ava_core.config.threads import limit_threads
+from ava_core.distributed import heartbeat
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
 from ava_core.interruption import handle_signals, outlive_terminal
+from ava_core.launching import failures
+from ava_core.launching.lifetime import die_with_parent
+from ava_core.launching.request import decode
 from ava_core.runtime import logs
-from ava_core.training.processes import failures, heartbeat
-from ava_core.training.processes.lifetime import die_with_parent
-from ava_core.training.processes.ranks import Ranks
-from ava_core.training.processes.request import decode
 
 log = logging.getLogger(__name__)
 

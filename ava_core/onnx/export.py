@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ava_core import __version__
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import Stored
-from ava_core.quantization.fused import FusedGraph
-from ava_core.quantization.graph import GraphWriter
-from ava_core.quantization.portable import PortableGraph
-from ava_core.quantization.shape import GRAPH_FILE, GRAPH_KIND, SHAPE, WEIGHTS_FILE
+from ava_core.onnx.block_weights import Stored
+from ava_core.onnx.fused import FusedGraph
+from ava_core.onnx.graph import GraphWriter
+from ava_core.onnx.portable import PortableGraph
+from ava_core.onnx.shape import GRAPH_FILE, GRAPH_KIND, SHAPE, WEIGHTS_FILE
 
 
 def export_onnx(

@@ -20,13 +20,13 @@ from onnx import TensorProto
 
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import BlockWeights, Stored
-from ava_core.quantization.fused_matrices import Matrices
-from ava_core.quantization.fused_mixture import Mixture
-from ava_core.quantization.graph import CONTRIB, GraphWriter
-from ava_core.quantization.parameters import Parameters
-from ava_core.quantization.routing import require_router
-from ava_core.quantization.shape import DecoderShape
+from ava_core.onnx.block_weights import BlockWeights, Stored
+from ava_core.onnx.fused_matrices import Matrices
+from ava_core.onnx.fused_mixture import Mixture
+from ava_core.onnx.graph import CONTRIB, GraphWriter
+from ava_core.onnx.parameters import Parameters
+from ava_core.onnx.routing import require_router
+from ava_core.onnx.shape import DecoderShape
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 HEAD_MULTIPLE = 16

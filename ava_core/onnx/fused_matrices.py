@@ -11,10 +11,10 @@ from typing import cast
 import numpy as np
 import torch
 
-from ava_core.quantization.blockwise import BlockWeights, Stored
-from ava_core.quantization.graph import CONTRIB, GraphWriter
-from ava_core.quantization.packing import pack, pack_zero_points, require_fit, stack
-from ava_core.quantization.parameters import Parameters
+from ava_core.onnx.block_weights import BlockWeights, Stored
+from ava_core.onnx.graph import CONTRIB, GraphWriter
+from ava_core.onnx.packing import pack, pack_zero_points, require_fit, stack
+from ava_core.onnx.parameters import Parameters
 
 
 class Matrices:

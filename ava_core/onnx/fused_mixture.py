@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from ava_core.models import EnhancedMoEConfig
-from ava_core.quantization.blockwise import BlockWeights
-from ava_core.quantization.fused_matrices import Matrices, transposed
-from ava_core.quantization.graph import CONTRIB
-from ava_core.quantization.packing import interleave, pack, require_fit
-from ava_core.quantization.routing import add_router
+from ava_core.onnx.block_weights import BlockWeights
+from ava_core.onnx.fused_matrices import Matrices, transposed
+from ava_core.onnx.graph import CONTRIB
+from ava_core.onnx.packing import interleave, pack, require_fit
+from ava_core.onnx.routing import add_router
 
 TINY = 1e-30
 """Added to gate values before their logarithm is taken."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from ava_core.models import EnhancedMoEConfig
-from ava_core.quantization.onnx_model import OnnxCausalLM, OnnxCausalLMOutput, refuse_other_inputs
-from ava_core.quantization.session import DecoderSession, Experts, KVCache
+from ava_core.onnx.onnx_model import OnnxCausalLM, OnnxCausalLMOutput, refuse_other_inputs
+from ava_core.onnx.session import DecoderSession, Experts, KVCache
 
 FIRST_CAPACITY = 64
 """Positions that a new cache has room for, at least; it doubles when it is full."""

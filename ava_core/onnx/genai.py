@@ -12,7 +12,7 @@ from typing import Any
 
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.models import EnhancedMoEConfig
-from ava_core.quantization.shape import GRAPH_FILE, SESSION_OPTIONS
+from ava_core.onnx.shape import GRAPH_FILE, SESSION_OPTIONS
 
 GENAI_FILE = "genai_config.json"
 

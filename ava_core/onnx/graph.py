@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ava_core.quantization.blockwise import BlockWeights
-from ava_core.quantization.shape import GRAPH_FILE, WEIGHTS_FILE
+from ava_core.onnx.block_weights import BlockWeights
+from ava_core.onnx.shape import GRAPH_FILE, WEIGHTS_FILE
 
 CONTRIB = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""

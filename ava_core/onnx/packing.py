@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from ava_core.errors import ConfigError
-from ava_core.quantization.blockwise import BlockWeights
+from ava_core.onnx.block_weights import BlockWeights
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 Weights = TypeVar("Weights", np.ndarray, BlockWeights)

@@ -23,10 +23,10 @@ import torch
 from onnx import TensorProto
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import BlockWeights, Stored
-from ava_core.quantization.graph import GraphWriter
-from ava_core.quantization.parameters import Parameters
-from ava_core.quantization.routing import END, add_router, require_router
+from ava_core.onnx.block_weights import BlockWeights, Stored
+from ava_core.onnx.graph import GraphWriter
+from ava_core.onnx.parameters import Parameters
+from ava_core.onnx.routing import END, add_router, require_router
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ava_core.models import EnhancedMoEConfig
-from ava_core.quantization.onnx_model import OnnxCausalLM, OnnxCausalLMOutput, refuse_other_inputs
+from ava_core.onnx.onnx_model import OnnxCausalLM, OnnxCausalLMOutput, refuse_other_inputs
 
 
 class PortableCausalLM(OnnxCausalLM):

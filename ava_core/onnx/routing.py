@@ -11,8 +11,8 @@ from onnx import TensorProto
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEConfig
 from ava_core.models.routing import ROUTERS
-from ava_core.quantization.graph import GraphWriter
-from ava_core.quantization.parameters import Parameters
+from ava_core.onnx.graph import GraphWriter
+from ava_core.onnx.parameters import Parameters
 
 END = 2**62
 CLOSED = -1e30

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.quantization.shape import GRAPH_FILE, GRAPH_KIND, SESSION_OPTIONS, SHAPE, WEIGHTS_FILE, DecoderShape
+from ava_core.onnx.shape import GRAPH_FILE, GRAPH_KIND, SESSION_OPTIONS, SHAPE, WEIGHTS_FILE, DecoderShape
 
 
 class KVCache:

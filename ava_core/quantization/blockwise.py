@@ -9,57 +9,14 @@ float32's range, no block is too small for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ava_core.errors import AvaError
+from ava_core.onnx.block_weights import BlockWeights
 
 MIN_BLOCK = 16
 CHUNK_WEIGHTS = 2**24
 """Weights that are rounded at once: bounds the memory for temporaries."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockWeights:
-    """A rounded matrix, or the matrices of N experts.
-
-    Attributes:
-        integers: int8 (O, I) or (N, O, I), within [-2^(bits-1), 2^(bits-1) - 1].
-        scales: float32 (O, J) or (N, O, J).
-        zero_points: int8 in the integers' range, one per scale; None: all 0.
-        bits: 2, 4 or 8.
-        block_size: B.
-    """
-
-    integers: np.ndarray
-    scales: np.ndarray
-    bits: int
-    block_size: int
-    zero_points: np.ndarray | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the matrix that the integers stand for."""
-        return self.integers.shape
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of integers, scales and zero points in a file."""
-        points = 0 if self.zero_points is None else self.zero_points.size * self.bits // 8
-        return self.integers.size * self.bits // 8 + self.scales.size * 2 + points
-
-    def dequantize(self) -> np.ndarray:
-        """The matrix that the integers stand for, float32."""
-        inputs = self.integers.shape[-1]
-        shifted = self.integers.astype(np.float32)
-        if self.zero_points is not None:
-            shifted -= np.repeat(self.zero_points, self.block_size, axis=-1)[..., :inputs]
-        return shifted * np.repeat(self.scales, self.block_size, axis=-1)[..., :inputs]
-
-
-Stored = BlockWeights | np.ndarray
-"""A matrix as a file holds it: rounded to integers, or as float16."""
 
 
 def fitting_block(block_size: int, inputs: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ava_core.config.quantization import QuantizeConfig
+from ava_core.config.quantize import QuantizeConfig
 from ava_core.errors import ParityError
 
 EXPORT_ERROR = 1e-3

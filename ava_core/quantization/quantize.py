@@ -13,23 +13,23 @@ from typing import Any
 
 import torch
 
-from ava_core.config.quantization import QuantizeConfig
+from ava_core.config.quantize import QuantizeConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.errors import AvaError
-from ava_core.quantization.blockwise import Stored
+from ava_core.onnx.block_weights import Stored
+from ava_core.onnx.export import export_onnx, onnx_bytes
+from ava_core.onnx.genai import write_genai_config
+from ava_core.onnx.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
+from ava_core.onnx.runtime import load_onnx
 from ava_core.quantization.bounds import require_parity
 from ava_core.quantization.consistency import cached_error, padded_error
 from ava_core.quantization.decoding import PROMPT_TOKENS, decode_rates
-from ava_core.quantization.export import export_onnx, onnx_bytes
-from ava_core.quantization.genai import write_genai_config
-from ava_core.quantization.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
 from ava_core.quantization.original import CONFIGURATIONS, RUNTIME_FILES, Original, load_original
 from ava_core.quantization.parity import Parity, measure_parity
 from ava_core.quantization.plan import Format
 from ava_core.quantization.readback import verify_weights
 from ava_core.quantization.rounding import bits_per_weight, plan, round_model
-from ava_core.quantization.runtime import load_onnx
 from ava_core.quantization.verify import verify_experts, verify_file, verify_rounding
 from ava_core.runtime.progress import Progress
 

@@ -19,8 +19,8 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from ava_core.errors import ParityError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import BlockWeights, Stored
-from ava_core.quantization.graph import GRAPH_FILE
+from ava_core.onnx.block_weights import BlockWeights, Stored
+from ava_core.onnx.graph import GRAPH_FILE
 
 WEIGHT_INPUTS = {
     "MatMul": 1,

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from ava_core.config.quantization import QuantizeConfig, SchemeConfig
+from ava_core.config.quantize import QuantizeConfig, SchemeConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import Stored, quantize_blocks
+from ava_core.onnx.block_weights import Stored
+from ava_core.quantization.blockwise import quantize_blocks
 from ava_core.quantization.plan import HALF, Format, Group, Targets, choose, formats, groups_of
 from ava_core.quantization.sensitivity import measure_damages
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import BlockWeights, Stored
+from ava_core.onnx.block_weights import BlockWeights, Stored
 from ava_core.quantization.plan import HALF, Damage, Format, Group
 
 Rounding = Callable[[np.ndarray, Format], Stored]

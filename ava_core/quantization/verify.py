@@ -17,8 +17,8 @@ from onnx import helper
 
 from ava_core.errors import ParityError
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import BlockWeights, Stored
-from ava_core.quantization.graph import CONTRIB, GRAPH_FILE, IR_VERSION, OPSET
+from ava_core.onnx.block_weights import BlockWeights, Stored
+from ava_core.onnx.graph import CONTRIB, GRAPH_FILE, IR_VERSION, OPSET
 
 HALF_STEP = 0.5 + 1e-3
 EXPERT_TOLERANCE = 0.05

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ava_core import __version__
-from ava_core.config.schema import GenerationConfig, RegisterConfig
+from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.register import RegisterConfig
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.files import write_run_files
 from ava_core.registry.gates.decision import FIGURE, TEST_BYTES, Decision, decide, gate_digest, read_decision

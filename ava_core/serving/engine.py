@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ava_core.errors import AvaError
-from ava_core.quantization.session import DecoderSession
+from ava_core.onnx.session import DecoderSession
 from ava_core.serving.requests import Delta, Draining, Failed, QueueFull, Request
 from ava_core.serving.sequence import Sequence
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ava_core.errors import AvaError
 from ava_core.generation.prompts import load_tokenizer
-from ava_core.quantization.session import DecoderSession
+from ava_core.onnx.session import DecoderSession
 from ava_core.runtime import manifest
 from ava_core.serving.engine import Deliver, Engine
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.model import ModelConfig
+from ava_core.config.train import TrainConfig
 from ava_core.data.curriculum import build_batches
 from ava_core.data.shards import ShardedSplit
+from ava_core.distributed.ranks import Ranks
 from ava_core.runtime.progress import Progress
 from ava_core.training.engine.engine import TrainingEngine, prepare_loss
 from ava_core.training.find_rate import RateSearch, find_rate
 from ava_core.training.memory.plan import plan_memory
 from ava_core.training.process import prepare
-from ava_core.training.processes.ranks import Ranks
 from ava_core.training.train import build_model
 
 log = logging.getLogger(__name__)

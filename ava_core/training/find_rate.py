@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.data.batches import Batch
 from ava_core.errors import AvaError
 from ava_core.models.diagnosis import NonFiniteError

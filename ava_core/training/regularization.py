@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.model import ModelConfig
+from ava_core.config.train import TrainConfig
 from ava_core.models.modeling import DecoderLayer
 from ava_core.models.moe import Gate
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from ava_core.config.training import ScheduleName, TrainConfig
+from ava_core.config.train import ScheduleName, TrainConfig
 
 RISE_SHARE = 0.3
 """Share of one cycle, after warm-up, that goes up (as in fastai and PyTorch)."""

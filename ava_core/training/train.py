@@ -15,12 +15,15 @@ import torch
 from ava_core.config.estimate import estimate
 from ava_core.config.hardware import Hardware, detect
 from ava_core.config.memory import require_memory
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.model import ModelConfig
+from ava_core.config.train import TrainConfig
 from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.shards import ShardedSplit, load_splits_info
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, copy_tokenizer, read_settings
+from ava_core.distributed import peers
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
+from ava_core.launching import launch
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.runtime.progress import Progress
@@ -35,8 +38,6 @@ from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
 from ava_core.training.memory.watch import MemoryWatch
 from ava_core.training.process import peak_memory_bytes, prepare
-from ava_core.training.processes import launch, peers
-from ava_core.training.processes.ranks import Ranks
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock

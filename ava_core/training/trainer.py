@@ -13,10 +13,11 @@ from typing import Any
 import psutil
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.data.batches import bits_per_byte
 from ava_core.data.curriculum import CurriculumBatches
 from ava_core.data.shards import ShardedSplit
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.diagnosis import NonFiniteError
@@ -28,7 +29,6 @@ from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.gradients import Clipper, Guard, Verdict, faulty_gradient, gradient_health
 from ava_core.training.history import History
 from ava_core.training.memory.out_of_memory import raises_out_of_memory
-from ava_core.training.processes.ranks import Ranks
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock

@@ -8,9 +8,9 @@ import pytest
 from ava_core.config import resolve
 from ava_core.config.estimate import estimate, saved_bytes
 from ava_core.config.hardware import GIB
+from ava_core.config.model import ModelConfig
 from ava_core.config.presets import FOLDER, names
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 
 VOCABULARY = 311
 BASE = {

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ava_core.config.schema import AvaConfig, ModelConfig, Section
+from ava_core.config.model import ModelConfig
+from ava_core.config.schema import AvaConfig, Section
 
 FIELDS = {
     "hidden_size": st.sampled_from([32, 48, 64, 66]),

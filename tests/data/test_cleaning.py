@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.config.schema import CleaningConfig
+from ava_core.config.data import CleaningConfig
 from ava_core.data.cleaning import Cleaner
 from ava_core.data.sources.source import Document
 

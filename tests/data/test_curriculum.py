@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.config.training import CurriculumConfig, TrainConfig
+from ava_core.config.train import CurriculumConfig, TrainConfig
 from ava_core.data.batches import TrainingBatches
 from ava_core.data.curriculum import Stages, build_batches
 from ava_core.data.difficulty import count_windows

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.config.schema import DeduplicationConfig
+from ava_core.config.data import DeduplicationConfig
 from ava_core.data.deduplication import choose_bands, deduplicate, shingles
 
 WORDS = [f"word{number}" for number in range(5000)]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ava_core.config.schema import DataConfig, TokenizerConfig
+from ava_core.config.data import DataConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.preprocess import clean_part, preprocess
 from ava_core.data.sources import open_sources, part_of, read_documents
 from ava_core.errors import AvaError

@@ -13,7 +13,8 @@ import datasets
 import pytest
 from transformers import AutoTokenizer
 
-from ava_core.config.schema import CleaningConfig, DataConfig, TokenizerConfig
+from ava_core.config.data import CleaningConfig, DataConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.cleaning import Cleaner
 from ava_core.data.preprocess import preprocess
 from ava_core.data.shards import ShardedSplit
@@ -170,7 +171,8 @@ def test_output_names_no_place_of_this_machine(finished, corpus, tmp_path):
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from ava_core.config.schema import DataConfig, TokenizerConfig
+from ava_core.config.data import DataConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data import preprocess as module
 from ava_core.data import stages
 from ava_core.data.cleaning import Cleaner

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from ava_core.config.schema import DataConfig
+from ava_core.config.data import DataConfig
 from ava_core.data.corpora import CORPORA, Corpus, digest_files
 from ava_core.data.sources import digest_sources, open_sources, read_documents
 from ava_core.errors import AvaError, IntegrityError

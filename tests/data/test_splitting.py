@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.config.schema import SplitConfig
+from ava_core.config.data import SplitConfig
 from ava_core.data.splitting import split_documents
 from ava_core.errors import AvaError
 

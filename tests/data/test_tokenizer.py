@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from ava_core.config.schema import TokenizerConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.tokenizer import (
     BOUNDARY,
     copy_tokenizer,
@@ -69,7 +69,7 @@ def test_trained_text_needs_fewer_tokens_than_bytes(trained, corpus_text):
 TRAIN = """
 import sys
 from pathlib import Path
-from ava_core.config.schema import TokenizerConfig
+from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.tokenizer import save_tokenizer, train_tokenizer
 text = Path(sys.argv[1]).read_text()
 texts = [text[start : start + 2000] for start in range(0, len(text), 2000)]

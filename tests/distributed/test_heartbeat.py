@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from ava_core.training.launchers import mpi
-from ava_core.training.processes import heartbeat
-from ava_core.training.processes.heartbeat import Heartbeat
-from ava_core.training.processes.peers import LostPeer
+from ava_core.distributed import heartbeat
+from ava_core.distributed.heartbeat import Heartbeat
+from ava_core.distributed.peers import LostPeer
+from ava_core.launching import mpi
 
 MACHINES = {0: "first", 2: "second", 4: "third"}
 
@@ -100,9 +100,9 @@ def test_mpirun_loses_its_patience_first():
 
 PROGRAM = """
 import logging, os, signal, sys
-from ava_core.training.launchers import mpi
-from ava_core.training.processes import heartbeat
-from ava_core.training.processes.ranks import Ranks
+from ava_core.launching import mpi
+from ava_core.distributed import heartbeat
+from ava_core.distributed.ranks import Ranks
 
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 heartbeat.EVERY_SECONDS, heartbeat.WARN_SECONDS, heartbeat.LOST_SECONDS = 0.5, 2.0, 6.0

@@ -6,8 +6,8 @@ import threading
 import psutil
 import pytest
 
-from ava_core.training.processes import peers
-from ava_core.training.processes.peers import LostPeer, Place
+from ava_core.distributed import peers
+from ava_core.distributed.peers import LostPeer, Place
 
 CLOSED = "[/source/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:25816: Connection reset by peer. This is usual"
 PLACES = [Place(0, 0, "launcher", "10.0.0.1"), Place(1, 0, "node-a", "10.0.0.2"), Place(2, 1, "node-a", "10.0.0.2")]

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from ava_core.distributed.ranks import Ranks, require_devices
 from ava_core.errors import ConfigError
-from ava_core.training.processes.ranks import Ranks, require_devices
 
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
@@ -74,7 +74,7 @@ def test_process_alone_hears_only_itself():
 def test_more_processes_than_devices_are_refused(monkeypatch):
     import torch
 
-    monkeypatch.setattr("ava_core.training.processes.ranks.usable_cores", lambda: 2)
+    monkeypatch.setattr("ava_core.distributed.ranks.usable_cores", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     require_devices(2)
     with pytest.raises(ConfigError, match=r"^train\.processes = 3: this machine has 2 usable cores and no GPU: use at"):
@@ -87,8 +87,8 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
 
 PROGRAM = """
 import json, sys
-from ava_core.training.processes import ranks as module
-from ava_core.training.processes.ranks import LostPeer, Ranks
+from ava_core.distributed import ranks as module
+from ava_core.distributed.ranks import LostPeer, Ranks
 
 module.usable_cores = lambda: 2
 ranks = Ranks.from_environment()

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from ava_core.config.hardware import usable_cores
-from ava_core.training.processes import shared_memory_op
-from ava_core.training.processes.ranks import Ranks, import_deepspeed
+from ava_core.distributed import shared_memory_op
+from ava_core.distributed.ranks import Ranks, import_deepspeed
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_op_that_is_not_built_is_said_once_and_not_built(deepspeed, monkeypatch,
     assert not caplog.messages
     assert not shared_memory_op.choose(deepspeed, Ranks(0, 0, 2, 2))
     (message,) = {record.getMessage() for record in caplog.records if record.name.startswith("ava_core")}
-    assert "is not built" in message and "python -m ava_core.training.processes.shared_memory_op" in message
+    assert "is not built" in message and "python -m ava_core.distributed.shared_memory_op" in message
     assert deepspeed.ops.__compatible_ops__ == {shared_memory_op.NAME: False}
     shared_memory_op.library_path().write_bytes(b"no library")
     assert not shared_memory_op.choose(deepspeed, Ranks(0, 0, 2, 2))
@@ -94,7 +94,7 @@ def test_only_sums_that_the_op_can_do_go_through_it(monkeypatch, tensor, changes
 PROGRAM = """
 import json, os, torch
 from torch import distributed
-from ava_core.training.processes.ranks import Ranks
+from ava_core.distributed.ranks import Ranks
 
 ranks = Ranks.from_environment()
 ranks.connect()
@@ -121,7 +121,7 @@ print(json.dumps({"same": same, "calls": len(calls)}))
 @pytest.mark.skipif(usable_cores() < 2 or not shutil.which("g++"), reason="needs two cores and g++")
 def test_built_op_gives_the_bits_of_gloo_to_two_processes(tmp_path):
     environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    build = [sys.executable, "-m", "ava_core.training.processes.shared_memory_op"]
+    build = [sys.executable, "-m", "ava_core.distributed.shared_memory_op"]
     built = subprocess.run(build, env=environment, capture_output=True, text=True, check=True)
     again = subprocess.run(build, env=environment, capture_output=True, text=True, check=True)
     assert built.stdout == again.stdout

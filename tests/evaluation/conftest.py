@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ava_core.config.schema import EvaluateConfig
+from ava_core.config.evaluate import EvaluateConfig
 from ava_core.runtime.progress import Progress
 
 SETTINGS = {

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from ava_core.cli import generate as command
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 from ava_core.errors import ConfigError
 from ava_core.generation import generate, load_model
 from ava_core.registry.download import Downloaded

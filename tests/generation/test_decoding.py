@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 from ava_core.errors import AvaError, ConfigError
 from ava_core.generation import STRATEGIES, generate, load_model
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import GenerationConfig as DecodingConfig
 
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 from ava_core.generation import generate, load_model
 from ava_core.generation.sampling import Sampler
 

@@ -5,16 +5,16 @@ import logging
 import pytest
 
 from ava_core.config import resolve
+from ava_core.launching import trainjob
 from ava_core.runtime.progress import Progress
-from ava_core.training.launchers import trainjob
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     pytest.importorskip("kubeflow", reason="the package kubeflow is not installed")
-    from ava_core.training.launchers import cluster as module
-    from ava_core.training.launchers.runtime import manifest
-    from tests.training.launchers.fake_cluster import FakeCluster
+    from ava_core.launching import cluster as module
+    from ava_core.launching.runtime import manifest
+    from tests.launching.fake_cluster import FakeCluster
 
     fake = FakeCluster(manifest("registry.example/ava-moe@sha256:" + "0" * 64))
     # KUBECONFIG is read once, when the client is imported.
@@ -50,7 +50,7 @@ def make_job():
 @pytest.fixture
 def run_job(cluster, caplog):
     """Run a job to its end; everything that is logged is in `caplog`."""
-    from ava_core.training.launchers.cluster import Cluster
+    from ava_core.launching.cluster import Cluster
 
     logger = logging.getLogger("ava_core")
     logger.propagate, level = True, logger.level

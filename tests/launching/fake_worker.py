@@ -1,4 +1,4 @@
-"""A worker of `ava_core.training.processes.launch` that trains nothing: what it does is said by the argument `acts`.
+"""A worker of `ava_core.launching.launch` that trains nothing: what it does is said by the argument `acts`.
 
 `acts` gives an action for each rank; each process writes its id to `pid-N` in the state folder first.
 """
@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ava_core.distributed.ranks import LostPeer, Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
-from ava_core.training.processes.ranks import LostPeer, Ranks
-from ava_core.training.processes.worker import main
+from ava_core.launching.worker import main
 
 
 @dataclass

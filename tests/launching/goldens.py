@@ -2,7 +2,7 @@
 
 Renew the golden files after a wanted change, and read the difference:
 
-    python -m tests.training.launchers.goldens
+    python -m tests.launching.goldens
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from unittest import mock
 import yaml
 
 from ava_core.config import resolve
+from ava_core.launching import step
+from ava_core.launching.runtime import manifest
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.progress import Progress
 from ava_core.runtime.step import Request
 from ava_core.runtime.work import Entry
 from ava_core.steps import STEPS
-from ava_core.training.launchers import step
-from ava_core.training.launchers.runtime import manifest
 
 FOLDER = Path(__file__).parent / "golden"
 IMAGE = "registry.example/ava-moe@sha256:" + "0" * 64
@@ -90,8 +90,8 @@ def build_job(values):
 
 def render():
     """Text of each golden file, by its name."""
-    from ava_core.training.launchers.cluster import Cluster
-    from tests.training.launchers.fake_cluster import FakeCluster
+    from ava_core.launching.cluster import Cluster
+    from tests.launching.fake_cluster import FakeCluster
 
     files = {"runtime": manifest(IMAGE, namespace="team")}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, ENVIRONMENT, clear=True):

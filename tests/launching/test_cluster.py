@@ -9,8 +9,8 @@ import pytest
 from ava_core.errors import AvaError, ConfigError
 
 kubeflow = pytest.importorskip("kubeflow", reason="the package kubeflow is not installed")
-from ava_core.training.launchers import cluster as module  # noqa: E402
-from ava_core.training.launchers import log_stream  # noqa: E402
+from ava_core.launching import cluster as module  # noqa: E402
+from ava_core.launching import log_stream  # noqa: E402
 
 LINES = [
     "12:00:00 INFO    train: 1,000 parameters, 6 steps of 256 tokens",
@@ -269,7 +269,7 @@ def test_why_machines_are_waited_for_is_shown(cluster, make_job, run_job, caplog
 
 def test_missing_runtime_says_how_to_make_it(cluster, make_job, run_job):
     job = make_job(train_job={"runtime": "other"})
-    with pytest.raises(ConfigError, match=r"train_job\.runtime = other: .*launchers\.runtime --image"):
+    with pytest.raises(ConfigError, match=r"train_job\.runtime = other: .*launching\.runtime --image"):
         run_job(job)
     assert cluster.created == []
 
@@ -288,7 +288,7 @@ def test_lack_of_permission_ends_at_once(cluster, make_job, run_job):
 
 def test_without_a_cluster_the_way_out_is_named(make_job, tmp_path, monkeypatch):
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    from ava_core.training.launchers.cluster import Cluster
+    from ava_core.launching.cluster import Cluster
 
     with pytest.raises(ConfigError, match=r"no cluster: .*: set KUBECONFIG, or start this in a pod"):
         Cluster(make_job().kubernetes.train_job)

@@ -10,10 +10,10 @@ import pytest
 from ava_core.config import resolve
 from ava_core.config.hosts import read_hostfile, world_size
 from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.launching import launch
 from ava_core.runtime.progress import Progress
-from ava_core.training.processes import launch
 
-FAKE = "tests.training.processes.fake_worker"
+FAKE = "tests.launching.fake_worker"
 SLOW = pytest.mark.slow
 SECONDS = 200.0
 """How long a test waits for a process to end; it would wait 600 without what is tested."""
@@ -85,7 +85,7 @@ def test_earlier_failure_and_result_are_forgotten(run, tmp_path):
 
 
 def test_more_processes_than_cores_are_refused_before_the_first_step(tmp_path, make_params, monkeypatch):
-    monkeypatch.setattr("ava_core.training.processes.ranks.usable_cores", lambda: 1)
+    monkeypatch.setattr("ava_core.distributed.ranks.usable_cores", lambda: 1)
     config = resolve(params=make_params(train={"processes": 2})).config
     with pytest.raises(ConfigError, match=r"^train\.processes = 2: this machine has 1 "):
         launch.train_in_processes(
@@ -97,10 +97,10 @@ def test_more_processes_than_cores_are_refused_before_the_first_step(tmp_path, m
 PARENT = """
 import sys
 from pathlib import Path
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.interruption import handle_signals
 from ava_core.runtime.progress import Progress
-from ava_core.training.processes import launch
+from ava_core.launching import launch
 
 handle_signals()
 launch.require_devices = lambda processes: None
@@ -110,7 +110,7 @@ launch.train_in_processes(
     state=Path(sys.argv[1]),
     threads=2,
     progress=Progress(quiet=True),
-    module="tests.training.processes.fake_worker",
+    module="tests.launching.fake_worker",
     acts=["wait", "ignore"],
 )
 """

@@ -7,8 +7,8 @@ pytest.importorskip("kubeflow", reason="the package kubeflow is not installed")
 from kubeflow_trainer_api import models
 
 from ava_core.config import resolve
-from tests.training.launchers import goldens
-from tests.training.launchers.fake_cluster import refusals
+from tests.launching import goldens
+from tests.launching.fake_cluster import refusals
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ava_core.errors import AvaError, ConfigError
+from ava_core.launching import mpi
+from ava_core.launching.runtime import node_command
+from ava_core.launching.trainjob import job_command, job_environment
 from ava_core.runtime.code import code_of
 from ava_core.steps import STEPS
-from ava_core.training.launchers import mpi
-from ava_core.training.launchers.runtime import node_command
-from ava_core.training.launchers.trainjob import job_command, job_environment
 
 OTHER = "192.0.2.7"
 """An address that no machine has (RFC 5737)."""

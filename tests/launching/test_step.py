@@ -21,7 +21,7 @@ from ava_core.runtime.work import timings_path
 from ava_core.steps import STEPS
 
 pytest.importorskip("kubeflow", reason="the package kubeflow is not installed")
-from ava_core.training.launchers.step import inside, run_step_on_cluster
+from ava_core.launching.step import inside, run_step_on_cluster
 
 needs_mpi = pytest.mark.skipif(
     shutil.which("mpirun") is None or usable_cores() < 2, reason="needs Open MPI and two cores"

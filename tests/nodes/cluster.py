@@ -1,7 +1,7 @@
 """Two machines for the tests: containers with addresses of their own, as the pods of a TrainJob are.
 
 Each runs the image that the cluster would pull, as its user, with a read-only root and without privileges; a node runs
-the sshd of `launchers.runtime`, the launcher the command of `launchers.trainjob`. What Kubeflow Trainer's controller
+the sshd of `launching.runtime`, the launcher the command of `launching.trainjob`. What Kubeflow Trainer's controller
 mounts is mounted here: the pair of keys, the hostfile, and a folder that all share, for the volume.
 """
 
@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ava_core.launching.mpi import HOSTFILE, SSH_FOLDER
+from ava_core.launching.runtime import GROUP, USER, node_command
+from ava_core.launching.trainjob import job_command
 from ava_core.runtime.code import code_of
 from ava_core.steps import STEPS
-from ava_core.training.launchers.mpi import HOSTFILE, SSH_FOLDER
-from ava_core.training.launchers.runtime import GROUP, USER, node_command
-from ava_core.training.launchers.trainjob import job_command
 
 START_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.quantization.blockwise import BlockWeights, quantize_blocks
-from ava_core.quantization.export import export_onnx
-from ava_core.quantization.runtime import OnnxCausalLM, load_onnx
+from ava_core.onnx.block_weights import BlockWeights
+from ava_core.onnx.export import export_onnx
+from ava_core.onnx.runtime import OnnxCausalLM, load_onnx
+from ava_core.quantization.blockwise import quantize_blocks
 
 MATRICES = re.compile(r"(embed_tokens|lm_head|_proj)(\.weight)?$")
 SMALL = {

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from ava_core.errors import AvaError, ConfigError
-from ava_core.quantization.session import DecoderSession, Experts
-from tests.quantization.test_portable import VARIANTS
+from ava_core.onnx.session import DecoderSession, Experts
+from tests.onnx.test_portable import VARIANTS
 
 NARROW_HEADS = {"multi-head"}
 VARIANTS = {name: {"head_dim": 16, **changes} for name, changes in VARIANTS.items() if name not in NARROW_HEADS}

@@ -4,10 +4,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from ava_core.onnx.export import export_onnx
+from ava_core.onnx.graph import GRAPH_FILE, WEIGHTS_FILE, GraphWriter
 from ava_core.quantization.blockwise import quantize_blocks
-from ava_core.quantization.export import export_onnx
-from ava_core.quantization.graph import GRAPH_FILE, WEIGHTS_FILE, GraphWriter
-from tests.quantization.conftest import round_all
+from tests.onnx.conftest import round_all
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -34,7 +34,7 @@ def test_two_exports_have_the_same_bytes_and_name_no_folder(make_model, tmp_path
         contents.append([(tmp_path / name / file).read_bytes() for file in (GRAPH_FILE, WEIGHTS_FILE)])
     assert contents[0] == contents[1]
     assert str(tmp_path).encode() not in contents[0][0]
-    assert b".py" not in contents[0][0].replace(b"ava_core/quantization/portable.py", b"")
+    assert b".py" not in contents[0][0].replace(b"ava_core/onnx/portable.py", b"")
 
 
 def test_the_graph_uses_standard_operators_only(make_model, export):

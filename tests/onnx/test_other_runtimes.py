@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime_genai as genai
 import pytest
 
-from ava_core.config.quantization import QuantizeConfig
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.quantize import QuantizeConfig
 from ava_core.generation import generate, load_model
 from ava_core.generation.prompts import encode
-from ava_core.quantization.genai import write_genai_config
+from ava_core.onnx.genai import write_genai_config
 from ava_core.quantization.quantize import quantize
 from ava_core.runtime.progress import Progress
 

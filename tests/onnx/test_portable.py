@@ -6,7 +6,7 @@ import torch
 
 from ava_core.errors import AvaError
 from ava_core.quantization.blockwise import quantize_blocks
-from tests.quantization.conftest import MATRICES
+from tests.onnx.conftest import MATRICES
 
 VARIANTS = {
     "default": {},

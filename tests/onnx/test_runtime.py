@@ -3,8 +3,8 @@ import torch
 from transformers.cache_utils import StaticCache
 
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.quantization.graph import GRAPH_FILE, WEIGHTS_FILE
-from ava_core.quantization.runtime import load_onnx
+from ava_core.onnx.graph import GRAPH_FILE, WEIGHTS_FILE
+from ava_core.onnx.runtime import load_onnx
 
 STRATEGIES = {
     "greedy": {"do_sample": False},

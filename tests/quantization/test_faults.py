@@ -9,12 +9,12 @@ import onnx
 import pytest
 
 from ava_core.errors import ParityError
-from ava_core.quantization import packing
-from ava_core.quantization.export import export_onnx
-from ava_core.quantization.graph import GRAPH_FILE, WEIGHTS_FILE
+from ava_core.onnx import packing
+from ava_core.onnx.export import export_onnx
+from ava_core.onnx.graph import GRAPH_FILE, WEIGHTS_FILE
 from ava_core.quantization.readback import verify_weights
 from ava_core.quantization.verify import verify_file
-from tests.quantization.conftest import round_all
+from tests.onnx.conftest import round_all
 
 LAYER = "model.layers.1"
 EXPERTS = f"{LAYER}.moe.experts"
@@ -196,7 +196,7 @@ def test_fault_between_rounding_and_writing_passes_the_digests_and_is_refused_al
 
 def test_product_whose_rows_are_packed_in_another_order_is_refused(model, tmp_path, monkeypatch):
     rounded = round_all(model, 8, 16)
-    monkeypatch.setattr("ava_core.quantization.fused_matrices.stack", lambda parts: packing.stack(parts[::-1]))
+    monkeypatch.setattr("ava_core.onnx.fused_matrices.stack", lambda parts: packing.stack(parts[::-1]))
     digests = export_onnx(model, tmp_path, rounded=rounded)
     verify_file(tmp_path, digests)
     with pytest.raises(ParityError, match=r"layers\.0\.self_attn\.q_proj\.weight"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ava_core.config.quantization import QuantizeConfig
+from ava_core.config.quantize import QuantizeConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import ParityError
 from ava_core.models import EnhancedMoEForCausalLM

@@ -7,11 +7,11 @@ import onnx
 import pytest
 
 from ava_core.errors import ParityError
-from ava_core.quantization import packing
-from ava_core.quantization.export import export_onnx
-from ava_core.quantization.graph import GRAPH_FILE, WEIGHTS_FILE
+from ava_core.onnx import packing
+from ava_core.onnx.export import export_onnx
+from ava_core.onnx.graph import GRAPH_FILE, WEIGHTS_FILE
 from ava_core.quantization.verify import verify_experts, verify_file, verify_rounding
-from tests.quantization.conftest import round_all
+from tests.onnx.conftest import round_all
 
 EXPERTS = "model.layers.1.moe.experts"
 
@@ -138,7 +138,7 @@ def high_nibble_first(weights, **options):
 )
 def test_fault_in_the_packing_is_refused_by_the_expert(model, tmp_path, monkeypatch, function, fault):
     rounded = round_all(model, 4, 16)
-    monkeypatch.setattr(f"ava_core.quantization.fused_mixture.{function}", fault)
+    monkeypatch.setattr(f"ava_core.onnx.fused_mixture.{function}", fault)
     export_onnx(model, tmp_path, rounded=rounded)
     with pytest.raises(ParityError, match=r"experts: expert \d of the exported graph is off by"):
         verify_experts(tmp_path, rounded)

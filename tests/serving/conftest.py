@@ -11,16 +11,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.generation.prompts import load_tokenizer
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.quantization.export import export_onnx
-from ava_core.quantization.session import DecoderSession
+from ava_core.onnx.export import export_onnx
+from ava_core.onnx.session import DecoderSession
 from ava_core.runtime import manifest
 from ava_core.serving.engine import Engine
 from ava_core.serving.requests import Request
-from tests.quantization.conftest import round_all
+from tests.onnx.conftest import round_all
 from tests.registry.conftest import finished
 
 SEED = 11

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 from ava_core.generation import generate, load_model
 from tests.registry.conftest import Inputs, call_register, write_evaluation
 from tests.serving import linked_environment

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 from ava_core.errors import AvaError
 from ava_core.generation.prompts import encode, load_tokenizer
-from ava_core.quantization.session import DecoderSession
+from ava_core.onnx.session import DecoderSession
 from ava_core.serving.http.answers import Answer, Choice
 from ava_core.serving.requests import Failed, Request
 from ava_core.serving.sequence import Sequence

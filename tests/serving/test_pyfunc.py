@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from ava_core.config.schema import GenerationConfig
+from ava_core.config.evaluate import GenerationConfig
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.generation import generate, load_model
 from ava_core.serving.pyfunc import TextModel, read_prompts, signature

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.runtime.progress import Progress
 from ava_core.training.callbacks import Callback, CallbackList, default_callbacks

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.data.batches import Batch
 from ava_core.errors import AvaError
 from ava_core.models.diagnosis import NonFiniteError

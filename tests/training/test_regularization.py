@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ava_core.config.schema import AvaConfig, ModelConfig
-from ava_core.config.training import RegularizationConfig, TrainConfig
+from ava_core.config.model import ModelConfig
+from ava_core.config.schema import AvaConfig
+from ava_core.config.train import RegularizationConfig, TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.optimizers.adamw import AdamW
 from ava_core.training.regularization import AdaptiveRegularizer

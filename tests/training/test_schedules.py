@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ava_core.config.training import ScheduleName, TrainConfig
+from ava_core.config.train import ScheduleName, TrainConfig
 from ava_core.training.schedules import RISE_FROM, SCHEDULES, RateSchedule, rate_factor
 
 DECAYING = ("cosine", "linear", "wsd")

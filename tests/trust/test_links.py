@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ava_core.config.schema import DataConfig
+from ava_core.config.data import DataConfig
 from ava_core.data.sources import digest_sources, open_sources, read_documents
 from ava_core.errors import AvaError
 
@@ -142,7 +142,7 @@ def exported(tiny_model, tmp_path_factory):
     """An output of `ava quantize`, as far as loading goes."""
     from transformers import AutoModelForCausalLM
 
-    from ava_core.quantization.export import export_onnx
+    from ava_core.onnx.export import export_onnx
     from tests.conftest import _finished
 
     folder = tmp_path_factory.mktemp("exported") / "fp32"
@@ -167,7 +167,7 @@ def test_models_whose_files_are_links_give_the_logits_of_the_files(tiny_model, e
 
 
 def test_decoder_of_linked_files_decodes(exported, tmp_path):
-    from ava_core.quantization.session import DecoderSession
+    from ava_core.onnx.session import DecoderSession
 
     linked = link_into_cache(shutil.copytree(exported, tmp_path / "model"), tmp_path / "cache")
     tokens = np.arange(2, 20)[None]

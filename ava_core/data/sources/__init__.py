@@ -13,7 +13,7 @@ from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 
-from ava_core.config.schema import DataConfig
+from ava_core.config.data import DataConfig
 from ava_core.data.sources.source import Document, Source
 from ava_core.errors import AvaError
 

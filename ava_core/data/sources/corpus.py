@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ava_core.config.schema import SourceConfig
+from ava_core.config.data import SourceConfig
 from ava_core.data.corpora import CORPORA, Corpus
 from ava_core.data.sources.formats import Reading
 from ava_core.data.sources.path import FileSource

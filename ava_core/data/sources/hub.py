@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.schema import SourceConfig
+from ava_core.config.data import SourceConfig
 from ava_core.data.corpora import digest_files
 from ava_core.data.sources.links import files_to_read
 from ava_core.data.sources.source import Document, Source, document_of_row, missing_field

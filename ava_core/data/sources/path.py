@@ -12,7 +12,7 @@ from glob import glob, has_magic
 from itertools import takewhile
 from pathlib import Path
 
-from ava_core.config.schema import SourceConfig
+from ava_core.config.data import SourceConfig
 from ava_core.data.corpora import digest_files
 from ava_core.data.sources.formats import FORMATS, Reading, read_file
 from ava_core.data.sources.links import files_to_read, is_readable

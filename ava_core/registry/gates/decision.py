@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.schema import GateConfig, RegisterConfig
+from ava_core.config.register import GateConfig, RegisterConfig
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.registry.candidate import Candidate
 from ava_core.registry.versions import Version

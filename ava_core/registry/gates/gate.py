@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ava_core.config.schema import RegisterConfig
+from ava_core.config.register import RegisterConfig
 from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.gates.decision import NAME, Bound, Decision, decide, gate_digest

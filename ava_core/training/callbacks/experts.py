@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.routing.statistics import DEAD_SHARE
 from ava_core.training.callbacks.base import Callback, Row
 from ava_core.training.callbacks.records import JsonLines
-from ava_core.training.processes.ranks import Ranks
 
 if TYPE_CHECKING:
     from ava_core.training.trainer import Trainer

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.training.checkpoints.folder import ENGINE, RECORD, Checkpoint, checkpoints_in
 from ava_core.training.checkpoints.reading import read_tensors
 from ava_core.training.checkpoints.universal import load_converted
 from ava_core.training.checkpoints.writing import CopyingCheckpointEngine
-from ava_core.training.processes.ranks import Ranks
 
 log = logging.getLogger(__name__)
 HYPERPARAMETERS = ("lr", "peak_lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")

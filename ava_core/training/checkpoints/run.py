@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.training.checkpoints.folder import (
     ENGINE,
@@ -25,7 +26,6 @@ from ava_core.training.checkpoints.folder import (
 )
 from ava_core.training.checkpoints.resuming import Restored, load, parameter_names, rank_state, verify_together
 from ava_core.training.checkpoints.writing import BackgroundWriter, CopyingCheckpointEngine, Job
-from ava_core.training.processes.ranks import Ranks
 
 log = logging.getLogger(__name__)
 UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, distributed, nn
 
+from ava_core.distributed.ranks import Ranks
 from ava_core.models import RoutingStatistics
 from ava_core.models.routing import has_collapsed, update_expert_bias
-from ava_core.training.processes.ranks import Ranks
 
 log = logging.getLogger(__name__)
 PATIENCE = 20

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks, import_deepspeed
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.modeling import DecoderLayer
 from ava_core.training.engine.precision import require_support
-from ava_core.training.processes.ranks import Ranks, import_deepspeed
 
 log = logging.getLogger(__name__)
 MAX_BUCKET = 500_000_000

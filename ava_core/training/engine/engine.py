@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.data.batches import Batch
+from ava_core.distributed.ranks import Ranks
 from ava_core.losses import UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM, RoutingStatistics
 from ava_core.models.diagnosis import NonFiniteError
@@ -29,7 +30,6 @@ from ava_core.training.optimizers import (
     sampled_label_gradients,
 )
 from ava_core.training.optimizers.parameters import parameter_groups
-from ava_core.training.processes.ranks import Ranks
 from ava_core.training.validation import packed_document_ids
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ava_core.config.precision import TORCH_NAMES
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.errors import AvaError, ConfigError
 
 FIRST_SCALE = 2.0**16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 
 # The paper's values (arXiv 2504.02507, section 4).
 SMOOTHING = 0.97

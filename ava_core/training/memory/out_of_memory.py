@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.errors import AvaError
 
 log = logging.getLogger(__name__)

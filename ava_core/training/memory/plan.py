@@ -26,14 +26,14 @@ from ava_core import kernels
 from ava_core.config.estimate import LOGITS_CHUNK
 from ava_core.config.hardware import GIB
 from ava_core.config.precision import FLOAT32, WIDTHS
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.training.engine.precision import weight_dtype
 from ava_core.training.memory.out_of_memory import free_memory
 from ava_core.training.optimizers.parameters import is_hidden_matrix
 from ava_core.training.process import peak_memory_bytes
-from ava_core.training.processes.ranks import Ranks
 
 log = logging.getLogger(__name__)
 SAMPLE_TOKENS = 2048

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 
 
 def build(groups: list[dict[str, Any]], config: TrainConfig) -> Optimizer:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ava_core import kernels
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.training.optimizers.masters import HALF, MasteredOptimizer, gradient
 
 

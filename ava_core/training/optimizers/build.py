@@ -7,7 +7,7 @@ from importlib import import_module
 from torch import nn
 from torch.optim import Optimizer
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.training.optimizers.masters import MasteredOptimizer, OnMasters
 from ava_core.training.optimizers.parameters import parameter_groups
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.training.optimizers.adamw import AdamW
 from ava_core.training.optimizers.masters import gradient
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 
 _HIDDEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
 

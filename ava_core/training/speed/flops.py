@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ava_core.config.model import ModelConfig
 from ava_core.config.routing import max_slots
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 
 
 class Shapes(Protocol):

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.model import ModelConfig
+from ava_core.config.train import TrainConfig
 from ava_core.training.engine.precision import weight_dtype
 from ava_core.training.speed.flops import Product, products, step_shapes
 

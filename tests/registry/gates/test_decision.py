@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ava_core.config.schema import GateConfig
+from ava_core.config.register import GateConfig
 from ava_core.errors import AvaError
 from ava_core.registry.gates.decision import check_bounds
 

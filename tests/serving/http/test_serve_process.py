@@ -24,7 +24,7 @@ def quantized(tmp_path, tiny_model):
     from transformers import AutoModelForCausalLM
 
     import ava_core.models  # noqa: F401  registers the architecture
-    from ava_core.quantization.export import export_onnx
+    from ava_core.onnx.export import export_onnx
 
     folder = tmp_path / "quantized"
     folder.mkdir()
@@ -99,7 +99,7 @@ def test_what_is_not_done_when_the_drain_runs_out_is_cut_off_and_said(ava_serve,
 
 
 def test_the_same_words_as_ava_generate(ava_serve, quantized):
-    from ava_core.config.schema import GenerationConfig
+    from ava_core.config.evaluate import GenerationConfig
     from ava_core.generation import generate, load_model
 
     _, client = ava_serve()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.runtime.work import WorkStore
 from ava_core.training.checkpoints import CheckpointFolder, check_resume, chosen, resume_from, writing
 from ava_core.training.checkpoints.writing import Job, copied
-from ava_core.training.processes.ranks import Ranks
 from tests.training.checkpoints.zero_worker import HALF, IDENTITY, WHOLE, advance, build, weights
 
 ALONE = Ranks()

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.training.checkpoints import CheckpointFolder, resume_from
 from ava_core.training.checkpoints.folder import checkpoints_in
 from ava_core.training.checkpoints.universal import SavedState
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.engine.precision import require_support
-from ava_core.training.processes.ranks import Ranks
 from tests.training.engine.rank_runs import settings, tiny, windows
 
 ALONE = Ranks()

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
 from ava_core.training.checkpoints import check_resume
 from ava_core.training.checkpoints.folder import checkpoints_in
 from ava_core.training.checkpoints.universal import SavedState, load_converted
-from ava_core.training.processes.ranks import Ranks
 from tests.training.checkpoints.zero_worker import (
     HALF,
     IDENTITY,

@@ -9,14 +9,14 @@ from enum import Enum
 import pytest
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import IntegrityError
 from ava_core.runtime.digests import digest_file, digest_value
 from ava_core.training.checkpoints import CheckpointFolder, resume_from
 from ava_core.training.checkpoints.folder import ENGINE, checkpoints_in
 from ava_core.training.checkpoints.reading import read_tensors
 from ava_core.training.checkpoints.writing import copied
-from ava_core.training.processes.ranks import Ranks
 from tests.training.checkpoints.zero_worker import IDENTITY, build, train_half
 
 ALONE = Ranks()

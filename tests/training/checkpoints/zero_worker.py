@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
+from ava_core.distributed.ranks import Ranks, import_deepspeed
 from ava_core.training.checkpoints import CheckpointFolder, resume_from
-from ava_core.training.processes.ranks import Ranks, import_deepspeed
 
 IDENTITY = {"model": "0" * 64, "tokenizer": "1" * 64, "optimizer": "adamw", "precision": "fp32"}
 STAGES = (0, 1, 2, 3)

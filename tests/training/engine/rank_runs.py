@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import distributed, multiprocessing
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.data.batches import Batch
+from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.engine.engine import TrainingEngine
-from ava_core.training.processes.ranks import Ranks
 
 VOCABULARY, LENGTH = 64, 16
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ava_core.data.batches import Batch
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.models.diagnosis import NonFiniteError
-from ava_core.training.processes.ranks import Ranks
 from tests.training.engine.rank_runs import LENGTH, TrainingEngine, settings, tiny, windows
 
 

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
 from ava_core.training.engine import precision
 from ava_core.training.engine.precision import LossScaler, set_weight_dtype
-from ava_core.training.processes.ranks import Ranks
 from tests.training.engine.rank_runs import TrainingEngine, settings, tiny, windows
 
 

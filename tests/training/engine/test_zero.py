@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from ava_core.config import presets, resolve
+from ava_core.distributed.ranks import Ranks
 from ava_core.training.engine.zero_muon import Piece
-from ava_core.training.processes.ranks import Ranks
 from tests.training.engine.rank_runs import TrainingEngine, on_ranks, settings, tiny, train, windows
 
 STAGES = (0, 1, 2, 3)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.training.gradients.clipping import SMOOTHING, THRESHOLD, WARMUP_STEPS, build_clipper
 
 

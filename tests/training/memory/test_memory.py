@@ -7,7 +7,7 @@ import torch
 
 from ava_core.config.hardware import GIB
 from ava_core.config.precision import WIDTHS
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.engine.precision import weight_dtype

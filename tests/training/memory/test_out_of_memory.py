@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.memory.out_of_memory import MicroBatch, OutOfMemory, raises_out_of_memory, until_it_fits
@@ -183,7 +183,7 @@ def test_memory_of_a_failed_attempt_is_there_for_the_next_one(tmp_path):
     script = f"""
         import pathlib, resource
         import torch
-        from ava_core.config.training import TrainConfig
+        from ava_core.config.train import TrainConfig
         from ava_core.training.memory.out_of_memory import MicroBatch, raises_out_of_memory, until_it_fits
 
         torch.set_num_threads(1)

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from ava_core.config.hardware import GIB
+from ava_core.distributed.ranks import Ranks
 from ava_core.training.memory.plan import MemoryPlan
 from ava_core.training.memory.watch import MemoryWatch
-from ava_core.training.processes.ranks import Ranks
 from tests.training.memory.test_memory import make_model, settings
 
 PLAN = MemoryPlan(layers_recomputed=(), parts={"process": GIB, "activations": GIB})

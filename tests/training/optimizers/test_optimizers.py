@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ava_core.config.optimizers import OPTIMIZERS, OptimizerName
-from ava_core.config.training import TrainConfig
+from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.runtime.code import code_of
 from ava_core.steps import STEPS

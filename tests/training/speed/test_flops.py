@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ava_core.config.schema import ModelConfig
-from ava_core.config.training import TrainConfig
+from ava_core.config.model import ModelConfig
+from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.speed.flops import (
     active_parameters,

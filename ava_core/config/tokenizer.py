@@ -1,0 +1,19 @@
+"""The section `tokenizer`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ava_core.config.limits import MAX_TOKENIZER_ENTRIES
+from ava_core.config.section import Positive, Section
+
+
+class TokenizerConfig(Section):
+    """Byte-level BPE, trained on the training split only."""
+
+    vocab_size: Annotated[int, Field(ge=260, le=MAX_TOKENIZER_ENTRIES)] = 2048
+    """Entries including the 256 bytes and the special tokens."""
+    min_frequency: Positive = 2
+    """Pairs seen less often are not merged."""
