@@ -16,8 +16,8 @@ from ava_core.steps import STEPS
 
 DYNAMIC = {
     "ava_core.generation": "names the modules of what it gives in strings, which are followed",
-    "ava_core.training.processes.launch": "starts WORKER, a string that is followed, and itself",
-    "ava_core.training.processes.shared_memory_op": "loads what DeepSpeed's sources were compiled to",
+    "ava_core.launching.launch": "starts WORKER, a string that is followed, and itself",
+    "ava_core.distributed.shared_memory_op": "loads what DeepSpeed's sources were compiled to",
 }
 """Modules in some step's key that import or start others by a value."""
 
