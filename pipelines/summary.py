@@ -140,11 +140,13 @@ def _decision(registration: dict[str, Any]) -> Iterator[str]:
         yield _line("gate", "passed: promoted to champion")
     elif failed:
         for bound in failed:
-            figure = bound.get("figure", "value")
+            side, excess = "above", bound["value"] - bound["limit"]
+            if bound.get("at_least"):
+                side, excess = "below", -excess
             yield _line(
                 "gate",
-                f"refused: {figure} {bound['value']:.4f} is {bound['value'] - bound['limit']:.4f} above "
-                f"{bound['limit']:.4f} ({bound['bound']})",
+                f"refused: {bound['figure']} {bound['value']:.4f} is {excess:.4f} {side} {bound['limit']:.4f}"
+                f" ({bound['bound']})",
             )
     else:
         yield _line("gate", f"passed, and not promoted: champion is version {registration['champion']} by now")

@@ -78,7 +78,7 @@ def workspace(tmp_path_factory, mlflow_server, corpus_text):
     listed = yaml.safe_load((ROOT / "params.yaml").read_text())
     source = {"data": {"sources": [{"path": "shakespeare", "format": "markdown"}]}}
     rate = {"train": {"learning_rate": 0.02}}
-    register = {"register": {"model_name": "dvc-test", "gate": {"max_bits_per_byte": 9.0}}}
+    register = {"register": {"model_name": "dvc-test", "gate": {"max_bits_per_byte": {"at_most": 9.0}}}}
     params = merged(merged(merged(merged(listed, TINY_PARAMS), source), rate), register)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     workspace = Workspace(folder, mlflow_server)

@@ -137,7 +137,7 @@ def _show_registry(model_name: str) -> None:
         (
             str(version.version),
             ", ".join(version.aliases),
-            ", ".join(f"{name} {value:.6g}" for name, value in version.figures.items()),
+            ", ".join(f"{name} {value:.6g}" for name, value in version.headlines.items()),
         )
         for version in list_versions(model_name, tracking_uri())
     ]

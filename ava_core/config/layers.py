@@ -279,12 +279,11 @@ _PHRASES = {
 
 def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     """One line: file, key, value, what is allowed."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     context = error.get("ctx", {})
     if error["type"] == "value_error":
         return _explain_relation(key, str(context["error"]), origins)
-    above = (origins[name] for name in (key, *_parents(key)) if name in origins)
-    origin = next(above, None) or next((origins[name] for name in origins if name.startswith(f"{key}.")), "default")
+    origin = next(_origins(key, origins), "default")
     if error["type"] == "extra_forbidden":
         fields = _section_at(error["loc"]).model_fields
         close = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
@@ -297,16 +296,15 @@ def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     return f"{origin}: {key} = {_show(error['input'], quoted=error['type'].endswith('_type'))}: {detail}"
 
 
-def _section_at(place: Sequence[str | int]) -> type[BaseModel]:
-    """The section that a key stands in, through the lists on the way."""
+def _section_at(path: Sequence[str | int]) -> type[BaseModel]:
+    """The section that a key stands in, through the lists and mappings on the way."""
     section: type[BaseModel] = AvaConfig
-    for part in place[:-1]:
+    for part in path[:-1]:
         fields = {field.alias or name: field for name, field in section.model_fields.items()}
         if isinstance(part, str) and part in fields:
             inside = fields[part].annotation
-            inner = inside if isinstance(inside, type) else next(iter(get_args(inside)), None)
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                section = inner
+            inner = [inside, *get_args(inside)]
+            section = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), section)
     return section
 
 
@@ -315,8 +313,9 @@ def _explain_relation(section: str, detail: str, origins: Mapping[str, str]) -> 
     prefix = f"{section}." if section else ""
     named = [f"{prefix}{word}" for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", detail)]
     layers = dict.fromkeys(origins[name] for name in (*named, *_parents(section), section) if name in origins)
-    separator = ("." if re.match(r"[a-z_.]+ = ", detail) else ": ") if section else ""
-    return f"{', '.join(layers) or 'default'}: {section}{separator}{detail}"
+    layer = ", ".join(layers) or (next(_origins(section, origins), "default") if section else "default")
+    separator = ("." if re.match(r"([a-z0-9_.]+ =|[a-z0-9_]+\.[a-z0-9_.]+:) ", detail) else ": ") if section else ""
+    return f"{layer}: {section}{separator}{detail}"
 
 
 def _show(value: Any, quoted: bool) -> str:
@@ -324,6 +323,12 @@ def _show(value: Any, quoted: bool) -> str:
     if isinstance(value, str) and not quoted and value.isprintable():
         return shorten(value)
     return shorten(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _origins(key: str, origins: Mapping[str, str]) -> Iterator[str]:
+    """The layers that set a key, what it lies in, or what lies in it."""
+    yield from (origins[name] for name in (key, *_parents(key)) if name in origins)
+    yield from (layer for name, layer in origins.items() if name.startswith(f"{key}."))
 
 
 def _parents(key: str) -> Iterator[str]:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from ava_core.config.section import PositiveNumber, Section, Text, Weight
-
-
-class GateConfig(Section):
-    """Bounds that a version must keep to become champion."""
-
-    max_bits_per_byte: PositiveNumber = 2.3
-    """Absolute bound on test_bits_per_byte, used while there is no champion."""
-    tolerance_bits_per_byte: Weight = 0.01
-    """How much worse than the present champion a version may be."""
-    max_quantized_increase: Weight = 0.02
-    """How many bits per byte a quantised model may lose against its float model."""
+from ava_core.config.gate import BoundConfig, BoundName, with_defaults
+from ava_core.config.section import Section, Text
 
 
 class RegisterConfig(Section):
@@ -27,4 +17,5 @@ class RegisterConfig(Section):
     """Name of the registered model."""
     experiment: Text = "ava"
     """MLflow experiment of the run."""
-    gate: GateConfig = GateConfig()
+    gate: Annotated[dict[BoundName, BoundConfig], BeforeValidator(with_defaults), Field(validate_default=True)] = {}
+    """Bounds that a version must keep to become champion, by name, over those that there are by default."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ava_core.errors import AvaError
-from ava_core.registry.gates.decision import Bound, Decision, bounds_from
+from ava_core.registry.gates.bounds import Bound, bounds_from
+from ava_core.registry.gates.decision import Decision
 from ava_core.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -58,7 +59,7 @@ def read_outcome(version: Version, gate_digest: str) -> Outcome | None:
     )
 
 
-def opponent(client: MlflowClient, name: str, version: int | None) -> Version | None:
+def champion_to_beat(client: MlflowClient, name: str, version: int | None) -> Version | None:
     """The champion that a candidate is to be compared with; None while there is none.
 
     Args:
@@ -95,14 +96,14 @@ def why_no_champion(client: MlflowClient, name: str) -> str:
     )
 
 
-def challenge(
+def promote(
     client: MlflowClient,
     name: str,
     version: int,
     decide: Callable[[Version | None], Decision],
     given: Decision | None = None,
 ) -> Outcome:
-    """Make a version `challenger`, hold it against the champion, and make it `champion` if it passes.
+    """Make a version `challenger`, decide about it against the champion, and make it `champion` if it passes.
 
     Args:
         client: client of the registry.
@@ -117,8 +118,8 @@ def challenge(
     """
     client.set_registered_model_alias(name, CHALLENGER, str(version))
     for _ in range(ATTEMPTS):
-        before = opponent(client, name, version)
-        decision = given if given and not given.passed else decide(before)
+        champion = champion_to_beat(client, name, version)
+        decision = given if given and not given.passed else decide(champion)
         record = {
             "bounds": [bound.record() for bound in decision.bounds],
             "gate": decision.gate,

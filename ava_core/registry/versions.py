@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-# Tags of a version; few, because MLflow's table of versions shows each in a line of its own. The figures that the gate
-# compares are among them, one by one under their own names, so that a deleted run doesn't take them away.
+# Tags of a version, which stay when its run is deleted. Few, because MLflow's table of versions shows each in a line of
+# its own: all figures are one of them, and a few figures have a tag under their own name too, to be read and searched.
 EVALUATION = "ava.evaluation"
 MODEL = "ava.model"
 SOURCE = "ava.source"
 FIGURES = "ava.figures"
-"""All of them as JSON, in versions that were registered before each had a tag."""
+"""All figures as a JSON object. MLflow takes 100,000 characters of a value, MySQL 65,535 bytes: some 1,500 figures."""
 GATE = "ava.gate"
 PROMOTED = "ava.promoted"
 
@@ -35,7 +35,9 @@ class Version:
     Attributes:
         version: its number.
         aliases: its aliases, sorted.
-        figures: figures of its evaluation, by name.
+        figures: figures of its training, quantisation and evaluation, by name; of a version that an older Ava
+            registered, the few that have a tag of their own.
+        headlines: those that have a tag of their own; all, if none has.
         run_id: the run that it was registered from.
         tags: all its tags.
     """
@@ -43,6 +45,7 @@ class Version:
     version: int
     aliases: tuple[str, ...]
     figures: Mapping[str, float]
+    headlines: Mapping[str, float]
     run_id: str | None
     tags: Mapping[str, str]
 
@@ -63,27 +66,32 @@ def list_versions(name: str, tracking_uri: str) -> list[Version]:
 def describe(version: ModelVersion, aliases: Mapping[str, int]) -> Version:
     """A version as plain values; `aliases` as `read_aliases` gives them, for a search leaves them out."""
     number = int(version.version)
+    headlines = _headlines(version.tags)
+    figures = {**headlines, **json.loads(version.tags.get(FIGURES, "{}"))}
     return Version(
         version=number,
         aliases=tuple(sorted(alias for alias, holder in aliases.items() if holder == number)),
-        figures=_figures(version.tags),
+        figures=figures,
+        headlines=headlines or figures,
         run_id=version.run_id or None,
         tags=dict(version.tags),
     )
 
 
-def figure_tags(figures: Mapping[str, float]) -> dict[str, str]:
-    """A tag for each figure."""
-    return {name: repr(float(value)) for name, value in sorted(figures.items())}
+def figure_tags(figures: Mapping[str, float], headlines: Collection[str]) -> dict[str, str]:
+    """The tag with all figures, and one for each of the headlines that there are."""
+    ordered = {name: float(value) for name, value in sorted(figures.items())}
+    own = {name: repr(value) for name, value in ordered.items() if name in headlines}
+    return {FIGURES: json.dumps(ordered, separators=(",", ":")), **own}
 
 
-def _figures(tags: Mapping[str, str]) -> dict[str, float]:
-    figures = dict(json.loads(tags.get(FIGURES, "{}")))
+def _headlines(tags: Mapping[str, str]) -> dict[str, float]:
+    found = {}
     for name, value in tags.items():
         if name.isidentifier():
             with suppress(ValueError):  # a tag that somebody has set
-                figures[name] = float(value)
-    return figures
+                found[name] = float(value)
+    return found
 
 
 def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:

@@ -62,7 +62,7 @@ def run_pipeline(make_params, mlflow_server, tmp_path, data, monkeypatch, capfd)
         params = make_params(
             data={"sources": [{"path": "verse.txt"}], "document_separator": "\n\n"},
             train=train or {},
-            register={"model_name": model, "gate": {"max_bits_per_byte": 9.0}},
+            register={"model_name": model, "gate": {"max_bits_per_byte": {"at_most": 9.0}}},
         )
         monkeypatch.setenv("AVA_WORK", str(tmp_path / work))
         before = set((tmp_path / "runs").glob("ava-*"))

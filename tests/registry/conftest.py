@@ -80,13 +80,13 @@ def write_inputs(folder: Path, model: Path, bits_per_byte: float, int8: float | 
     return Inputs(model, write_evaluation(folder / "evaluation", model, quantized, figures), quantized)
 
 
-def configure(name: str, bounds: dict[str, float]) -> AvaConfig:
+def configure(name: str, bounds: dict[str, Any]) -> AvaConfig:
     """The configuration of a registered model with these bounds at the gate."""
     return AvaConfig.model_validate({"register": {"model_name": name, "experiment": name, "gate": bounds}})
 
 
 def call_register(
-    inputs: Inputs, output: Path, uri: str, name: str, bounds: dict[str, float], gate: Path | None = None
+    inputs: Inputs, output: Path, uri: str, name: str, bounds: dict[str, Any], gate: Path | None = None
 ) -> Registration:
     """Call `register` as `ava register` does."""
     output.mkdir()
@@ -148,7 +148,7 @@ def run_register(tmp_path, mlflow_server, model_name) -> Callable[..., Registrat
     """Register inputs under this test's name; the n-th call writes to `tmp_path/registration<n>`."""
 
     def call(
-        inputs: Inputs, uri: str | None = None, bounds: dict[str, float] | None = None, gate: Path | None = None
+        inputs: Inputs, uri: str | None = None, bounds: dict[str, Any] | None = None, gate: Path | None = None
     ) -> Registration:
         output = tmp_path / f"registration{len(list(tmp_path.glob('registration*'))) + 1}"
         return call_register(inputs, output, uri or mlflow_server, model_name, bounds or {}, gate)
@@ -160,7 +160,7 @@ def run_register(tmp_path, mlflow_server, model_name) -> Callable[..., Registrat
 def run_gate(tmp_path, mlflow_server, model_name) -> Callable[..., tuple[Decision, Path]]:
     """Ask the gate about inputs under this test's name: the decision, and the folder with it."""
 
-    def call(inputs: Inputs, uri: str | None = None, bounds: dict[str, float] | None = None) -> tuple[Decision, Path]:
+    def call(inputs: Inputs, uri: str | None = None, bounds: dict[str, Any] | None = None) -> tuple[Decision, Path]:
         output = tmp_path / f"gate{len(list(tmp_path.glob('gate*'))) + 1}"
         output.mkdir()
         decision = decide(

@@ -6,8 +6,9 @@ import pytest
 from mlflow import MlflowClient
 
 from ava_core.errors import AvaError
-from ava_core.registry.gates.decision import Bound, Decision
-from ava_core.registry.promotion import challenge
+from ava_core.registry.gates.bounds import Bound
+from ava_core.registry.gates.decision import Decision
+from ava_core.registry.promotion import promote
 from ava_core.registry.versions import describe, figure_tags
 
 
@@ -36,7 +37,7 @@ def create_version(client, name, tags):
 def three_versions(client, model_name) -> str:
     client.create_registered_model(model_name)
     for score in (2.0, 1.9, 1.8):
-        create_version(client, model_name, figure_tags({"test_bits_per_byte": score}))
+        create_version(client, model_name, figure_tags({"test_bits_per_byte": score}, ["test_bits_per_byte"]))
     client.set_registered_model_alias(model_name, "champion", "1")
     return model_name
 
@@ -53,7 +54,7 @@ def better_than(score):
 
 def test_lost_update_is_noticed_and_decided_again_against_the_other_writers_champion(three_versions, mlflow_server):
     client = Rival(mlflow_server, other="3", times=1)
-    outcome = challenge(client, three_versions, 2, better_than(1.9))
+    outcome = promote(client, three_versions, 2, better_than(1.9))
     assert (outcome.promoted, outcome.previous) == (False, 3)
     assert client.get_model_version_by_alias(three_versions, "champion").version == "3"
     assert client.get_model_version(three_versions, "2").tags["ava.promoted"] == "false"
@@ -61,7 +62,7 @@ def test_lost_update_is_noticed_and_decided_again_against_the_other_writers_cham
 
 def test_better_version_wins_after_a_lost_update(three_versions, mlflow_server):
     client = Rival(mlflow_server, other="2", times=1)
-    outcome = challenge(client, three_versions, 3, better_than(1.8))
+    outcome = promote(client, three_versions, 3, better_than(1.8))
     assert (outcome.promoted, outcome.previous) == (True, 2)
     assert client.get_model_version_by_alias(three_versions, "champion").version == "3"
 
@@ -69,7 +70,7 @@ def test_better_version_wins_after_a_lost_update(three_versions, mlflow_server):
 def test_endless_rivalry_ends_in_an_error(three_versions, mlflow_server):
     client = Rival(mlflow_server, other="2", times=99)
     with pytest.raises(AvaError, match="champion was moved by others 3 times"):
-        challenge(client, three_versions, 3, better_than(1.8))
+        promote(client, three_versions, 3, better_than(1.8))
 
 
 def test_champion_without_figures_is_an_error_and_stays(client, model_name, make_inputs, run_register):
@@ -84,7 +85,11 @@ def test_champion_without_figures_is_an_error_and_stays(client, model_name, make
 def test_figures_are_tags_of_their_own_and_versions_with_all_of_them_in_one_are_read_too(client, model_name):
     client.create_registered_model(model_name)
     create_version(client, model_name, {"ava.figures": json.dumps({"test_bits_per_byte": 2.0})})
-    create_version(client, model_name, {**figure_tags({"test_bits_per_byte": 1.9}), "owner": "ann", "ava.model": "7"})
+    create_version(
+        client,
+        model_name,
+        {**figure_tags({"test_bits_per_byte": 1.9}, ["test_bits_per_byte"]), "owner": "ann", "ava.model": "7"},
+    )
     old, new = (describe(client.get_model_version(model_name, number), {}) for number in ("1", "2"))
     assert old.figures == {"test_bits_per_byte": 2.0} and new.figures == {"test_bits_per_byte": 1.9}
     assert client.search_model_versions(f"name = '{model_name}' and tags.test_bits_per_byte = '1.9'")[0].version == "2"

@@ -155,7 +155,10 @@ def test_same_evaluation_again_does_not_undo_a_later_promotion(make_inputs, run_
 def test_wider_gate_lets_a_refused_version_through_without_a_new_one(make_inputs, run_register, client, model_name):
     inputs = make_inputs(2.4)
     assert run_register(inputs).metrics["promoted"] == 0.0
-    assert run_register(inputs, bounds={"max_bits_per_byte": 2.5}).metrics == {"promoted": 1.0, "model_version": 1.0}
+    assert run_register(inputs, bounds={"max_bits_per_byte": {"at_most": 2.5}}).metrics == {
+        "promoted": 1.0,
+        "model_version": 1.0,
+    }
     assert (versions(client, model_name), champion(client, model_name)) == ([1], 1)
 
 
@@ -165,7 +168,7 @@ def test_narrower_gate_does_not_take_the_alias_from_the_champion_and_says_so(
     inputs = make_inputs(2.0)
     run_register(inputs)
     monkeypatch.setattr(logging.getLogger("ava_core"), "propagate", True)
-    assert run_register(inputs, bounds={"max_bits_per_byte": 1.9}).metrics["promoted"] == 0.0
+    assert run_register(inputs, bounds={"max_bits_per_byte": {"at_most": 1.9}}).metrics["promoted"] == 0.0
     assert champion(client, model_name) == 1
     assert "version 1 is champion by an earlier decision at other bounds, and stays it" in caplog.text
 

@@ -1,73 +1,28 @@
-"""The decision before `champion`: bounds from the configuration, held against the figures of one evaluation.
+"""The decision whether a candidate may become `champion`, and its record.
 
 The only place that decides: `ava gate` and the promotion of `ava register` both call `decide`.
-
-Plain comparisons. `mlflow.validate_evaluation_results` compares relative to a baseline as well, but wants MLflow's own
-evaluation objects and reports a failure as an exception with a text, while a refusal here is a result with numbers.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.register import GateConfig, RegisterConfig
+from ava_core.config.gate import BoundConfig
+from ava_core.config.register import RegisterConfig
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.registry.candidate import Candidate
+from ava_core.registry.gates.bounds import Bound, bounds_from, check_bounds
 from ava_core.registry.versions import Version
 from ava_core.runtime.digests import digest_value
 
 log = logging.getLogger(__name__)
 NAME = "decision.json"
-FIGURE = "test_bits_per_byte"
 TEST_BYTES = "test_bytes"
-# A value exactly at the tolerance passes, whatever the last bit of champion + tolerance is.
-ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bound:
-    """One bound and what it was held against.
-
-    Attributes:
-        bound: the bound's key under `register.gate`.
-        figure: the figure it bounds, in bits per byte.
-        value: the candidate's value.
-        limit: the largest value that passes.
-    """
-
-    bound: str
-    figure: str
-    value: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value keeps the bound; NaN doesn't."""
-        return self.value <= self.limit + ROUNDING
-
-    @property
-    def margin(self) -> float:
-        """How far the value is below the limit; negative where it is above."""
-        return self.limit - self.value
-
-    def __str__(self) -> str:
-        verdict = "passes" if self.passed else f"fails by {-self.margin:.4f}"
-        return f"{self.figure} {self.value:.4f}, at most {self.limit:.4f} ({self.bound}): {verdict}"
-
-    def record(self) -> dict[str, str | float | bool]:
-        """For decision.json, registration.json and the audit trail."""
-        return {
-            "bound": self.bound,
-            "figure": self.figure,
-            "value": self.value,
-            "limit": self.limit,
-            "passed": self.passed,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +69,7 @@ def decide(config: RegisterConfig, candidate: Candidate, champion: Version | Non
     """Hold a candidate against the gate, given the present champion, or None while there is none.
 
     Raises:
-        AvaError: the evaluation lacks a figure that is bounded, or the champion has none on record.
+        AvaError: the candidate lacks a figure that is bounded, or the champion has none on record.
     """
     _warn_of_another_text(candidate, champion)
     figures = champion.figures if champion else None
@@ -127,42 +82,9 @@ def decide(config: RegisterConfig, candidate: Candidate, champion: Version | Non
     )
 
 
-def check_bounds(
-    gate: GateConfig, figures: Mapping[str, float], schemes: Iterable[str], champion: Mapping[str, float] | None
-) -> list[Bound]:
-    """Hold figures against the bounds; all must pass.
-
-    Args:
-        gate: the bounds.
-        figures: the candidate's figures.
-        schemes: its quantised forms.
-        champion: figures of the present champion, or None while there is none.
-
-    Raises:
-        AvaError: the evaluation lacks a figure that is bounded, or the champion has none on record.
-    """
-    value = _figure(figures, FIGURE, "the evaluation")
-    if champion is None:
-        bounds = [Bound(bound="max_bits_per_byte", figure=FIGURE, value=value, limit=gate.max_bits_per_byte)]
-    else:
-        limit = _figure(champion, FIGURE, "the present champion") + gate.tolerance_bits_per_byte
-        bounds = [Bound(bound="tolerance_bits_per_byte", figure=FIGURE, value=value, limit=limit)]
-    for scheme in schemes:
-        name = f"{scheme}_{FIGURE}"
-        limit = value + gate.max_quantized_increase
-        quantized = _figure(figures, name, "the evaluation")
-        bounds.append(Bound(bound="max_quantized_increase", figure=name, value=quantized, limit=limit))
-    return bounds
-
-
-def gate_digest(gate: GateConfig) -> str:
-    """Digest of the bounds: a decision is on record for these very ones."""
-    return digest_value(gate.model_dump(mode="json"))
-
-
-def bounds_from(records: Iterable[Mapping[str, Any]]) -> list[Bound]:
-    """The bounds that `Bound.record` gave."""
-    return [Bound(**{key: value for key, value in record.items() if key != "passed"}) for record in records]
+def gate_digest(gate: Mapping[str, BoundConfig]) -> str:
+    """Digest of the bounds that are in force: a decision is on record for these very ones."""
+    return digest_value({name: bound.model_dump(mode="json") for name, bound in gate.items() if bound.enabled})
 
 
 def read_decision(folder: Path, config: RegisterConfig, candidate: Candidate) -> Decision:
@@ -190,12 +112,6 @@ def read_decision(folder: Path, config: RegisterConfig, candidate: Candidate) ->
                 f"{path}: is about {about}: run `ava gate` with the parameters and the --evaluation given here"
             )
     return decision
-
-
-def _figure(figures: Mapping[str, float], name: str, owner: str) -> float:
-    if name not in figures:
-        raise AvaError(f"{owner} has no {name}, which the gate bounds: evaluate it again, or move the alias by hand")
-    return figures[name]
 
 
 def _warn_of_another_text(candidate: Candidate, champion: Version | None) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from ava_core.config.register import RegisterConfig
 from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
-from ava_core.registry.gates.decision import NAME, Bound, Decision, decide, gate_digest
-from ava_core.registry.promotion import opponent, read_outcome
+from ava_core.registry.gates.decision import NAME, Decision, decide, gate_digest
+from ava_core.registry.gates.page import to_markdown
+from ava_core.registry.promotion import champion_to_beat, read_outcome
 from ava_core.registry.soundness import require_sound_champion
 from ava_core.registry.versions import CHAMPION, describe, find_versions, read_aliases
 from ava_core.runtime.progress import Progress
@@ -65,56 +66,17 @@ def gate(
 
 
 def figures(decision: Decision) -> dict[str, float]:
-    """The step's figures; `smallest_margin` is in bits per byte, and negative if the gate refuses."""
+    """The step's figures.
+
+    `smallest_margin` is in the unit of its bound's figure (bits per byte, if the configuration adds none in others),
+    negative if the gate refuses, and 0 where no bound applied.
+    """
     return {
         "passed": int(decision.passed),
         "bounds_checked": len(decision.bounds),
         "bounds_failed": len(decision.failed),
-        "smallest_margin": min(bound.margin for bound in decision.bounds),
+        "smallest_margin": min((bound.margin for bound in decision.bounds), default=0.0),
     }
-
-
-def to_markdown(decision: Decision) -> str:
-    """The decision as a page: what it was compared with, each bound, and what follows."""
-    name = decision.model_name
-    against = (
-        f"version {decision.champion}, the champion of `{name}`"
-        if decision.champion
-        else f"the absolute bound, for `{name}` has no champion"
-    )
-    rows = "\n".join(map(_row, decision.bounds))
-    failed, checked = len(decision.failed), len(decision.bounds)
-    consequence = (
-        "`ava register` makes it champion, unless another version has become champion by then and is too far ahead."
-        if decision.passed
-        else f"{failed} of {checked} bounds failed: `ava register` keeps it as challenger."
-    )
-    return f"""# Gate: {"passed" if decision.passed else "refused"}
-
-Compared with {against}.
-Figures are bits per byte of the test text; the bounds are keys of `register.gate`.
-
-| figure | value | at most | by | bound | |
-|---|---:|---:|---:|---|---|
-{rows}
-
-{consequence}
-
-Evaluation: `{decision.evaluation}`
-"""
-
-
-def _row(bound: Bound) -> str:
-    side = "below" if bound.passed else "above"
-    cells = (
-        f"`{bound.figure}`",
-        f"{bound.value:.4f}",
-        f"{bound.limit:.4f}",
-        f"{abs(bound.margin):.4f} {side}",
-        f"`{bound.bound}`",
-        "passed" if bound.passed else "**failed**",
-    )
-    return f"| {' | '.join(cells)} |"
 
 
 def _ask(config: RegisterConfig, candidate: Candidate, tracking_uri: str) -> Decision:
@@ -127,7 +89,7 @@ def _ask(config: RegisterConfig, candidate: Candidate, tracking_uri: str) -> Dec
     with server_errors(tracking_uri, "asking for the champion"):
         found = find_versions(client, name, candidate.digest)
         registered = describe(found[-1], {}) if found else None
-        champion = opponent(client, name, registered.version if registered else None)
+        champion = champion_to_beat(client, name, registered.version if registered else None)
         require_sound_champion(client, name, candidate.digest)
         outcome = read_outcome(registered, bounds) if registered else None
         if registered is None or outcome is None or CHAMPION not in read_aliases(client, name):

@@ -152,7 +152,7 @@ def test_decision_about_something_else_is_refused_before_the_server_is_asked(
 
 def test_decision_at_other_bounds_than_those_of_the_parameters_is_refused(make_inputs, run_gate, run_register):
     inputs = make_inputs(2.4)
-    _, folder = run_gate(inputs, bounds={"max_bits_per_byte": 9.0})
+    _, folder = run_gate(inputs, bounds={"max_bits_per_byte": {"at_most": 9.0}})
     with pytest.raises(AvaError, match="is about other bounds"):
         run_register(inputs, uri=NOWHERE, gate=folder)
 

@@ -1,0 +1,161 @@
+"""Bounds of the configuration, held against the figures of one evaluation and of the present champion.
+
+Plain comparisons. `mlflow.validate_evaluation_results` can't say what these do: its `MetricThreshold` asks for an
+improvement over a baseline and refuses a tolerance (`min_absolute_change` must be positive), has one threshold per
+figure, compares with no other figure of the same model, and reports a refusal as an exception's text, while here it is
+a result with numbers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ava_core.config.gate import CHAMPION, EACH_SCHEME, BoundConfig
+from ava_core.errors import AvaError
+
+# A value exactly at the limit passes, whatever the last bit of champion + tolerance is.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """One bound and what it was held against.
+
+    Attributes:
+        bound: its name, a key under `register.gate`.
+        figure: the figure that it bounds.
+        value: the candidate's value.
+        limit: the largest value that passes, or the smallest.
+        at_least: the limit is the smallest.
+    """
+
+    bound: str
+    figure: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def side(self) -> str:
+        """Which values pass: those `at most` or `at least` as large as the limit."""
+        return "at least" if self.at_least else "at most"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps the bound; NaN doesn't."""
+        if self.at_least:
+            return self.value >= self.limit - ROUNDING
+        return self.value <= self.limit + ROUNDING
+
+    @property
+    def margin(self) -> float:
+        """How far the value is on the right side of the limit, in the figure's unit; negative if it is on the other."""
+        return self.value - self.limit if self.at_least else self.limit - self.value
+
+    def __str__(self) -> str:
+        verdict = "passes" if self.passed else f"fails by {shown(-self.margin)}"
+        return f"{self.figure} {shown(self.value)}, {self.side} {shown(self.limit)} ({self.bound}): {verdict}"
+
+    def record(self) -> dict[str, str | float | bool]:
+        """For decision.json, registration.json and the audit trail, where `at_least` stands only if it is true."""
+        record: dict[str, str | float | bool] = {
+            "bound": self.bound,
+            "figure": self.figure,
+            "value": self.value,
+            "limit": self.limit,
+            "passed": self.passed,
+        }
+        return {**record, "at_least": True} if self.at_least else record
+
+
+def bounds_from(records: Iterable[Mapping[str, Any]]) -> list[Bound]:
+    """The bounds that `Bound.record` gave."""
+    return [Bound(**{key: value for key, value in record.items() if key != "passed"}) for record in records]
+
+
+def shown(value: float) -> str:
+    """Four decimals, or three digits of what they would show as zero."""
+    return f"{value:.3g}" if 0 < abs(value) < 5e-5 else f"{value:.4f}"
+
+
+def check_bounds(
+    gate: Mapping[str, BoundConfig],
+    figures: Mapping[str, float],
+    schemes: Iterable[str],
+    champion: Mapping[str, float] | None,
+) -> list[Bound]:
+    """Hold figures against the bounds that apply; all must pass.
+
+    Args:
+        gate: the bounds by name.
+        figures: the candidate's figures.
+        schemes: its quantised forms.
+        champion: figures of the present champion, or None while there is none.
+
+    Raises:
+        AvaError: the candidate lacks a figure that is bounded, or the champion has none on record.
+    """
+    present = list(schemes)
+    return [
+        _check(name, bound, figure, reference, figures, champion)
+        for name, bound in gate.items()
+        if _applies(bound, champion is not None)
+        for figure, reference in _forms(bound, present)
+    ]
+
+
+def bounded_figures(gate: Mapping[str, BoundConfig], schemes: Iterable[str]) -> set[str]:
+    """Names of all figures that the bounds look at, whether or not there is a champion."""
+    present = list(schemes)
+    pairs = [pair for bound in gate.values() if bound.enabled for pair in _forms(bound, present)]
+    return {name for pair in pairs for name in pair if isinstance(name, str) and name != CHAMPION}
+
+
+def _applies(bound: BoundConfig, has_champion: bool) -> bool:
+    return bound.enabled and not (bound.only_without_champion if has_champion else bound.to_champion)
+
+
+def _forms(bound: BoundConfig, schemes: Iterable[str]) -> Iterator[tuple[str, float | str]]:
+    """Figure and reference of a bound, or of each quantised model if it bounds those."""
+    if not bound.figure.startswith(EACH_SCHEME):
+        yield bound.figure, bound.reference
+        return
+    for scheme in schemes:
+        reference = bound.reference
+        yield _of(scheme, bound.figure), _of(scheme, reference) if isinstance(reference, str) else reference
+
+
+def _of(scheme: str, name: str) -> str:
+    return f"{scheme}_{name.removeprefix(EACH_SCHEME)}" if name.startswith(EACH_SCHEME) else name
+
+
+def _check(
+    name: str,
+    bound: BoundConfig,
+    figure: str,
+    reference: float | str,
+    figures: Mapping[str, float],
+    champion: Mapping[str, float] | None,
+) -> Bound:
+    at_least = bound.at_least is not None
+    value = _figure(figures, figure, "the evaluation", name)
+    if bound.to_champion:
+        reference = _figure(champion or {}, figure, "the present champion", name)
+    elif isinstance(reference, str):
+        reference = _figure(figures, reference, "the evaluation", name)
+    limit = reference - bound.tolerance if at_least else reference + bound.tolerance
+    return Bound(bound=name, figure=figure, value=value, limit=limit, at_least=at_least)
+
+
+def _figure(figures: Mapping[str, float], name: str, owner: str, bound: str) -> float:
+    if name not in figures:
+        close = difflib.get_close_matches(name, figures, n=1, cutoff=0.9)
+        meant = f"did you mean {close[0]}? If not, " if close else ""
+        raise AvaError(
+            f"{owner} has no {name}, which the gate bounds: {meant}evaluate it again, or move the alias by hand, or"
+            f" decide without that bound (--set register.gate.{bound}.enabled=false)"
+        )
+    return figures[name]
