@@ -89,3 +89,10 @@ def test_run_that_is_named_is_the_pipeline_s_and_not_a_step_s(tmp_path):
     (handler.folder / "outcome").mkdir(parents=True)
     (handler.folder / "outcome" / "outcome.json").write_text(json.dumps({"state": "FAILED", "run_url": page}))
     assert f"MLflow run: {page}" in list(summary.failure(result, "make pipeline-local"))
+
+
+def test_refusal_by_a_lower_bound_says_how_far_below_it_is():
+    bound = {"bound": "accuracy", "figure": "test_accuracy", "value": 0.25, "limit": 0.3, "at_least": True}
+    decision = {"name": "m", "version": 1, "aliases": [], "promoted": False, "decision": [{**bound, "passed": False}]}
+    lines = list(summary._decision(decision))
+    assert lines[1].endswith("refused: test_accuracy 0.2500 is 0.0500 below 0.3000 (accuracy)")
