@@ -10,12 +10,21 @@ from pathlib import Path
 
 import pytest
 
+import ava_core
+from ava_core.runtime.boundary import is_outside
+from ava_core.runtime.code import code_of
 from ava_core.runtime.digests import digest_tree
 from ava_core.steps import STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # Long enough that a kill halfway falls into the work and not into the imports.
 LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
+# Python runs it first in every process. A name is written at once, for a process of a training ends without a farewell.
+TRACE = """
+import os, sys
+file = os.open(os.environ["IMPORTED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+sys.addaudithook(lambda event, args: event == "import" and os.write(file, f"{args[0]}\\n".encode()) and None)
+"""
 
 
 class Steps:
@@ -41,9 +50,19 @@ class Steps:
 
     def start(self, step: str, place: Path, *more: str) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_"))}
-        environment = clean | {"AVA_TRACKING_URI": self.tracking_uri}
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "sitecustomize.py").write_text(TRACE)
+        environment = clean | {
+            "AVA_TRACKING_URI": self.tracking_uri,
+            "PYTHONPATH": str(place),
+            "IMPORTED": str(self.imported(step, place)),
+        }
         command = [*self.command(step, place), *more]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def imported(self, step: str, place: Path) -> Path:
+        """A file with the names of all modules that the step's processes have imported."""
+        return place / f"{step}.imported"
 
     def run(self, step: str, place: Path, *more: str) -> float:
         started = time.monotonic()
@@ -111,3 +130,27 @@ def test_killed_registration_run_again_ends_with_one_version(undisturbed, tmp_pa
     (version,) = list_versions("killed-twice", steps.tracking_uri)
     assert record["version"] == version.version == 1
     assert set(version.aliases) >= {"challenger"}
+
+
+def not_in_the_key(step: str, imported: Path) -> set[str]:
+    """Modules of Ava that were imported, and neither enter the step's key nor are known to change no result."""
+    package = Path(ava_core.__file__).parent
+    names = {name for name in imported.read_text().split() if name.startswith("ava_core.")}
+    paths = {name: package.joinpath(*name.split(".")[1:]) for name in names}
+    modules = {name for name, path in paths.items() if path.is_dir() or path.with_suffix(".py").is_file()}
+    assert len(modules) > 20
+    return {name for name in modules - code_of(STEPS[step]).files.keys() if not is_outside(name)}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_whatever_a_step_imports_enters_its_key_or_can_change_no_result(undisturbed, step):
+    steps, _ = undisturbed
+    assert not_in_the_key(step, steps.imported(step, steps.finished)) == set()
+
+
+def test_whatever_two_processes_of_a_training_import_enters_its_key(undisturbed, tmp_path):
+    steps, _ = undisturbed
+    steps.run("train", tmp_path, "--set", "train.processes=2", "--set", "threads=2")
+    imported = steps.imported("train", tmp_path)
+    assert "ava_core.training.processes.worker" in imported.read_text().split()
+    assert not_in_the_key("train", imported) == set()

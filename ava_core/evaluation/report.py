@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation import charts
 from ava_core.evaluation.samples import STRATEGIES
-from ava_core.evaluation.style import STYLE
-from ava_core.evaluation.template import TEMPLATE
 from ava_core.models.routing.statistics import DEAD_SHARE
 
 FLOAT = "float"
@@ -82,12 +81,17 @@ ROWS = (
 
 def render(report: Report) -> str:
     """The page, a function of its argument alone. All text is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(number=_number, bytes=_bytes)
     contents = report.contents
     figures = contents["figures"]
-    return environment.from_string(TEMPLATE).render(
-        style=_trusted(STYLE),
+    return environment.get_template("report.html.jinja").render(
         contents=contents,
         training=report.training,
         settings=report.settings,
@@ -106,7 +110,7 @@ def render(report: Report) -> str:
 
 
 def _trusted(text: str) -> Markup:
-    """The style sheet and the figures hold numbers and our own words; no text from outside gets into them."""
+    """The figures hold numbers and our own words; no text from outside gets into them."""
     return Markup(text)  # noqa: S704
 
 

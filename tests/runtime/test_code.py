@@ -174,6 +174,8 @@ def test_each_file_alone_changes_the_digest():
         ("data/sources/hub.py", appended("ADDED = 1"), {"preprocess"}),
         # imported inside a function, by a name in a string
         ("generation/decoding.py", appended("ADDED = 1"), {"evaluate", "register"}),
+        ("evaluation/report.html.jinja", replaced("<h1>", "<h1>The "), {"evaluate"}),
+        ("evaluation/report.css", replaced("28px", "29px"), {"evaluate"}),
         # what the command hands to the library
         ("cli/evaluate.py", replaced("seed=run.config.seed", "seed=0"), {"evaluate"}),
         # ... and what else the command can do
