@@ -81,8 +81,8 @@ def generate(
     _require_weights(model, weights)
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
-    from ava_core.generation import generate as decode
-    from ava_core.generation import load_model
+    from ava_core.generation.decoding import generate as decode
+    from ava_core.generation.loading import load_model
 
     loaded, tokenizer = load_model(_folder(model, weights), threads)
     show = _Shown(prompts[0]) if stream else None

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation.diversity import distinct, repetition
 from ava_core.evaluation.scoring import write_whole
-from ava_core.generation import generate
+from ava_core.generation.decoding import generate
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 """What the report shows side by side: the most probable text, searched further, and drawn."""

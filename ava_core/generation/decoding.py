@@ -107,7 +107,8 @@ def _decode(
     processors = logits_processors(strategy, settings)
     if strategy in SAMPLED:
         processors.append(SeededDraw([seed] * len(token_ids)))
-    with torch.inference_mode():
+    # Not inference_mode: weights that DeepSpeed gathers for the pass of a model in training couldn't be trained on.
+    with torch.no_grad():
         sequences = cast(Any, model).generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],

@@ -11,6 +11,7 @@ BOUNDARY = {
     "ava_core.config": "hands on what other modules define",
     "ava_core.config.layers": "where the values come from, which enter the key themselves",
     "ava_core.config.presets": "as above",
+    "ava_core.config.schema": "names the sections; those that a step reads count by themselves",
     "ava_core.runtime.*": "the step contract, whose version counts instead: CONTRACT",
     "ava_core.tracking.*": "records what came out; `ava gate` and `ava register`, which read there, are never skipped",
     "ava_core.training.callbacks.progress": "shows how far the training is",

@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from ava_core.config.evaluate import GenerationConfig
 from ava_core.config.threads import let_threads_sleep
 from ava_core.errors import AvaError
-from ava_core.generation import STRATEGIES
+from ava_core.generation.strategies import STRATEGIES
 from ava_core.runtime import manifest
 from ava_core.serving.registered import check_loaded
 
@@ -80,7 +80,8 @@ class TextModel(PythonModel):
             if (root / MLMODEL).is_file():
                 check_loaded(root)
         self._loaded: dict[str, Any] = {}
-        from ava_core.generation import generate, load_model  # noqa: F401
+        from ava_core.generation.decoding import generate  # noqa: F401
+        from ava_core.generation.loading import load_model  # noqa: F401
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[str]:
         """Continue each prompt.
@@ -104,7 +105,7 @@ class TextModel(PythonModel):
         """
         from pydantic import ValidationError
 
-        from ava_core.generation import generate
+        from ava_core.generation.decoding import generate
 
         values = dict(params or {})
         strategy = values.pop("strategy", "greedy")
@@ -124,7 +125,7 @@ class TextModel(PythonModel):
         return generate(model, tokenizer, prompts, strategy=strategy, settings=settings, seed=seed)
 
     def _load(self, weights: str) -> Any:
-        from ava_core.generation import load_model
+        from ava_core.generation.loading import load_model
 
         if weights == AUTO:
             weights = next(name for name in SMALLEST_FIRST if artifact_name(name) in self._folders)

@@ -10,7 +10,7 @@ from kfp import dsl
 from ava_core.data.shards import ShardedSplit
 from ava_core.evaluation.classification import BINS, CLASSES, classify, describe, token_classes
 from ava_core.evaluation.scoring import score
-from ava_core.generation import load_model
+from ava_core.generation.loading import load_model
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError
 from ava_core.evaluation.scoring import Score, score
-from ava_core.generation import load_model
+from ava_core.generation.loading import load_model
 from tests.conftest import VOCAB_SIZE
 
 LENGTH = 64

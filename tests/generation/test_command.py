@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from ava_core.cli import generate as command
 from ava_core.config.evaluate import GenerationConfig
 from ava_core.errors import ConfigError
-from ava_core.generation import generate, load_model
+from ava_core.generation.decoding import generate
+from ava_core.generation.loading import load_model
 from ava_core.registry.download import Downloaded
 
 app = typer.Typer()

@@ -5,7 +5,9 @@ import torch
 
 from ava_core.config.evaluate import GenerationConfig
 from ava_core.errors import AvaError, ConfigError
-from ava_core.generation import STRATEGIES, generate, load_model
+from ava_core.generation.decoding import generate
+from ava_core.generation.loading import load_model
+from ava_core.generation.strategies import STRATEGIES
 
 PROMPTS = ["To be, or", "Enter the KING\n", "O"]
 

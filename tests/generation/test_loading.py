@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.generation import load_model
+from ava_core.generation.loading import load_model
 
 
 @pytest.fixture

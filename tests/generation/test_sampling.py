@@ -3,7 +3,8 @@ import torch
 from transformers import GenerationConfig as DecodingConfig
 
 from ava_core.config.evaluate import GenerationConfig
-from ava_core.generation import generate, load_model
+from ava_core.generation.decoding import generate
+from ava_core.generation.loading import load_model
 from ava_core.generation.sampling import Sampler
 
 SETTINGS = GenerationConfig(max_new_tokens=24, temperature=1.3, top_p=0.95, top_k=40, min_p=0.02)

@@ -12,7 +12,8 @@ import pytest
 
 from ava_core.config.evaluate import GenerationConfig
 from ava_core.config.quantize import QuantizeConfig
-from ava_core.generation import generate, load_model
+from ava_core.generation.decoding import generate
+from ava_core.generation.loading import load_model
 from ava_core.generation.prompts import encode
 from ava_core.onnx.genai import write_genai_config
 from ava_core.quantization.quantize import quantize

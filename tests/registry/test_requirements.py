@@ -56,7 +56,7 @@ def test_imports_are_followed_into_functions_and_packages_but_not_where_types_al
 
 
 def test_what_a_package_imports_when_it_is_asked_counts(package):
-    """As `ava_core.generation` has `generate` and `load_model`."""
+    """A package may import what it gives with the first use of it."""
     package(
         "lazy/__init__.py", "def __getattr__(name): ...\nif TYPE_CHECKING:\n    from made_up.lazy.heavy import work\n"
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ava_core.config.evaluate import GenerationConfig
-from ava_core.generation import generate, load_model
+from ava_core.generation.decoding import generate
+from ava_core.generation.loading import load_model
 from tests.registry.conftest import Inputs, call_register, write_evaluation
 from tests.serving import linked_environment
 from tests.serving.test_pyfunc import _post, _wait_until_up

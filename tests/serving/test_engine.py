@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ava_core.errors import AvaError
-from ava_core.generation import generate, load_model
+from ava_core.generation.decoding import generate
+from ava_core.generation.loading import load_model
 from ava_core.onnx.session import DecoderSession
 from ava_core.serving.requests import Draining, Failed, QueueFull
 from ava_core.serving.streams import Streams

@@ -18,7 +18,8 @@ import pytest
 
 from ava_core.config.evaluate import GenerationConfig
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.generation import generate, load_model
+from ava_core.generation.decoding import generate
+from ava_core.generation.loading import load_model
 from ava_core.serving.pyfunc import TextModel, read_prompts, signature
 from tests.registry.conftest import Inputs, call_register, write_evaluation, write_inputs
 

@@ -122,7 +122,7 @@ def test_model_that_brings_its_code_is_refused_without_asking(ava, plain, comman
     ],
 )
 def test_model_of_ours_is_read_by_our_code_whatever_it_names(plain, name, auto_map, monkeypatch):
-    from ava_core.generation import load_model
+    from ava_core.generation.loading import load_model
 
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     mark = plant(plain, name, auto_map)
@@ -149,7 +149,7 @@ def test_weights_that_are_a_pickle_are_not_read(plain):
     import torch
     from safetensors.torch import load_file
 
-    from ava_core.generation import load_model
+    from ava_core.generation.loading import load_model
     from ava_core.quantization.original import load_original
 
     torch.save(load_file(plain / "model.safetensors"), plain / "pytorch_model.bin")

@@ -156,7 +156,7 @@ def exported(tiny_model, tmp_path_factory):
 @torch.no_grad()
 def test_models_whose_files_are_links_give_the_logits_of_the_files(tiny_model, exported, tmp_path):
     """ONNX Runtime refuses weights that lie outside of the graph's folder."""
-    from ava_core.generation import load_model
+    from ava_core.generation.loading import load_model
 
     tokens = torch.arange(2, 34)[None]
     for index, folder in enumerate((tiny_model, exported)):

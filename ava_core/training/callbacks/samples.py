@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from ava_core.config.evaluate import GenerationConfig
+from ava_core.generation.decoding import generate
+from ava_core.generation.prompts import load_tokenizer
 from ava_core.training.callbacks.base import Callback, Row
 from ava_core.training.callbacks.records import JsonLines
 
@@ -20,12 +21,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 FILE = "samples.jsonl"
 NEW_TOKENS = 48
-TEMPERATURE, TOP_P = 0.8, 0.9
+SETTINGS = GenerationConfig(temperature=0.8, top_p=0.9)
 SEED = 0
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "greedy": {"do_sample": False},
-    "nucleus": {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0},
-}
+STRATEGIES = ("greedy", "nucleus")
 
 
 class Samples(Callback):
@@ -37,11 +35,11 @@ class Samples(Callback):
         every: `train.sample_every`.
         state: the training's state folder.
         tokenizer: folder of the tokenizer.
-        prompts: what to continue; an empty one begins a document.
+        prompts: what to continue; an empty one begins a document. They must leave room for NEW_TOKENS in the context.
     """
 
     def __init__(self, every: int, state: Path, tokenizer: Path, prompts: Sequence[str] = ("",)) -> None:
-        self.every, self.folder, self.prompts = every, tokenizer, prompts
+        self.every, self.folder, self.prompts = every, tokenizer, list(prompts)
         self.rows = JsonLines(state / FILE)
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -56,9 +54,10 @@ class Samples(Callback):
         # Under ZeRO 3 a pass gathers weights from all ranks, so all make it, with the same prompts and noise.
         if not (run.ranks.is_first or run.config.zero_stage == 3):
             return
+        texts = {strategy: self._continue(run.model, strategy) for strategy in STRATEGIES}
         rows = [
-            {"step": step, "strategy": strategy, "prompt": prompt, "text": self._continue(run.model, prompt, strategy)}
-            for prompt in self.prompts
+            {"step": step, "strategy": strategy, "prompt": prompt, "text": texts[strategy][index]}
+            for index, prompt in enumerate(self.prompts)
             for strategy in STRATEGIES
         ]
         if run.ranks.is_first:
@@ -66,34 +65,16 @@ class Samples(Callback):
             for sample in rows:
                 log.info("step %d, %s: %r", step, sample["strategy"], f"{sample['prompt']}{sample['text']}")
 
-    def _continue(self, model: nn.Module, prompt: str, strategy: str) -> str:
-        """The continuation alone."""
+    def _continue(self, model: Any, strategy: str) -> list[str]:
+        """The prompts' continuations alone."""
         if self._tokenizer is None:
-            self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
-        tokenizer = self._tokenizer
-        decoder = cast(Any, model)
-        # Text is text, as in the training data: a special token that is spelt out is its characters.
-        text = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)
-        ids = text["input_ids"] or [tokenizer.eos_token_id]
-        room = decoder.config.max_position_embeddings - NEW_TOKENS
-        device = next(model.parameters()).device
-        ids_BS = torch.tensor([ids[-max(room, 1) :]], device=device)
-        config = GenerationConfig(
-            max_new_tokens=min(NEW_TOKENS, decoder.config.max_position_embeddings - ids_BS.shape[1]),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            use_cache=True,
-            **STRATEGIES[strategy],
-        )
+            self._tokenizer = load_tokenizer(self.folder)
+        context = model.config.max_position_embeddings
+        settings = SETTINGS.model_copy(update={"max_new_tokens": min(NEW_TOKENS, context - 1)})
         training = model.training
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(SEED)
-            model.eval()
-            try:
-                sequences = decoder.generate(
-                    input_ids=ids_BS, attention_mask=torch.ones_like(ids_BS), generation_config=config
-                )
-            finally:
-                model.train(training)
-        return str(tokenizer.decode(sequences[0, ids_BS.shape[1] :].tolist(), skip_special_tokens=True))
+        model.eval()
+        try:
+            texts = generate(model, self._tokenizer, self.prompts, strategy=strategy, settings=settings, seed=SEED)
+        finally:
+            model.train(training)
+        return [text.removeprefix(prompt) for text, prompt in zip(texts, self.prompts, strict=True)]

@@ -100,7 +100,8 @@ def test_what_is_not_done_when_the_drain_runs_out_is_cut_off_and_said(ava_serve,
 
 def test_the_same_words_as_ava_generate(ava_serve, quantized):
     from ava_core.config.evaluate import GenerationConfig
-    from ava_core.generation import generate, load_model
+    from ava_core.generation.decoding import generate
+    from ava_core.generation.loading import load_model
 
     _, client = ava_serve()
     settings = GenerationConfig(max_new_tokens=20, temperature=0.75, top_p=0.9)
