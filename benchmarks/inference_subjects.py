@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig as DecodingConfig
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 
 WARM_UP_TOKENS = 16
 

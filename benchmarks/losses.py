@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config import presets
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.evaluation.diversity import distinct, repetition
 from benchmarks import hardware, report
 

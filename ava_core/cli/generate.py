@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ava_core.config.evaluate import GenerationConfig
+    from ava_core.config.generation import GenerationConfig
 
 REGISTRY_SCHEME = "models:/"
 CACHE = Path(".ava/models")
@@ -153,7 +153,7 @@ def _settings(given: dict[str, Any]) -> GenerationConfig:
     """The configuration's defaults with the flags over them, held to the configuration's own bounds."""
     from pydantic import ValidationError
 
-    from ava_core.config.evaluate import GenerationConfig
+    from ava_core.config.generation import GenerationConfig
     from ava_core.errors import ConfigError
 
     try:

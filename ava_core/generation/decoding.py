@@ -11,7 +11,7 @@ from transformers import GenerationConfig as DecodingConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.errors import AvaError
 from ava_core.generation.prompts import encode
 from ava_core.generation.sampling import SeededDraw, logits_processors

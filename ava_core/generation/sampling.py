@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.generation.strategies import SAMPLED
 
 TOP_K, MIN_P = 50, 0.05

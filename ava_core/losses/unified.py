@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ava_core.config.train import LossConfig
+from ava_core.config.loss import LossConfig
 from ava_core.losses.chunked import chunked_head_loss
 from ava_core.losses.multi_token import MultiToken
 from ava_core.losses.rows import IGNORE_INDEX, Candidates, Rows, TokenContext

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.registry.context import Context
 from ava_core.registry.gates.bounds import bounded_figures
 from ava_core.registry.gates.decision import TEST_BYTES

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.registry.code import PACKAGE, write_code
 from ava_core.registry.requirements import requirements
 from ava_core.runtime import pins

@@ -16,7 +16,7 @@ import pandas as pd
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.config.threads import let_threads_sleep
 from ava_core.errors import AvaError
 from ava_core.generation.strategies import STRATEGIES

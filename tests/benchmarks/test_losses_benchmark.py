@@ -3,7 +3,7 @@
 import pytest
 
 from ava_core.config import resolve
-from ava_core.config.train import LossConfig
+from ava_core.config.loss import LossConfig
 from benchmarks import losses
 
 

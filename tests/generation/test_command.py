@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from ava_core.cli import generate as command
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.errors import ConfigError
 from ava_core.generation.decoding import generate
 from ava_core.generation.loading import load_model

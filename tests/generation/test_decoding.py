@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.errors import AvaError, ConfigError
 from ava_core.generation.decoding import generate
 from ava_core.generation.loading import load_model

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import GenerationConfig as DecodingConfig
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.generation.decoding import generate
 from ava_core.generation.loading import load_model
 from ava_core.generation.sampling import Sampler

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from ava_core.config.train import LossConfig
+from ava_core.config.loss import LossConfig
 from ava_core.losses import IGNORE_INDEX, NgramRepetition, TokenContext, UnifiedLoss, future_labels, token_nll
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM, attach_prediction_heads
 from tests.conftest import ASSETS

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ava_core import kernels
-from ava_core.config.train import LossConfig
+from ava_core.config.loss import LossConfig
 from ava_core.losses import (
     IGNORE_INDEX,
     CrossEntropy,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ava_core.config.train import LossConfig
+from ava_core.config.loss import LossConfig
 from ava_core.losses import UnifiedLoss, future_labels, token_nll
 from ava_core.models import EnhancedMoEForCausalLM, attach_prediction_heads, detach_prediction_heads
 

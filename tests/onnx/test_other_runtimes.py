@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime_genai as genai
 import pytest
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.config.quantize import QuantizeConfig
 from ava_core.generation.decoding import generate
 from ava_core.generation.loading import load_model

@@ -2,8 +2,12 @@
 
 import ast
 import contextlib
+import functools
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from ava_core.runtime.boundary import BOUNDARY, is_outside
 from ava_core.runtime.code import PACKAGE, code_of
 from ava_core.steps import STEPS
 
+QUOTES = '"""'
 DYNAMIC = {
     "ava_core.launching.launch": "starts WORKER, a string that is followed, and itself",
     "ava_core.distributed.shared_memory_op": "loads what DeepSpeed's sources were compiled to",
@@ -103,12 +108,15 @@ def test_comment_or_docstring_anywhere_reruns_nothing(copy):
     comments = {".py": "# A comment.", ".cpp": "// A comment.", ".h": "/* A\n comment. */"}
     with contextlib.ExitStack() as changes:
         for path in sorted(copy.package.rglob("*")):
-            if path.suffix in comments:
+            if comment := comments.get(path.suffix):
                 name = path.relative_to(copy.package).as_posix()
-                changes.enter_context(copy.changed(name, appended(comments[path.suffix])))
-                if path.suffix == ".py":
-                    changes.enter_context(copy.changed(name, lambda text: re.sub('^"""', '"""Or rather: ', text)))
+                change = functools.partial(_documented, comment=comment)
+                changes.enter_context(copy.changed(name, change))
         assert copy.digests() == before
+
+
+def _documented(text, comment):
+    return f"{re.sub('^' + QUOTES, QUOTES + 'Or rather: ', text)}\n{comment}\n"
 
 
 @pytest.mark.parametrize(
@@ -117,13 +125,18 @@ def test_comment_or_docstring_anywhere_reruns_nothing(copy):
         ("runtime/progress.py", replaced("LINE_EVERY_SECONDS = 10.0", "LINE_EVERY_SECONDS = 1.0")),
         ("runtime/logs.py", appended("FORMAT = 1")),
         ("training/callbacks/progress.py", appended("WIDTH = 1")),
-        ("training/launchers/log_stream.py", appended("LINES = 1")),
+        ("launching/log_stream.py", appended("LINES = 1")),
         ("tracking/live.py", appended("EVERY = 1")),
         ("cli/recording.py", appended("EVERY = 1")),
         ("cli/main.py", appended("HELP = 1")),
         ("redaction.py", appended("SECRETS = 1")),
         ("interruption.py", appended("SIGNALS = 1")),
         ("config/presets.py", appended("FOLDER = 1")),
+        ("config/kubernetes.py", appended("PODS = 1")),
+        (
+            "config/schema.py",
+            replaced("    data: DataConfig", "    align: DataConfig = DataConfig()\n    data: DataConfig"),
+        ),
         ("config/layers.py", appended("LAYERS = 1")),
     ],
 )
@@ -166,6 +179,11 @@ def test_each_file_alone_changes_the_digest():
         ("quantization/rounding.py", appended("ADDED = 1"), {"quantize"}),
         ("evaluation/scoring.py", appended("ADDED = 1"), {"evaluate"}),
         ("registry/gates/decision.py", appended("ADDED = 1"), {"gate", "register"}),
+        ("config/train.py", appended("ADDED = 1"), {"train"}),
+        ("config/data.py", appended("ADDED = 1"), {"preprocess"}),
+        ("config/evaluate.py", appended("ADDED = 1"), {"evaluate"}),
+        ("config/quantize.py", appended("ADDED = 1"), {"quantize"}),
+        ("config/register.py", appended("ADDED = 1"), {"gate", "register"}),
         ("models/__init__.py", appended("ADDED = 1"), {"train", "quantize", "evaluate", "register"}),
         ("kernels/native/product.h", appended("#define ADDED"), {"train", "quantize", "evaluate", "register"}),
         # imported by a computed name
@@ -173,7 +191,7 @@ def test_each_file_alone_changes_the_digest():
         ("data/sources/hub.py", appended("ADDED = 1"), {"preprocess"}),
         ("generation/decoding.py", appended("ADDED = 1"), {"train", "evaluate", "register"}),
         # imported inside a function
-        ("quantization/runtime.py", appended("ADDED = 1"), {"quantize", "evaluate", "register"}),
+        ("onnx/runtime.py", appended("ADDED = 1"), {"quantize", "evaluate", "register"}),
         ("evaluation/report.html.jinja", replaced("<h1>", "<h1>The "), {"evaluate"}),
         ("evaluation/report.css", replaced("28px", "29px"), {"evaluate"}),
         # what the command hands to the library
@@ -193,6 +211,37 @@ def test_change_reruns_the_steps_that_run_it_and_no_others(copy, name, change, r
     with copy.changed(name, change):
         after = copy.digests()
     assert {step for step in STEPS if after[step] != before[step]} == rerun
+
+
+@pytest.mark.slow
+def test_finished_step_outlives_a_comment_and_not_a_constant(copy, tmp_path, corpus_text):
+    """The real command line, running the copy's code."""
+    (tmp_path / "data").mkdir()
+    for index in range(10):
+        (tmp_path / "data" / f"{index}.txt").write_text(corpus_text[index * 4_000 : (index + 1) * 4_000])
+    program = (
+        "from ava_core.cli import checkout, main\n"
+        "checkout.refuse_copied_environment = lambda *_: None\n"  # its environment is that of the original
+        "main.main()"
+    )
+    settings = "{threads: 1, data: {sources: [{path: .}]}, tokenizer: {vocab_size: 300}}"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AVA_")}
+
+    def preprocess(output):
+        flags = ["--data", "data", "--params-yaml", settings, "--output", output, "--work", "work", "--quiet"]
+        command = [sys.executable, "-c", program, "preprocess", *flags]
+        environment = {**clean, "PYTHONPATH": str(copy.package.parent)}
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    assert "wrote" in preprocess("shards")
+    with copy.changed("data/splitting.py", appended("# A comment.")):
+        assert "up to date" in preprocess("shards")
+        assert "was taken from" in preprocess("again")
+    with copy.changed("data/splitting.py", appended("ADDED = 1")):
+        said = preprocess("anew")
+    assert "wrote" in said and "was taken from" not in said
 
 
 def test_another_version_of_the_contract_reruns_everything(copy, monkeypatch):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.generation.prompts import load_tokenizer
 from ava_core.models import EnhancedMoEForCausalLM

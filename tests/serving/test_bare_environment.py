@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.generation.decoding import generate
 from ava_core.generation.loading import load_model
 from tests.registry.conftest import Inputs, call_register, write_evaluation

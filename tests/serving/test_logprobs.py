@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.errors import AvaError
 from ava_core.generation.prompts import encode, load_tokenizer
 from ava_core.onnx.session import DecoderSession

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.generation.decoding import generate
 from ava_core.generation.loading import load_model

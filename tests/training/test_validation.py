@@ -2,7 +2,7 @@
 
 import pytest
 
-from ava_core.config.train import LossConfig
+from ava_core.config.loss import LossConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.generation.loading import load_model
 from ava_core.losses import UnifiedLoss

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.serving.http.neutral import (
     NeutralChatFields,
     NeutralCompletionFields,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ava_core.config.evaluate import GenerationConfig
+from ava_core.config.generation import GenerationConfig
 from ava_core.generation.decoding import generate
 from ava_core.generation.prompts import load_tokenizer
 from ava_core.training.callbacks.base import Callback, Row

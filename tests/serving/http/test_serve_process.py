@@ -99,7 +99,7 @@ def test_what_is_not_done_when_the_drain_runs_out_is_cut_off_and_said(ava_serve,
 
 
 def test_the_same_words_as_ava_generate(ava_serve, quantized):
-    from ava_core.config.evaluate import GenerationConfig
+    from ava_core.config.generation import GenerationConfig
     from ava_core.generation.decoding import generate
     from ava_core.generation.loading import load_model
 
