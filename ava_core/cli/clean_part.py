@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ava_core.cli.step_command import Instead
 
 if TYPE_CHECKING:
-    from ava_core.runtime.step import Request
+    from ava_core.runtime.request import Request
 
 
 def _clean_part(request: Request, part: str) -> None:

@@ -22,7 +22,7 @@ def keys(
     """Write the digest of the code that can change each step's result, and the values that the step reads."""
     from ava_core.config import resolve
     from ava_core.runtime.code import code_of
-    from ava_core.runtime.step import values_read
+    from ava_core.runtime.identity import values_read
 
     config = resolve(params=params).config
     output.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from ava_core.cli.step_command import step_command
 
 if TYPE_CHECKING:
     from ava_core.config import AvaConfig
-    from ava_core.runtime.step import StepRun
+    from ava_core.runtime.request import StepRun
 
 NAME = "preprocess"
 

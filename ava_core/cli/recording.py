@@ -23,7 +23,7 @@ from ava_core.errors import AvaError, ConfigError, one_line
 from ava_core.redaction import redact
 from ava_core.runtime import manifest
 from ava_core.runtime.outcome import Outcome
-from ava_core.runtime.step import Request, StepRun
+from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.work import timings_path
 from ava_core.server_address import WEB_SCHEMES
 from ava_core.tracking.address import RUN_ID, given_uri, run_url

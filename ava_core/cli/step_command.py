@@ -16,7 +16,7 @@ from ava_core.cli.version import version_option
 from ava_core.steps import STEPS, Input, StepSpec
 
 if TYPE_CHECKING:
-    from ava_core.runtime.step import Request, StepRun
+    from ava_core.runtime.request import Request, StepRun
 
     Runner = Callable[[Request, Callable[[StepRun], None]], None]
 
@@ -152,7 +152,7 @@ def _request(
     from ava_core.errors import ConfigError
     from ava_core.runtime import executor_output, logs
     from ava_core.runtime.progress import Progress
-    from ava_core.runtime.step import Request
+    from ava_core.runtime.request import Request
 
     if flags["log_level"] not in logs.LEVELS:
         raise ConfigError(f"--log-level {flags['log_level']}: must be one of {', '.join(logs.LEVELS)}")

@@ -10,7 +10,7 @@ from ava_core.cli.find_rate import FIND_RATE
 from ava_core.cli.step_command import step_command
 
 if TYPE_CHECKING:
-    from ava_core.runtime.step import Request, StepRun
+    from ava_core.runtime.request import Request, StepRun
 
 NAME = "train"
 

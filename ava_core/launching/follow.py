@@ -23,7 +23,8 @@ from ava_core.distributed.ranks import TIMEOUT, LostPeer, Ranks, require_devices
 from ava_core.errors import ConfigError
 from ava_core.launching import request as requests
 from ava_core.runtime import logs
-from ava_core.runtime.step import Request, StepRun, run_step
+from ava_core.runtime.request import Request, StepRun
+from ava_core.runtime.step import run_step
 
 log = logging.getLogger(__name__)
 _ANNOUNCEMENT, _HEARD = "ava_announcement", "ava_heard"

@@ -21,7 +21,8 @@ from ava_core.errors import AvaError, ConfigError
 from ava_core.launching.trainjob import ENVIRONMENT, SECRETS, TrainJob, job_command, job_environment, job_name
 from ava_core.runtime.atomic_copy import copy_atomically, remove
 from ava_core.runtime.code import code_of
-from ava_core.runtime.step import Request, StepRun, find_entry, run_step
+from ava_core.runtime.request import Request, StepRun
+from ava_core.runtime.step import find_entry, run_step
 from ava_core.runtime.work import Entry
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,13 @@ merges it with what it knows. Format: `pipeline_spec.ExecutorOutput` as JSON.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ava_core.errors import ConfigError
+from ava_core.runtime.request import Request
 
 MOUNTS = {"/gcs/": "gs://", "/minio/": "minio://", "/s3/": "s3://"}
 """Where a cluster's launcher shows object stores to the step, and the addresses they stand for, as in kfp.dsl."""
@@ -34,6 +36,27 @@ def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, An
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps({"artifacts": listed}, sort_keys=True))
     partial.rename(path)
+
+
+def report(request: Request, reused: bool) -> None:
+    """Tell KFP what there is, also when nothing had to be computed."""
+    metrics = json.loads((request.output / "metrics.json").read_text())
+    artifacts: dict[str, tuple[Path | None, Mapping[str, Any]]] = {
+        request.spec.output: (request.output, {"step": request.spec.name, "reused": reused}),
+        "metrics": (None, metrics),
+    }
+    for export in request.spec.exports:
+        path = request.exports.get(export.name)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if export.file is not None:
+                shutil.copyfile(request.output / export.file, path)
+                artifacts[export.name] = (path, json.loads(path.read_text()) if export.metadata else {})
+            else:
+                value = int(metrics[export.metric])
+                path.write_text(json.dumps(bool(value) if export.boolean else value))
+    if request.executor_output is not None:
+        write(request.executor_output, artifacts)
 
 
 def wanted(path: Path | None, executor_input: str | None) -> Path | None:

@@ -36,7 +36,7 @@ class Manifest:
 
     Attributes:
         step: name of the step that wrote it.
-        key: digest of everything that determines the output (see `ava_core.runtime.step`).
+        key: digest of everything that determines the output (see `ava_core.runtime.identity`).
         version: version of the distribution, which is no part of the key.
         code: digest of the code that can change the output (see `ava_core.runtime.code`).
         config: digest of the configuration sections that the step reads.

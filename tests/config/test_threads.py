@@ -11,7 +11,9 @@ from ava_core.config.hosts import world_size
 from ava_core.config.schema import AvaConfig
 from ava_core.config.threads import THREAD_VARIABLES, WAITING, let_threads_sleep, limit_threads
 from ava_core.errors import ConfigError
-from ava_core.runtime import step as steps
+from ava_core.runtime.identity import identify
+from ava_core.runtime.inputs import Inputs
+from ava_core.runtime.request import Request
 from ava_core.steps import STEPS
 
 PRINT = (
@@ -56,9 +58,9 @@ main.main()
 
 def identity(name):
     config = AvaConfig()
-    request = steps.Request(spec=STEPS[name], config=config, inputs={}, choices={}, output=None, work=None)  # type: ignore[arg-type]
+    request = Request(spec=STEPS[name], config=config, inputs={}, choices={}, output=None, work=None)  # type: ignore[arg-type]
     assert world_size(config.train) == 1
-    return steps._identify(request, steps._Inputs({}, {}))
+    return identify(request, Inputs({}, {}))
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -50,7 +50,8 @@ def tiny_int8(tiny_model, tiny_shards, tmp_path_factory) -> Path:
     """The tiny model as `ava quantize` really makes it, with its manifest."""
     from ava_core.config.schema import AvaConfig
     from ava_core.quantization.quantize import quantize
-    from ava_core.runtime.step import Request, run_step
+    from ava_core.runtime.request import Request
+    from ava_core.runtime.step import run_step
     from ava_core.steps import STEPS
 
     def compute(run):

@@ -9,7 +9,8 @@ from ava_core.config import AvaConfig
 from ava_core.errors import ConfigError
 from ava_core.runtime import executor_output
 from ava_core.runtime.progress import Progress
-from ava_core.runtime.step import Request, run_step
+from ava_core.runtime.request import Request
+from ava_core.runtime.step import run_step
 from ava_core.steps import STEPS
 
 

@@ -1,0 +1,83 @@
+"""A step's inputs: the folders that it may read, verified before it runs and looked at again after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ava_core.errors import AvaError
+from ava_core.runtime import manifest
+from ava_core.runtime.digests import digest_tree
+from ava_core.runtime.request import Request
+from ava_core.steps import Input
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Digests of a step's inputs, by name.
+
+    Attributes:
+        contents: of the files of each input.
+        manifests: of the manifest of each input that has one.
+    """
+
+    contents: dict[str, str]
+    manifests: dict[str, str]
+
+
+def verify_inputs(request: Request) -> Inputs:
+    """Hold every input against its manifest.
+
+    Raises:
+        AvaError: there is no such folder, or it is another step's output.
+        IntegrityError: a file was changed.
+    """
+    producers = _producers()
+    contents = dict(request.digest_inputs()) if request.digest_inputs else {}
+    manifests: dict[str, str] = {}
+    for port in request.spec.inputs:
+        if port.name in contents:
+            continue
+        found = [_digest_input(port, folder, producers) for folder in request.inputs.get(port.name, [])]
+        # A repeated input is a set: in which order they are given makes no difference.
+        for index, (digest, origin) in enumerate(sorted(found)):
+            name = f"{port.name}.{index}" if port.repeated else port.name
+            contents[name] = digest
+            if origin:
+                manifests[name] = origin
+    return Inputs(contents, manifests)
+
+
+def _producers() -> dict[str, str]:
+    from ava_core.steps import STEPS
+
+    return {spec.output: spec.name for spec in STEPS.values()}
+
+
+def _digest_input(port: Input, folder: Path, producers: Mapping[str, str]) -> tuple[str, str]:
+    """Digest of the contents, and of the manifest or an empty string."""
+    if port.verified:
+        found = manifest.verify(folder, producers[port.kind or port.name])
+        return found.digest, found.sha256
+    if folder.is_dir():
+        return digest_tree(folder), ""
+    raise AvaError(f"--{port.name} {folder}: no such folder")
+
+
+def require_unchanged(request: Request, identity: manifest.Manifest) -> None:
+    """What was read while the step ran is what was verified before it; what hasn't been touched costs a look.
+
+    Raises:
+        AvaError: an input was changed or removed meanwhile, so nothing tells what the output was made from.
+    """
+    remedy = "the output is not kept: put the input back and run the step again, it goes on from its state"
+    known = {*identity.inputs.values()}
+    for port in request.spec.inputs:
+        for folder in request.inputs.get(port.name, []) if port.verified else []:
+            try:
+                same = manifest.verify(folder).digest in known
+            except AvaError as error:
+                raise AvaError(f"{error}; it was when {request.spec.name} began: {remedy}") from error
+            if not same:
+                raise AvaError(f"--{port.name} {folder}: was replaced while {request.spec.name} ran: {remedy}")
