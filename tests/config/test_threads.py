@@ -56,34 +56,44 @@ main.main()
     assert (json.loads(seen), line) == (expected, "False 0")
 
 
-def identity(name):
+COMPUTE = {"train", "quantize", "evaluate", "register"}
+"""Steps that run the model, which has kernels."""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """One work folder for all: it keeps what was read of the sources."""
+    return tmp_path_factory.mktemp("work")
+
+
+def identity(name, work):
     config = AvaConfig()
-    request = Request(spec=STEPS[name], config=config, inputs={}, choices={}, output=None, work=None)  # type: ignore[arg-type]
+    request = Request(spec=STEPS[name], config=config, inputs={}, choices={}, output=work / "output", work=work)
     assert world_size(config.train) == 1
     return identify(request, Inputs({}, {}))
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_kernels_that_are_asked_for_are_in_the_key_of_each_step_that_has_any(name, monkeypatch):
-    plain = identity(name)
+def test_kernels_that_are_asked_for_are_in_the_key_of_each_step_that_has_any(name, work, monkeypatch):
+    plain = identity(name, work)
     monkeypatch.setenv("AVA_KERNELS", "auto")
-    assert identity(name) == plain
+    assert identity(name, work) == plain
     monkeypatch.setenv("AVA_KERNELS", "onednn")
-    asked = identity(name)
-    assert (asked.key != plain.key) == ("kernels" in STEPS[name].code)
-    assert asked.choices == ({"kernels": "onednn"} if "kernels" in STEPS[name].code else {})
+    asked = identity(name, work)
+    assert (asked.key != plain.key) == (name in COMPUTE)
+    assert asked.choices == ({"kernels": "onednn"} if name in COMPUTE else {})
 
 
-def test_how_threads_wait_is_in_no_key(monkeypatch):
-    before = {name: identity(name).key for name in STEPS}
+def test_how_threads_wait_is_in_no_key(work, monkeypatch):
+    before = {name: identity(name, work).key for name in STEPS}
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert {name: identity(name).key for name in STEPS} == before
+    assert {name: identity(name, work).key for name in STEPS} == before
 
 
-def test_kernels_that_there_are_not_are_refused(monkeypatch):
+def test_kernels_that_there_are_not_are_refused(work, monkeypatch):
     monkeypatch.setenv("AVA_KERNELS", "avx2")
     with pytest.raises(ConfigError, match="AVA_KERNELS = 'avx2': must be one of auto, native, onednn, off"):
-        identity("train")
+        identity("train", work)
     done = subprocess.run([sys.executable, "-m", "ava_core.cli.main", "config", "show"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "ava: environment: AVA_KERNELS = 'avx2': must be one of auto, native, onednn, off\n"
