@@ -1,8 +1,9 @@
-"""MLflow's `models:/...` for environments with Ava in them: files are held against the registry before any is used.
+"""MLflow's `models:/...` for environments with Ava: downloaded files are verified against the registry before use.
 
 `mlflow.pyfunc.load_model` runs the script that lies in the artifact store. MLflow finds this module by its entry point
-`mlflow.artifact_repository`, and so what `ava register` pinned in the database is checked by `load_model`, `mlflow
-models serve --env-manager local` and `mlflow artifacts download` too. Models that others registered pass as before.
+`mlflow.artifact_repository`, so `load_model`, `mlflow models serve --env-manager
+local` and `mlflow artifacts download` check the digests that `ava register` put into the database. Models without them
+are passed through.
 
 Not a part of `ava_core`: MLflow imports it with every start, and a version brings its own `ava_core`, which isn't taken
 where a program has begun to use another.
@@ -25,7 +26,7 @@ class VerifiedModels(ModelsArtifactRepository):
     """Artifacts of registered versions and of logged models."""
 
     def download_artifacts(self, artifact_path: str, dst_path: Any = None, lineage_header_info: Any = None) -> str:
-        """Download a file, a folder or, for `""`, everything, and check what the registry knows the digests of.
+        """Download a file, a folder or, for `""`, everything, and verify the files whose digests the registry has.
 
         Always a copy: from a store on this machine MLflow would read in place, where the files can change after the
         check, and where Python leaves the compiled script, which it would run in the script's place the next time.

@@ -21,16 +21,41 @@ def serve(
     model: Annotated[
         str, typer.Option(help="Output folder of `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION.")
     ] = "models:/ava-moe@champion",
-    weights: Annotated[str, typer.Option(help="Of a registered model: auto, int4, int8 or fp32.")] = "auto",
-    name: Annotated[str | None, typer.Option(help="What clients call the model; as it is registered.")] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="Scheme of a registered model's weights: int4, int8, fp32, or auto: the smallest that it has."
+        ),
+    ] = "auto",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Model name that clients send; default: the registered model's or the folder's name."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
-    slots: Annotated[int, typer.Option(min=1, max=4096, help="Sequences that are decoded together.")] = 16,
-    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get status 429.")] = 64,
-    max_body_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2**20,
-    request_seconds: Annotated[float, typer.Option(min=0.1, help="From a request to the end of its answer.")] = 600.0,
-    drain_seconds: Annotated[float, typer.Option(min=0.0, help="For running requests after SIGTERM.")] = 30.0,
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at the registry's alias.")] = 10.0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0: a free one.")] = 8000,
+    slots: Annotated[
+        int,
+        typer.Option(min=1, max=4096, help="Sequences decoded in one batch, at most; each has a row of the KV cache."),
+    ] = 16,
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait for a slot; further ones get status 429.")
+    ] = 64,
+    max_body_bytes: Annotated[
+        int, typer.Option(min=1, help="Largest request body in bytes; longer ones get status 413.")
+    ] = 2**20,
+    request_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="Time limit of a request in seconds, from its body to the end of its answer; then status 504."
+        ),
+    ] = 600.0,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that running requests have to finish after SIGTERM.")
+    ] = 30.0,
+    poll_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds between two queries of the registry for the version that the alias means."),
+    ] = 10.0,
     api_key_file: Annotated[
         Path | None, typer.Option(help=f"File with an API key per line; {KEYS} holds them separated by commas.")
     ] = None,
@@ -45,9 +70,13 @@ def serve(
         list[str] | None,
         typer.Option(help="Origin of web pages that may ask (CORS), like https://chat.example; *: all. Repeatable."),
     ] = None,
-    access_log: Annotated[bool, typer.Option(help="Log a line per request, without its texts.")] = True,
-    chat_template: Annotated[Path | None, typer.Option(help="Jinja template instead of the tokenizer's own.")] = None,
-    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0: as many as there are.")] = 0,
+    access_log: Annotated[bool, typer.Option(help="Log a line per request, without prompt and answer.")] = True,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="File with a Jinja chat template that replaces the tokenizer's.")
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, max=1024, help="CPU threads of the decoder; 0: all cores that this process may use.")
+    ] = 0,
 ) -> None:
     """Serve a quantised model over OpenAI's HTTP interface until SIGTERM or Ctrl-C."""
     started = time.perf_counter()
@@ -76,7 +105,7 @@ def serve(
 
     registered = model.startswith(REGISTRY_SCHEME)
     run(
-        look=_source(model, weights),
+        resolve=_source(model, weights),
         name=name or _name(model),
         host=host,
         port=port,
@@ -94,15 +123,15 @@ def serve(
 
 
 def _source(model: str, weights: str) -> Any:
-    """What gives the model: a folder, or what the registry's address means."""
+    """Returns the model to serve when it is called: a folder, or the version that the registry's address means."""
     if not model.startswith(REGISTRY_SCHEME):
         from ava_core.serving.models import folder_source
 
         return folder_source(Path(model))
-    from ava_core.registry.resolver import follow
+    from ava_core.registry.resolver import make_resolver
     from ava_core.tracking import tracking_uri
 
-    return follow(model, weights, tracking_uri(), CACHE)
+    return make_resolver(model, weights, tracking_uri(), CACHE)
 
 
 def _name(model: str) -> str:

@@ -20,15 +20,23 @@ PIPELINE_RUNS = Path(".ava/runs")
 
 
 def show(
-    folder: Annotated[Path, typer.Argument(help="Where to look for outputs.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder that is searched for finished outputs.")] = Path(),
     work: Annotated[
-        bool, typer.Option("--work", help="Show the work folder instead: unfinished and finished work.")
+        bool,
+        typer.Option("--work", help="Show the work folder (cache) instead: unfinished and finished work of the steps."),
     ] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="With --work: remove what is old or too much.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="With --work: remove old work, and the oldest beyond a size.")
+    ] = False,
     max_age_days: Annotated[
-        float, typer.Option(min=0, help="With --prune: age of last use from which work goes.")
+        float, typer.Option(min=0, help="With --prune: remove work that was last used more than so many days ago.")
     ] = 30.0,
-    max_gigabytes: Annotated[float, typer.Option(min=0, help="With --prune: work kept at most, in 10^9 bytes.")] = 20.0,
+    max_gigabytes: Annotated[
+        float,
+        typer.Option(
+            min=0, help="With --prune: then remove the least recently used work beyond this size, in 10^9 bytes."
+        ),
+    ] = 20.0,
     work_folder: Annotated[Path, typer.Option("--work-folder", envvar="AVA_WORK", help="The work folder.")] = Path(
         ".ava/work"
     ),

@@ -1,4 +1,4 @@
-"""What is to be registered: a model, its quantised forms, and the evaluation that measured exactly these."""
+"""The candidate for registration: a model, its quantised forms, and the evaluation that measured exactly these."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Candidate:
         digest: digest of the evaluation's contents; it identifies the registration.
         model_digest: digest of the model folder's contents.
         shards_digest: digest of the shards that the model was trained on.
-        figures: final figures of all steps, by the names of the design's section 5; a quantised model's with its
-            scheme before them.
+        figures: final figures of train and evaluate, and of quantize with the scheme and an underscore before them.
+            Those of clocks and memory meters are among them, where the files beside the folders are still there.
         corpus: documents, tokens and bytes per split.
         manifests: the manifests, by `model`, scheme, and `evaluation`.
     """

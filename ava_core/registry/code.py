@@ -1,4 +1,4 @@
-"""Our own sources as one archive that Python imports from: what a registered version runs."""
+"""Our own sources as a zip archive on `sys.path`: the code that a registered version runs."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Downloaded(NamedTuple):
         folder: its files.
         version: number of the version.
         created: when that was made, in seconds since 1970.
-        remembered: the registry is away, and this is what the address meant when it was last asked.
+        remembered: no registry answers, and this is the version that the address last resolved to.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class Downloaded(NamedTuple):
 
 
 def find_version(uri: str, tracking_uri: str) -> int:
-    """Number of the version that an address means now; nothing is fetched.
+    """Number of the version that an address resolves to; nothing is downloaded.
 
     Raises:
         ConfigError: `uri` is no such address.
@@ -84,9 +84,9 @@ def find_version(uri: str, tracking_uri: str) -> int:
 def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAINED) -> Downloaded:
     """A registered model's folder, laid out like the output of `ava train` or `ava quantize`.
 
-    Taken from `cache` when it is there and still whole; the registry is asked each time what the alias means. Where
-    none answers, it is what it last meant, with a warning. In any case the files are those that the registry's database
-    has the digests of, whatever lies in the artifact store.
+    Taken from `cache` when it is there and its digests hold. The alias is resolved at each call; where no registry
+    answers, the version that it last resolved to is taken, with a warning. The files are always verified against the
+    digests in the registry's database, never against what lies in the artifact store.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.

@@ -13,7 +13,7 @@ from ava_core.config import to_yaml
 from ava_core.errors import IntegrityError
 from ava_core.registry.candidate import Candidate
 
-# Input folder and file, and where it goes among the run's artifacts. The first two are promised by `ava evaluate`.
+# Input folder, file in it, path among the run's artifacts. `ava evaluate` always writes the first two.
 REQUIRED = (("evaluation", "report.html", "report.html"), ("evaluation", "evaluation.json", "evaluation.json"))
 OPTIONAL = (
     ("model", "history.csv", "training/history.csv"),
@@ -33,12 +33,12 @@ def write_run_files(folder: Path, candidate: Candidate, resolved: Mapping[str, A
     """
     folder.mkdir()
     origins = {"evaluation": candidate.evaluation, "model": candidate.model}
-    for origin, name, place in (*REQUIRED, *OPTIONAL):
+    for origin, name, path in (*REQUIRED, *OPTIONAL):
         source = origins[origin] / name
         if source.is_file():
-            (folder / place).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, folder / place)
-        elif (origin, name, place) in REQUIRED:
+            (folder / path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / path)
+        elif (origin, name, path) in REQUIRED:
             raise IntegrityError(f"{source}: is missing: run `ava evaluate` again")
     manifests = folder / "manifests"
     manifests.mkdir()

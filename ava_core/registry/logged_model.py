@@ -72,10 +72,10 @@ def log_model(
     final: Final,
     scratch: Path,
 ) -> LoggedModel:
-    """Upload the model and give it to the run.
+    """Upload the model as a logged model of MLflow's, an output of the run.
 
-    `mlflow.pyfunc.log_model` does the same, but asks for the history of each metric by itself, and nobody sees the
-    files before they are uploaded.
+    `mlflow.pyfunc.log_model` does the same, but requests the history of each metric by itself, and leaves no moment
+    between writing the files and uploading them in which they could be digested.
 
     Args:
         client: client of the server.
@@ -123,7 +123,7 @@ def _write(
     generation: GenerationConfig,
     scratch: Path,
 ) -> None:
-    """Write what is to be uploaded."""
+    """Write the pyfunc's folder, as it is uploaded."""
     import mlflow
     from mlflow.models import Model
 

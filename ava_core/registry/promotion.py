@@ -34,7 +34,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a version at the gate.
+    """The decision about a version, as it took effect.
 
     Attributes:
         promoted: whether it was made champion.
@@ -60,7 +60,7 @@ def read_outcome(version: Version, gate_digest: str) -> Outcome | None:
 
 
 def champion_to_beat(client: MlflowClient, name: str, version: int | None) -> Version | None:
-    """The champion that a candidate is to be compared with; None while there is none.
+    """The champion that a candidate is compared with; None while there is none.
 
     Args:
         client: client of the registry.
@@ -73,13 +73,13 @@ def champion_to_beat(client: MlflowClient, name: str, version: int | None) -> Ve
     champion = _read(client, name, aliases[CHAMPION], aliases)
     if champion.version != version:
         return champion
-    # A killed call had already moved the alias; what it was compared with stands in the tags.
+    # A call that was killed had moved the alias already; the champion before it is in the version's tags.
     previous = _record(champion).get("previous_champion")
     return _read(client, name, previous, {}) if previous else None
 
 
 def why_no_champion(client: MlflowClient, name: str) -> str:
-    """In a line why a registered model has no champion, and what can be used instead."""
+    """One line: why a registered model has no champion, and which alias can be used instead."""
     aliases = read_aliases(client, name)
     if CHALLENGER not in aliases:
         return f"{name} has no champion: `make pipeline-local` trains and registers one"
@@ -147,5 +147,5 @@ def _read(client: MlflowClient, name: str, version: int, aliases: dict[str, int]
 
 
 def _record(version: Version) -> dict[str, Any]:
-    """The trail of the last decision about a version; empty before the first."""
+    """The record of the last decision about a version; empty before the first."""
     return json.loads(version.tags.get(GATE, "{}"))

@@ -107,7 +107,7 @@ def _decide_once(context: Context, version: ModelVersion) -> tuple[Outcome, dict
     outcome = read_outcome(describe(version, {}), gate_digest(context.config.gate))
     aliases = read_aliases(client, name)
     if outcome is None or CHAMPION not in aliases:
-        if given is None:  # `ava gate` has looked
+        if given is None:  # else `ava gate` has checked it
             require_sound_champion(client, name, context.candidate.digest)
         outcome = promote(
             client,

@@ -1,4 +1,4 @@
-"""What `ava register` returns and writes down: a version in the registry and how the gate decided."""
+"""The result of `ava register`: a version in the registry and the decision about it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A registered version and how the gate decided.
+    """A registered version, its aliases and the decision about it.
 
     Attributes:
         name: the registered model.
@@ -45,7 +45,7 @@ class Registration:
 
     @property
     def promoted(self) -> bool:
-        """Whether the gate let it through and it is champion: as the registry says, after all was written."""
+        """Whether the gate let it through and it is champion, by the aliases read after the last write."""
         return self.outcome.promoted and CHAMPION in self.aliases
 
     @property
@@ -74,7 +74,7 @@ class Registration:
         }
 
     def report(self) -> None:
-        """Log what the gate said: each bound, and the outcome."""
+        """Log each bound and the outcome."""
         outcome = self.outcome
         against = f"compared with version {outcome.previous}" if outcome.previous else "no champion so far"
         for bound in outcome.bounds:

@@ -1,8 +1,8 @@
-"""What an address of a registered model last meant, for the time when the registry is away.
+"""The version that an address last resolved to, for the time when no registry answers.
 
-A note beside the downloaded models holds what the registry said of the version: enough to find its folder and to verify
-it as if the registry had been asked. It is used only where no registry answers. One that answers, be it with a refusal
-or that there is no such version any more, is always believed.
+A note beside the downloaded models holds the version's number and tags: enough to find its folder and to verify it as
+with the registry. It is used only where no registry answers; an answer, be it a refusal or that the version is gone,
+always counts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Remembered:
 
 
 def remember(cache: Path, tracking_uri: str, uri: str, version: ModelVersion) -> None:
-    """Note what `uri` means, whole or not at all; a cache that can't be written to is no fault of the model."""
+    """Note the version that `uri` resolves to, atomically. A cache that can't be written to is a warning, no error."""
     note = Remembered(version.name, int(version.version), version.creation_timestamp, dict(version.tags))
     path = _path(cache, tracking_uri, uri)
     try:
@@ -61,7 +61,7 @@ def remember(cache: Path, tracking_uri: str, uri: str, version: ModelVersion) ->
 
 
 def recall(cache: Path, tracking_uri: str, uri: str) -> Remembered | None:
-    """What `uri` meant on that registry when it was last asked; None if that isn't known."""
+    """The version that `uri` last resolved to on that registry; None if none was noted."""
     path = _path(cache, tracking_uri, uri)
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -1,7 +1,7 @@
 """What a registered version's environment needs: the packages that the code of a prediction imports.
 
-Found by reading the sources: every import that can be reached from a module, those inside functions too, is followed
-through our own modules. What an `if TYPE_CHECKING` holds counts only in a module with a `__getattr__`, which imports it
+Found by reading the sources: the import graph of a module is walked through our own modules, with the imports inside
+functions. What an `if TYPE_CHECKING` holds counts only in a module with a `__getattr__`, which imports it
 when it is asked for. MLflow would run the model to find out, and sees what else happens to be installed and imported.
 """
 

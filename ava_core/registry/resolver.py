@@ -1,4 +1,4 @@
-"""A registered model as the server's source, which follows its alias."""
+"""What a registered model's address means at the moment, for a server that polls it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ava_core.serving.models import Source
 from ava_core.tracking.faults import Unreachable
 
 
-def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable[[], Source]:
-    """What the address means now, each time it is called; what is known is neither fetched nor verified again.
+def make_resolver(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable[[], Source]:
+    """A function that resolves the address anew at each call; a version that it gave last isn't fetched again.
 
-    While the registry is away from the start on, it is what it last meant.
+    While no registry answers from the first call on, it gives the version that the address meant when one last did.
 
     Args:
         model: models:/NAME@ALIAS or models:/NAME/VERSION.
@@ -25,14 +25,14 @@ def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable
     last: Source | None = None
     away = False
 
-    def look() -> Source:
+    def resolve() -> Source:
         nonlocal last, away
         if last is not None:
             try:
                 version = find_version(model, tracking_uri)
             except Unreachable:
                 if away:
-                    return last  # as was said at the start
+                    return last  # the warning was logged by the first call
                 raise
             away = False
             if last.version == str(version):
@@ -41,4 +41,4 @@ def follow(model: str, weights: str, tracking_uri: str, cache: Path) -> Callable
         last, away = Source(str(found.version), found.folder, found.created), found.remembered
         return last
 
-    return look
+    return resolve

@@ -34,7 +34,7 @@ def fill_run(context: Context, run: TrackedRun, scratch: Path) -> None:
     run.log_parameters(flatten(context.resolved))
     last = last_step(candidate)
     series = read_history(candidate.model / "history.jsonl")
-    # At the last step the final figure stands, not the one measured on a part of the split.
+    # At the last step the final figure is logged, not the one measured on a part of the split.
     run.log_points(point for point in series if point.step != last or point.name not in candidate.figures)
     run.log_points(Point(name, value, last) for name, value in candidate.figures.items())
     sources = context.resolved.get("data", {}).get("sources", [])

@@ -1,7 +1,7 @@
-"""Whether what a version consists of is still there and as it was registered, without fetching its weights.
+"""Whether a version's files are still there and unchanged, without downloading its weights.
 
-Compared are all files that have a digest in the registry (manifests, MLmodel, script, archive of the code), and of the
-others, which the manifests name, that they are there and have their size. Whoever fetches a model checks every byte.
+Files with a digest in the registry (manifests, MLmodel, script, archive of the code) are downloaded and verified. Of
+the files that the manifests name, presence and size are checked; a download of the model verifies their bytes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ GONE = "RESOURCE_DOES_NOT_EXIST"
 
 
 def require_sound_champion(client: MlflowClient, name: str, evaluation: str) -> None:
-    """See to it that a candidate is compared with a champion that can be loaded.
+    """Refuse to compare a candidate with a champion that can't be loaded.
 
-    One that was registered from the candidate's own evaluation passes: `ava register` makes it anew. One without pins
-    passes with a warning, for nobody can tell: it isn't `ava register`'s, or an older one's.
+    A champion that was registered from the candidate's own evaluation passes, since `ava register` makes it anew. One
+    without pins passes with a warning: its files can't be verified.
 
     Raises:
         IntegrityError: its files are gone or changed.
@@ -54,7 +54,7 @@ def require_sound_champion(client: MlflowClient, name: str, evaluation: str) -> 
 
 
 def find_fault(client: MlflowClient, version: ModelVersion) -> str | None:
-    """What is wrong with a version's files, such as `MLmodel: is missing`; None if nothing is.
+    """The first file of a version that is missing or changed, such as `MLmodel: is missing`; None if all are whole.
 
     Raises:
         MlflowException: the server doesn't answer or refuses.
@@ -74,7 +74,7 @@ def find_fault(client: MlflowClient, version: ModelVersion) -> str | None:
 
 
 def find_model_fault(client: MlflowClient, model: LoggedModel, known: pins.Pins) -> str | None:
-    """The same for a logged model and the pins that its files should have."""
+    """The same for a logged model, whose files should have these pins."""
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool, tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         present = _list(pool, client, model, known)
@@ -94,12 +94,12 @@ def find_model_fault(client: MlflowClient, model: LoggedModel, known: pins.Pins)
 def _list(pool: ThreadPoolExecutor, client: MlflowClient, model: LoggedModel, paths: Iterable[str]) -> dict[str, int]:
     """Bytes of the files that there are in the folders of these paths, by path."""
 
-    def look(place: str) -> dict[str, int]:
-        found = client.list_logged_model_artifacts(model.model_id, None if place == "." else place)
+    def list_folder(folder: str) -> dict[str, int]:
+        found = client.list_logged_model_artifacts(model.model_id, None if folder == "." else folder)
         return {file.path: file.file_size or 0 for file in found if not file.is_dir}
 
     present: dict[str, int] = {}
-    for listed in pool.map(look, sorted({str(PurePosixPath(path).parent) for path in paths})):
+    for listed in pool.map(list_folder, sorted({str(PurePosixPath(path).parent) for path in paths})):
         present |= listed
     return present
 
@@ -107,14 +107,14 @@ def _list(pool: ThreadPoolExecutor, client: MlflowClient, model: LoggedModel, pa
 def _fetch(model: LoggedModel, path: str, scratch: Path) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    place = scratch / path
-    place.parent.mkdir(parents=True, exist_ok=True)
+    target = scratch / path
+    target.parent.mkdir(parents=True, exist_ok=True)
     # Not download_artifacts, which asks first, file by file, whether it is a folder.
-    get_artifact_repository(model.artifact_location)._download_file(path, str(place))
+    get_artifact_repository(model.artifact_location)._download_file(path, str(target))
 
 
 def _named_by_manifests(scratch: Path, known: pins.Pins) -> dict[str, int]:
-    """Bytes of the files that the manifests stand for, by path."""
+    """Sizes in bytes of the files that the manifests list, by path."""
     folders = [PurePosixPath(path).parent for path in known if PurePosixPath(path).name == manifest.NAME]
     return {
         str(folder / name): int(file["bytes"])

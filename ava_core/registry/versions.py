@@ -1,4 +1,4 @@
-"""Versions of a registered model, and what their tags say about them."""
+"""Versions of a registered model, read from their tags in the registry."""
 
 from __future__ import annotations
 

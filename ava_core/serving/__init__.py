@@ -1,1 +1,1 @@
-"""A registered model at work: the MLflow pyfunc. Importing this package imports neither mlflow nor torch."""
+"""Serving: the engine, OpenAI's HTTP interface, MLflow's pyfunc. Importing it imports neither mlflow nor torch."""

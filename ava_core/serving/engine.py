@@ -1,8 +1,8 @@
-"""Continuous batching: one thread runs the decoder for all requests, which join and leave between two tokens.
+"""Continuous batching with chunked prefill: one thread runs the decoder for all requests, which join and leave between
+two tokens (Orca, OSDI 2022; arXiv 2308.16369).
 
-Rows 0 .. n - 1 of the KV cache are the sequences that decode, row n is the one whose prompt is being read, a chunk
-between two tokens of the others, so that a long prompt doesn't hold them up (Orca, OSDI 2022; chunked prefill,
-arXiv 2308.16369). A row that is done is overwritten by the last one.
+Rows 0 .. n - 1 of the KV cache are the decoding sequences, row n is the one in prefill: a chunk of its prompt runs
+between two decoding steps, so that a long prompt doesn't stall the others. The last row overwrites a finished one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,23 @@ from ava_core.serving.sequence import Sequence
 
 log = logging.getLogger(__name__)
 RATE_SMOOTHING = 0.1
-"""Weight of the newest finished request in the mean time between two."""
+"""Weight of the newest interval in the exponential mean of the time between two finished requests."""
 Deliver = Callable[[list[tuple[Sequence, "Delta | AvaError"]]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What the engine is doing, and has done since it started."""
+    """Gauges and counters of the engine.
+
+    Attributes:
+        queued: requests that wait for a slot.
+        running: requests in a slot.
+        prompt_tokens: prompt tokens processed since the start.
+        generated_tokens: tokens generated since the start.
+        steps: forward passes since the start.
+        cache_bytes: size of the KV cache.
+        failed: the engine's thread has ended with an error.
+    """
 
     queued: int
     running: int
@@ -48,10 +58,10 @@ class Engine:
     Args:
         decoder: the model; the engine's thread alone uses it from now on.
         tokenizer: of the same folder.
-        deliver: takes what a step gave, in the engine's thread, once per step.
-        slots: sequences that are decoded together, at most.
+        deliver: called in the engine's thread once per step with the step's deltas.
+        slots: sequences decoded in one batch, at most.
         max_queue: requests that may wait for a slot.
-        chunk: prompt tokens that are read between two tokens of the others.
+        chunk: prompt tokens of a prefill chunk, which runs between two decoding steps.
     """
 
     def __init__(
@@ -79,7 +89,7 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: Request, owner: object = None) -> Sequence:
-        """Queue a request; `deliver` gets its deltas with the sequence, whose `owner` is as given.
+        """Queue a request. `deliver` gets the sequence with its deltas; `owner` is kept on it.
 
         Raises:
             QueueFull: too many are waiting.
@@ -99,7 +109,7 @@ class Engine:
             busy = len(self._decoding) + (self._reading is not None)
             room = self.max_queue + max(0, self.slots - busy)
             if len(self._queue) >= room:
-                # A client that has left keeps no place from the others.
+                # Cancelled requests don't count as waiting.
                 self._queue = deque(each for each in self._queue if not each.cancelled)
             waiting = len(self._queue)
             if waiting >= room:
@@ -109,7 +119,7 @@ class Engine:
         return sequence
 
     def stats(self) -> Stats:
-        """Counts at this moment."""
+        """The counters at this moment."""
         with self._changed:
             return Stats(
                 queued=len(self._queue),
@@ -122,14 +132,14 @@ class Engine:
             )
 
     def drain(self, timeout: float) -> bool:
-        """Take no more requests and wait for those that are there; whether they were all done in time (seconds)."""
+        """Refuse new requests and wait for the accepted ones; whether all were done within `timeout` seconds."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
             return self._changed.wait_for(self._idle, timeout)
 
     def close(self) -> None:
-        """End the thread; requests that are still there fail."""
+        """End the thread; unfinished requests fail."""
         with self._changed:
             self._draining = self._closed = True
             self._changed.notify_all()
@@ -146,7 +156,7 @@ class Engine:
                 with self._changed:
                     if not self._closed and self._idle():
                         self._changed.wait_for(lambda: self._closed or not self._idle())
-                        self._last_finish = time.monotonic()  # idle time says nothing of how fast requests are served
+                        self._last_finish = time.monotonic()  # idle time is no part of the time per request
                     if self._closed:
                         break
                     self._admit()
@@ -166,7 +176,7 @@ class Engine:
             self.deliver([(sequence, error) for sequence in left])
 
     def _admit(self) -> None:
-        """Let the next request that nobody gave up begin, if there is room."""
+        """Start the prefill of the next request that wasn't cancelled, if a slot is free."""
         while self._queue and self._reading is None and len(self._decoding) < self.slots:
             sequence = self._queue.popleft()
             if not sequence.cancelled:
@@ -174,7 +184,7 @@ class Engine:
                 self._cache.lengths[len(self._decoding)] = 0
 
     def _step(self) -> None:
-        """A chunk of a prompt and a token of each sequence."""
+        """One prefill chunk, and one decoding step of all sequences."""
         given: list[tuple[Sequence, Delta | AvaError]] = []
         self._leave([row for row, sequence in enumerate(self._decoding) if sequence.cancelled])
         if self._reading is not None and self._reading.cancelled:
@@ -212,7 +222,7 @@ class Engine:
             self._reading = None
             self._note_finish()
             return
-        self._decoding.append(sequence)  # first, so that `drain` finds it in one place or the other
+        self._decoding.append(sequence)  # before the next line, so that `drain` finds it in one of the two
         self._reading = None
         self._choose([row], logits, given)
 
@@ -226,11 +236,11 @@ class Engine:
         """The next token of these rows, of which logits_BV has the logits in their order."""
         best_B = logits_BV.argmax(axis=-1)
         finished = []
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             sequence = self._decoding[row]
             delta: Delta | AvaError
             try:
-                delta = sequence.choose(logits_BV[place], int(best_B[place]))
+                delta = sequence.choose(logits_BV[index], int(best_B[index]))
             except Exception as error:  # of the sampler or the tokenizer: the others are not to suffer from it
                 log.exception("choosing a token failed")
                 delta = Failed(f"no token could be chosen: {type(error).__name__}: see the server's log")
@@ -243,7 +253,7 @@ class Engine:
         self._leave(finished)
 
     def _leave(self, rows: list[int]) -> None:
-        """Take rows out; the last ones fill their places, and the row that is being read follows."""
+        """Remove rows: the last ones are moved into them, and the row of the prefill after those."""
         for row in sorted(rows, reverse=True):
             last = len(self._decoding) - 1
             self._cache.move(last, row)

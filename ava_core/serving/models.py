@@ -1,4 +1,4 @@
-"""The model that is being served, and its successor when the registry's alias moves."""
+"""The model that is served; it is replaced by the new version when the registry's alias moves."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ava_core.runtime import manifest
 from ava_core.serving.engine import Deliver, Engine
 
 log = logging.getLogger(__name__)
-DRAIN_LOOK_SECONDS = 1.0
-"""Between two looks at whether the server ends while an exchanged engine finishes its requests."""
+DRAIN_CHECK_SECONDS = 1.0
+"""Seconds between two checks whether the server ends, while a replaced engine finishes its requests."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is to be had.
+    """A model's folder and version.
 
     Attributes:
-        version: what changes when the model does; empty for a folder.
+        version: the registered version; empty for a folder.
         folder: the quantised model's.
         created: when it was made, in seconds since 1970.
     """
@@ -37,7 +37,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Served:
-    """A model at work."""
+    """A model with a running engine."""
 
     name: str
     version: str
@@ -47,27 +47,27 @@ class Served:
 
 
 class ServedModels:
-    """Holds the engine of the newest version and exchanges it while requests are running.
+    """Holds the engine of the newest version, and replaces it while requests are running.
 
     Args:
         name: what clients call the model.
-        look: the present source; called again every `poll_seconds`, if that isn't 0.
+        resolve: gives the present source; called again every `poll_seconds`, if that isn't 0.
         deliver: as `Engine` takes it.
         threads: CPU threads of the decoder; 0: as many as ONNX Runtime chooses.
-        poll_seconds: between two looks.
+        poll_seconds: seconds between two calls of `resolve`; 0: never again.
         drain_seconds: how long `close` waits for the poller. An engine that was exchanged finishes its requests however
             long they take: the server's own limit per request bounds that.
-        settings: of `Engine`.
+        settings: `slots`, `max_queue` and `chunk` of `Engine`.
 
     Raises:
-        AvaError: the first model can't be had.
+        AvaError: the first model can't be resolved or loaded.
         IntegrityError: it is damaged.
     """
 
     def __init__(
         self,
         name: str,
-        look: Callable[[], Source],
+        resolve: Callable[[], Source],
         deliver: Deliver,
         *,
         threads: int = 0,
@@ -75,9 +75,9 @@ class ServedModels:
         drain_seconds: float = 30.0,
         **settings: int,
     ) -> None:
-        self.name, self._look, self._deliver = name, look, deliver
+        self.name, self._resolve, self._deliver = name, resolve, deliver
         self._threads, self._drain_seconds, self._settings = threads, drain_seconds, settings
-        self._source = look()
+        self._source = resolve()
         self._served = self._load(self._source)
         self._refused: str | None = None
         self._complaint = ""
@@ -92,7 +92,7 @@ class ServedModels:
         return self._served
 
     def close(self, timeout: float) -> bool:
-        """Let running requests finish and end; whether they did in time (seconds)."""
+        """Finish running requests and end the engine; whether they finished within `timeout` seconds."""
         with self._exchange:
             self._stop.set()
             served = self._served
@@ -115,14 +115,14 @@ class ServedModels:
             self.refresh()
 
     def refresh(self) -> bool:
-        """Look for another version and exchange the engine if there is one; whether that happened.
+        """Replace the engine if there is another version; whether it was replaced.
 
         Whatever is wrong with the registry or the new version, the present one goes on; a fault that lasts is logged
         once. A version that can't be loaded isn't tried again until the source gives another.
         """
         source: Source | None = None
         try:
-            source = self._look()
+            source = self._resolve()
             if source.version in (self._source.version, self._refused):
                 return False
             served = self._load(source)
@@ -137,7 +137,7 @@ class ServedModels:
             before, self._served, self._source = self._served, served, source
         self._refused, self._complaint = None, ""
         log.info("serve: %s %s took over from %s", self.name, source.version, before.version)
-        while not before.engine.drain(DRAIN_LOOK_SECONDS) and not self._stop.is_set():
+        while not before.engine.drain(DRAIN_CHECK_SECONDS) and not self._stop.is_set():
             pass
         before.engine.close()
         return True

@@ -1,4 +1,4 @@
-"""The MLflow pyfunc of a registered model: prompts in, continued texts out.
+"""The MLflow pyfunc of a registered model: takes prompts, returns prompts with their continuations.
 
     mlflow.pyfunc.load_model("models:/ava-moe@champion").predict(["To be, or"], params={"strategy": "nucleus"})
 
@@ -27,7 +27,7 @@ PROMPT = "prompt"
 FLOAT = "float"
 AUTO = "auto"
 SMALLEST_FIRST = ("int4", "int8", "fp32", FLOAT)
-"""Where `auto` looks, as `ava serve` does; the float weights where nothing was quantised."""
+"""Order in which `auto` takes the first that there is, as `ava serve` does; float where nothing was quantised."""
 SAMPLING_SEED = 1337
 MLMODEL = "MLmodel"
 
@@ -65,7 +65,7 @@ class TextModel(PythonModel):
     """Continues prompts with a quantised model where one was registered, or with the float model."""
 
     def load_context(self, context: Any) -> None:
-        """Import what decodes, and note where the models lie; each is verified and loaded when it is first asked for.
+        """Import what decodes, and note where the models lie; each is verified and loaded at its first use.
 
         In a new environment PyTorch's first import compiles it, which takes longer than MLflow's server gives to a
         request, and a server that answers /ping is expected to predict.

@@ -1,4 +1,4 @@
-"""What was downloaded of a registered model, held against the digests that the registry has of it."""
+"""Verifying a downloaded registered model against the digests in the registry."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
 
 
-def check_download(local: Path, tags: Mapping[str, str], place: str = "") -> None:
-    """Check what was downloaded from `place` of a logged model with these tags; nothing if they hold no pins.
+def check_download(local: Path, tags: Mapping[str, str], path: str = "") -> None:
+    """Check what was downloaded from `path` of a logged model with these tags; nothing if they hold no pins.
 
     A file that only a manifest knows, downloaded alone, passes: there is nothing here to hold it against.
 
@@ -25,11 +25,11 @@ def check_download(local: Path, tags: Mapping[str, str], place: str = "") -> Non
     if known is None:
         return
     if local.is_file():
-        if place in known:
-            pins.check_file(local, known[place])
+        if path in known:
+            pins.check_file(local, known[path])
         return
-    expected = pins.part(known, place) if place else known
-    if not place or manifest.NAME in expected:
+    expected = pins.part(known, path) if path else known
+    if not path or manifest.NAME in expected:
         pins.check(local, expected, ignored=(pins.NOTE,))
 
 
@@ -58,6 +58,6 @@ def check_loaded(folder: Path) -> dict[str, str] | None:
     except Exception as error:  # MLflow's own, those of its HTTP client, of a database's driver
         log.warning("%s: isn't checked against the registry: %s", folder, str(error).partition("\n")[0][:200])
         return None
-    for path, digest in (known or {}).items():
-        pins.check_file(folder / path, digest)
+    for name, digest in (known or {}).items():
+        pins.check_file(folder / name, digest)
     return known

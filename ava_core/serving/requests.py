@@ -1,4 +1,4 @@
-"""What goes into the serving engine and what comes out."""
+"""Requests to the serving engine, and the deltas that it answers with."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Request:
         prompt_ids: its tokens, at least one.
         strategy: any of `STRATEGIES` but beam.
         settings: lengths, filters and stop strings.
-        seed: of its own generator.
-        logprobs: log-probabilities of so many of the most probable tokens to give with each token; None: none at all.
+        seed: of the sequence's random generator.
+        logprobs: number of most probable tokens whose log-probabilities are given with each token; None: none at all.
         ignore_end: go on past the end of the document, to the limit of tokens.
         echo: begin the text with the prompt, and its log-probabilities with the prompt's.
-        prompt_only: end where the prompt does, whatever `settings.max_new_tokens` says.
+        prompt_only: generate nothing, whatever `settings.max_new_tokens` is.
     """
 
     prompt_ids: tuple[int, ...]
@@ -45,11 +45,11 @@ class TokenLogprobs:
 
     Attributes:
         token: its id.
-        logprob: natural logarithm of its probability; None for the first token of a prompt, which follows nothing.
-        top: the same of the most probable tokens in its place, by id.
+        logprob: natural logarithm of its probability; None for the first token of a prompt, which has no context.
+        top: the same of the most probable tokens at its position, by id.
         data: what it adds to the text, in UTF-8: maybe a part of a character; nothing, if it is a special token. All
             tokens' together are the text, where bytes that are no UTF-8 are U+FFFD.
-        offset: place in the text, in characters, of the character that it begins or goes on with.
+        offset: offset in the text, in characters, of the character that it begins or continues.
     """
 
     token: int
@@ -61,13 +61,13 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """What a token, or the end, adds to a sequence.
+    """What a step adds to a sequence.
 
     Attributes:
-        text: text that is certain now; may be empty.
+        text: new text, without what may still become part of a stop string or of a character; may be empty.
         tokens: number of tokens that were generated so far.
         finish_reason: None while it goes on; "stop" at the end of a document or a stop string; "length" at the limit.
-        logprobs: of the tokens whose text is out, if the request asked for them.
+        logprobs: of the tokens whose text is complete, if the request asked for them.
     """
 
     text: str
@@ -77,10 +77,10 @@ class Delta:
 
 
 class QueueFull(AvaError):
-    """No place in the queue.
+    """The queue is full.
 
     Attributes:
-        retry_after: seconds after which there should be one.
+        retry_after: estimated seconds until it has room.
     """
 
     def __init__(self, waiting: int, retry_after: float) -> None:

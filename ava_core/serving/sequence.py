@@ -1,4 +1,4 @@
-"""A request in the engine: what it has said so far, and how it chooses its next token."""
+"""A request in the engine: its text so far, and the sampling of its next token."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Sequence:
 
     Attributes:
         last_token: the newest token, which the decoder hasn't seen yet.
-        cancelled: nobody wants the rest.
-        owner: whatever the one who submitted it wants to find it by.
+        cancelled: the client doesn't wait for the rest.
+        owner: the submitter's, to find where its deltas go.
         scores_prompt: `score_prompt` wants the logits of the prompt's tokens.
     """
 
@@ -44,14 +44,14 @@ class Sequence:
         self._logprobs = Logprobs(tokenizer) if request.logprobs is not None else None
 
     def cancel(self) -> None:
-        """Give up; its row is free before the next token."""
+        """Cancel it; its row is free before the next token."""
         self.cancelled = True
 
     def score_prompt(self, start: int, logits_SV: np.ndarray) -> None:
         """Take the logits of the prompt's tokens from `start` on: each is scored by those of the token before it.
 
         Raises:
-            Failed: they are no numbers.
+            Failed: they aren't finite.
         """
         if not np.isfinite(logits_SV).all():
             raise Failed(NO_NUMBERS)
@@ -61,11 +61,11 @@ class Sequence:
         self._note(torch.from_numpy(logits_SV[: len(tokens)]), tokens)
 
     def end_prompt(self) -> Delta:
-        """What the prompt alone says, for a request of no new tokens."""
+        """The delta of a request for no new tokens: the prompt's text and log-probabilities."""
         return self._delta(self._text.flush(), "length")
 
     def choose(self, logits_V: np.ndarray, best: int) -> Delta | AvaError:
-        """Choose a token from the model's logits, of which `best` is the maximum, and say what it adds."""
+        """Choose a token from the model's logits, whose argmax is `best`; returns its delta."""
         if not np.isfinite(logits_V[best]):
             return Failed(NO_NUMBERS)
         logits = torch.from_numpy(logits_V)

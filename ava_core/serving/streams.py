@@ -15,7 +15,8 @@ from ava_core.serving.sequence import Sequence
 class Streams:
     """Several sequences of one client at once.
 
-    A client that stops reading holds up nobody: the deltas wait here, at most `max_new_tokens` of each sequence.
+    A client that stops reading doesn't block the engine: its deltas are buffered here, at most `max_new_tokens` of each
+    sequence.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Streams:
         streams = cls()
         try:
             for index, request in enumerate(requests):
-                streams._sequences.append(engine.submit(request, _Place(streams, index)))
+                streams._sequences.append(engine.submit(request, _Destination(streams, index)))
         except AvaError:
             streams.cancel()
             raise
@@ -56,13 +57,13 @@ class Streams:
             self.cancel()
 
     def cancel(self) -> None:
-        """Give up what isn't finished."""
+        """Cancel the unfinished sequences."""
         for sequence in self._sequences:
             sequence.cancel()
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Destination:
     """Where a sequence's deltas go."""
 
     streams: Streams
@@ -70,7 +71,7 @@ class _Place:
 
 
 class Bridge:
-    """Hands deltas over to an event loop, a step's together: waking it costs more than what it then does."""
+    """Hands deltas to an event loop, all of a step in one call: waking the loop costs more than the work in it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -80,10 +81,10 @@ class Bridge:
         try:
             self._loop.call_soon_threadsafe(_put, given)
         except RuntimeError:
-            return  # the loop has ended, and nobody reads any more
+            return  # the event loop has ended
 
 
 def _put(given: list[tuple[Sequence, Delta | AvaError]]) -> None:
     for sequence, delta in given:
-        if isinstance(sequence.owner, _Place):
+        if isinstance(sequence.owner, _Destination):
             sequence.owner.streams._deltas.put_nowait((sequence.owner.index, delta))

@@ -43,7 +43,7 @@ def tracking_uri(environment: Mapping[str, str] | None = None) -> str:
 def given_uri(environment: Mapping[str, str]) -> str | None:
     """AVA_TRACKING_URI, else MLFLOW_TRACKING_URI; None without either.
 
-    Whoever names a run in MLFLOW_RUN_ID means one on MLFLOW_TRACKING_URI, so then it is the other way round.
+    With MLFLOW_RUN_ID the order is reversed: that run is on the server of MLFLOW_TRACKING_URI.
 
     Raises:
         ConfigError: it is no address that MLflow can use.

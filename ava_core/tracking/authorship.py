@@ -1,4 +1,4 @@
-"""Who made a run and with what, as MLflow's pages show it."""
+"""The tags of a run's user and program, which MLflow's pages show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client for a tracking server that was seen to answer."""
+"""A client of MLflow's for a tracking server, after a probe request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ QUIET = {
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the tracking server and registry at `uri`, once it has answered one request.
+    """A client of the tracking server and registry at `uri`; one probe request must be answered first.
 
     Raises:
         AvaError: nothing answers within `PROBE_SECONDS`, or what answers refuses.

@@ -1,4 +1,4 @@
-"""What a tracking server does wrong, in one line that says what to do about it.
+"""Errors of a tracking server, in one line with the way out.
 
 MLflow wraps whatever happened into an exception with a long text, so the text, and those of the exceptions behind it,
 is where the cause is to be found.
@@ -27,7 +27,7 @@ _SILENT = re.compile(
 
 
 class Unreachable(AvaError):
-    """No tracking server answers, or what answers is failing: nothing was said about what was asked."""
+    """No tracking server answers, or it answers with a 5xx status: the request was neither granted nor refused."""
 
 
 class DeletedExperimentError(AvaError):
@@ -98,7 +98,7 @@ def explain(uri: str, error: BaseException) -> str:
 
 
 def unreachable(uri: str, error: BaseException) -> AvaError:
-    """Why no connection to `uri` came about."""
+    """The error for a connection to `uri` that failed."""
     text = _texts(error)
     address = redact_address(uri)
     if _FULL.search(text) or _is_refusal(text):
@@ -129,7 +129,7 @@ def _host(uri: str) -> str:
 
 
 def is_silent(error: BaseException) -> bool:
-    """Whether nothing has answered."""
+    """Whether the connection failed or timed out, so that no server answered."""
     return bool(_SILENT.search(_texts(error)))
 
 

@@ -1,4 +1,4 @@
-"""Following a file of JSON lines that a training appends to, and sometimes writes anew."""
+"""Tailing a file of JSON lines that a training appends to, and cuts when it goes back to a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Feed:
         self._before = b""
 
     def read(self) -> list[dict[str, Any]]:
-        """The rows that are new and whole."""
+        """The complete rows that were appended since the last call."""
         rows = []
         for line in self._lines():
             try:

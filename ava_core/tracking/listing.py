@@ -14,7 +14,7 @@ FIGURES = ("validation_bits_per_byte", "test_bits_per_byte", "promoted", "model_
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run as a list shows it.
+    """A row of the list of runs.
 
     Attributes:
         name: its name.

@@ -1,10 +1,10 @@
-"""A training on the tracking server while it runs.
+"""Logging a training to the tracking server while it runs.
 
     with live_run(experiment="ava", parameters=..., state=run.state):
         train(...)
 
-It never blocks the training and never fails it: a process of its own (`ava_core.tracking.sender`) follows the files in
-the state folder, tries again when the server doesn't answer, and catches up when it does. `ava register` makes a run of
+It never blocks the training and never fails it: a process of its own (`ava_core.tracking.sender`) tails the files in
+the state folder, retries while the server doesn't answer, and catches up when it does. `ava register` makes a run of
 its own with the whole history.
 """
 
@@ -45,7 +45,7 @@ CLOSING_MARGIN = 8.0
 def live_run(
     *, experiment: str, parameters: Mapping[str, Any], state: Path, environment: Mapping[str, str] | None = None
 ) -> AbstractContextManager[Any]:
-    """Follows the training inside the block; nothing at all without a tracking address in the environment.
+    """Log the training inside the block while it runs; does nothing without a tracking address in the environment.
 
     Args:
         experiment: `register.experiment` of the configuration.
@@ -78,10 +78,10 @@ def live_run(
 
 
 class LiveRun:
-    """The process that follows a training; a context manager.
+    """The process that logs a training while it runs; a context manager.
 
     Args:
-        assignment: what it sends where.
+        assignment: which files it sends to which run.
         environment: of the process.
     """
 
@@ -117,7 +117,7 @@ class LiveRun:
         self.close(failed=kind is not None)
 
     def close(self, failed: bool = False) -> None:
-        """Wait for what is missing, for a bounded time, and say what wasn't sent."""
+        """Wait a bounded time for the rows that aren't sent yet, and log how many were left."""
         if self._process is None or self._reader is None:
             return
         process, self._process = self._process, None

@@ -1,9 +1,9 @@
 """A pipeline run in MLflow: one parent run, and a nested run for each of its steps.
 
-Whoever comes first makes the parent; it is known by a tag with the pipeline run's id. Steps may begin at the same time
-on different machines, and MLflow has nothing that is unique among runs, so after making a run one looks again: the
-oldest stays, for everyone, and the others are deleted. A step looks once more at its end, since a run that was made
-earlier can become visible later, and moves its own run to the parent that stayed.
+The first step makes the parent, with the pipeline run's id as a tag. Steps may start at the same time on different
+machines, and MLflow has no unique key for runs. So each step searches again after it made a run: the oldest run
+stays, and the others are deleted. A step searches once more at its end, since an earlier run can become visible
+later, and moves its own run to the parent that stayed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
         pipeline_run: the pipeline run's id.
-        name: tells the step from the others of its pipeline run.
+        name: the step's name, unique in its pipeline run.
         experiment: name of the experiment that the runs belong to.
         tags: further tags of the nested run.
     """
@@ -55,16 +55,16 @@ def identity(pipeline_run: str, name: str) -> dict[str, str]:
 
 def open_task(server: Server, task: Task) -> tuple[Run, Run]:
     """The parent of the pipeline run and the step's run nested under it; both are made where they are missing."""
-    place = server.experiment_id(task.experiment)
-    parent, run = _look(server, place, task)
+    experiment_id = server.experiment_id(task.experiment)
+    parent, run = _find(server, experiment_id, task)
     if parent is None:
         tags = {PIPELINE_RUN: task.pipeline_run, **authorship("ava pipeline"), OWNED: "true"}
-        server.create_run(place, task.pipeline_run, tags)
-        parent, run = _look(server, place, task)
+        server.create_run(experiment_id, task.pipeline_run, tags)
+        parent, run = _find(server, experiment_id, task)
     if run is None and parent is not None:
         tags = {**task.tags, **identity(task.pipeline_run, task.name), PARENT: parent.run_id, OWNED: "true"}
-        server.create_run(place, task.name, tags)
-        parent, run = _look(server, place, task)
+        server.create_run(experiment_id, task.name, tags)
+        parent, run = _find(server, experiment_id, task)
     if parent is None or run is None:
         raise ValueError("a run that was just made isn't found")
     if parent.status != RUNNING:  # a pipeline run that failed and is tried again
@@ -75,13 +75,16 @@ def open_task(server: Server, task: Task) -> tuple[Run, Run]:
 
 
 def end_pipeline(server: Server, pipeline_run: str, status: str, tags: Mapping[str, str]) -> Run | None:
-    """End the parent, and as killed the steps that didn't live to end their own run; the parent, if there is one.
+    """End the parent run, and set the steps' runs that are still open to KILLED.
 
     Args:
         server: the tracking server.
         pipeline_run: the pipeline run's id.
         status: FINISHED, FAILED or KILLED.
         tags: of the parent.
+
+    Returns:
+        The parent run; None if there is none.
     """
     found = server.find_runs(server.experiment_ids(), PIPELINE_RUN, pipeline_run)
     for run in found:
@@ -95,9 +98,9 @@ def end_pipeline(server: Server, pipeline_run: str, status: str, tags: Mapping[s
     return parent
 
 
-def _look(server: Server, place: str, task: Task) -> tuple[Run | None, Run | None]:
+def _find(server: Server, experiment_id: str, task: Task) -> tuple[Run | None, Run | None]:
     """The parent and the step's run: the oldest of each; younger ones are deleted."""
-    found = server.find_runs([place], PIPELINE_RUN, task.pipeline_run)
+    found = server.find_runs([experiment_id], PIPELINE_RUN, task.pipeline_run)
     kept = []
     for name in (None, task.name):
         same = [run for run in found if run.tags.get(TASK) == name]

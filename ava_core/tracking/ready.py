@@ -1,9 +1,9 @@
-"""What a pipeline would only fail at when all is computed, looked at before anything is.
+"""Preflight check: faults of the tracking server that a pipeline would otherwise only meet at its end.
 
 Usage: python -m ava_core.tracking.ready --params params.yaml | --experiment NAME --model NAME
 
-The server is the one that the environment names. One that doesn't answer passes, for what needs it says so; one that
-answers must be MLflow 3, know who we are, and let us write runs and versions.
+The server is the one that the environment names. One that doesn't answer passes, since the steps that need it report
+that; one that answers must be MLflow 3 or later, accept our credentials, and let us write runs and versions.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ava_core.tracking.faults import is_silent, unreachable
 from ava_core.tracking.rest import Server
 
 PATIENCE = 6.0
-"""Seconds that the server may take for an answer."""
+"""Time limit of a request in seconds."""
 OLDEST = 3
 """Major version of MLflow whose registry has what `ava register` needs: logged models as the source of a version."""
 
 
 def require_ready(experiment: str, model: str, environment: Mapping[str, str]) -> None:
-    """See to it that steps can be recorded and the model can be registered.
+    """Refuse a server on which steps can't be recorded or the model can't be registered.
 
-    The experiment is made if there is none, and it and the registered model get a tag: only a write shows that one may.
+    The experiment is made if there is none, and it and the registered model get a tag: only a write shows permission.
 
     Args:
         experiment: `register.experiment` of the configuration.
@@ -73,7 +73,7 @@ def _require_version(uri: str, server: Server) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and look; 0, or the exit code of the error that is printed."""
+    """Parse the command line and check; 0, or the exit code of the error that is printed."""
     parser = argparse.ArgumentParser(
         prog="python -m ava_core.tracking.ready", description="Whether a pipeline can be recorded and registered."
     )

@@ -1,4 +1,4 @@
-"""What a run records, as plain values: parameters, metric series, the corpus."""
+"""Parameters, metric series and the corpus of a run, as plain values."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def read_history(path: Path) -> list[Point]:
 
 
 def row_points(row: Mapping[str, Any]) -> list[Point]:
-    """The figures of one row at its `step`, by name; values that are no finite numbers are left out.
+    """The figures of one row at its `step`, by name; values that aren't finite numbers are left out.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: it is no such row.

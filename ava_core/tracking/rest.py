@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 2.0
 CREDENTIALS_FILE = "~/.mlflow/credentials"
 OTHERS_AUTHENTICATE = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
-"""Set where a plugin of MLflow's signs the requests: it is asked to, at the price of importing MLflow."""
+"""Set where a plugin of MLflow's authenticates the requests; it is then used, which imports MLflow."""
 CHECKED = "ava.checked"
-"""A tag that says nothing but that we may set it."""
+"""A tag that is set to find out whether we may write."""
 MISSING, PRESENT = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
 
 
@@ -66,7 +66,7 @@ class Run:
 
 
 class Server:
-    """A tracking server, for as long as it answers.
+    """A tracking server's REST API.
 
     Every method raises what a failed request raises: `RefusedError`, an exception of `requests`, or a ValueError or
     KeyError where no MLflow answers.
@@ -74,7 +74,7 @@ class Server:
     Args:
         uri: http(s) address.
         environment: MLflow's variables.
-        seconds: that it may take for an answer; without one, requests then fail. One that is slow, but there, gets all.
+        seconds: time limit for an answer, counted from the one before; once it has passed, further requests fail.
     """
 
     def __init__(self, uri: str, environment: Mapping[str, str], seconds: float) -> None:
@@ -121,14 +121,14 @@ class Server:
         return self._request("GET", f"{self._root}/version", {}).text.strip()[:40]
 
     def require_writable(self, experiment: str, model: str) -> None:
-        """Make the experiment if there is none, and set a tag of it and of the registered model, if there is one.
+        """Test write permission: make the experiment if there is none, and set a tag on it and on the registered model.
 
         Raises:
             DeletedExperimentError: the experiment is deleted.
         """
         tag = {"key": CHECKED, "value": "true"}
-        place = self.experiment_id(experiment)
-        self._send("POST", "experiments/set-experiment-tag", {"experiment_id": place, **tag})
+        experiment_id = self.experiment_id(experiment)
+        self._send("POST", "experiments/set-experiment-tag", {"experiment_id": experiment_id, **tag})
         try:
             self._send("GET", "registered-models/get", {"name": model})
         except RefusedError as error:

@@ -34,7 +34,7 @@ OWNED = "ava.owned"
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """A run and who opened it.
+    """A run, and whether we opened it.
 
     Attributes:
         client: client of the server.
@@ -167,7 +167,7 @@ def load_run(client: MlflowClient, run_id: str) -> TrackedRun | None:
 
 
 def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, Any]) -> TrackedRun:
-    """A new run; its identity is set in the same request, so that a kill leaves no run that nobody finds again."""
+    """A new run. Its identity is set in the same request, so that a kill leaves no run that can't be found again."""
     run = client.create_run(experiment_id, run_name=name, tags=dict(tags), start_time=int(time.time() * 1000))
     return _tracked(client, run)
 

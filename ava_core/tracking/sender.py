@@ -1,8 +1,8 @@
-"""The process that shows a training on the tracking server while it runs.
+"""The process that logs a training to the tracking server while it runs.
 
 `ava_core.tracking.live` starts it beside the training: there it costs the training's steps nothing (importing MLflow
-alone takes 3.4 s), and no fault of the server or of MLflow reaches them. It follows the files in the training's state
-folder, which are the truth; what the server has already is asked of the server.
+alone takes 3.4 s), and no fault of the server or of MLflow reaches them. It tails the files in the training's state
+folder; how far the server is, is asked of the server.
 
     python -m ava_core.tracking.sender     # reads an `Assignment` as a line of JSON, then `finish` or `fail`
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HISTORY, SYSTEM = "history.jsonl", "system.jsonl"
 HISTORY_MARK, SYSTEM_MARK = "tokens_seen", "system/host_memory_bytes"
-"""Figures that every row of the file has: the last one on the server tells how far it is."""
+"""Figures that every row of the file has: their last step on the server is how far it is."""
 STATUS = {"finish": "FINISHED", "fail": "FAILED", "": "KILLED"}
 """How the run ends, by the last word of the training; it was killed if its end of the pipe closes without one."""
 LONGEST_WAIT = 30.0
@@ -43,12 +43,12 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOU
 """Attempts are repeated here, where the end of the training is heard."""
 
 Report = Callable[[str, Any], None]
-"""Told of `run` (address of its page), `fault` (one line) and `sent` (the last step that the server has)."""
+"""Called with `run` (address of its page), `fault` (one line) and `sent` (the last step that the server has)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What is to be sent where; plain values.
+    """Which files are sent to which run; plain values.
 
     Attributes:
         uri: address of the tracking server.
@@ -58,8 +58,8 @@ class Assignment:
         tags: further tags.
         parameters: of the run.
         state: the training's state folder.
-        every: seconds between two looks at the files.
-        closing: seconds in which what is missing at the end is tried.
+        every: seconds between two reads of the files.
+        closing: seconds after the training's end in which the rest is tried.
     """
 
     uri: str
@@ -75,11 +75,11 @@ class Assignment:
 
 @dataclass(kw_only=True)
 class Sender:
-    """Brings a run up to date with the files, as often as it is asked to.
+    """Sends the rows that were appended to the files since it last looked.
 
     Args:
-        assignment: what is to be sent where.
-        report: told what happens.
+        assignment: which files are sent to which run.
+        report: called with each event.
     """
 
     assignment: Assignment
@@ -112,8 +112,10 @@ class Sender:
     def _open(self) -> TrackedRun:
         given = self.assignment
         client = connect(given.uri)
-        place = "" if os.environ.get("MLFLOW_RUN_ID") else experiment(client, given.uri, given.experiment).experiment_id
-        run = open_run(client, place, name=given.name, identity=given.identity, tags=given.tags)
+        experiment_id = (
+            "" if os.environ.get("MLFLOW_RUN_ID") else experiment(client, given.uri, given.experiment).experiment_id
+        )
+        run = open_run(client, experiment_id, name=given.name, identity=given.identity, tags=given.tags)
         if run.ours:
             client.update_run(run.run_id, status="RUNNING")  # a resumed training's run may have ended as KILLED
         run.log_parameters(given.parameters)
@@ -157,8 +159,8 @@ def _requests(rows: Iterator[tuple[int, list[Metric]]]) -> Iterator[tuple[int, S
         yield last, metrics
 
 
-def follow(sender: Sender, inbox: queue.Queue[str]) -> None:
-    """Deliver until the last word is in the inbox and all is sent, or until the time for that is over."""
+def deliver_until_ended(sender: Sender, inbox: queue.Queue[str]) -> None:
+    """Deliver until the training has said that it ends and all rows are sent, or the time for that is over."""
     given = sender.assignment
     last_word: str | None = None
     failures, wait, deadline = 0, 0.0, 0.0
@@ -203,7 +205,7 @@ def main() -> None:
         with suppress(OSError):  # the training was killed; the run is ended all the same
             output.write(json.dumps({event: value}) + "\n")
 
-    follow(Sender(assignment=assignment, report=report), inbox)
+    deliver_until_ended(Sender(assignment=assignment, report=report), inbox)
     os._exit(0)  # the thread may hold standard input, and there is nothing to clean up
 
 

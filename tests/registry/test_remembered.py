@@ -8,7 +8,7 @@ import pytest
 from ava_core.errors import AvaError
 from ava_core.registry import download_model
 from ava_core.registry.remembered import FOLDER
-from ava_core.registry.resolver import follow
+from ava_core.registry.resolver import make_resolver
 from ava_core.runtime.digests import digest_tree
 from ava_core.tracking.faults import Unreachable
 from tests.registry.proxy import Proxy
@@ -139,15 +139,15 @@ def test_following_begins_with_the_remembered_version_and_goes_on_when_the_regis
 ):
     run_register(make_inputs(2.0))
     address, cache = f"models:/{model_name}@champion", tmp_path / "cache"
-    first = follow(address, "model", registry.address, cache)()
+    first = make_resolver(address, "model", registry.address, cache)()
     registry.status = 503
-    look = follow(address, "model", registry.address, cache)
-    assert look() == look() == first
+    resolve = make_resolver(address, "model", registry.address, cache)
+    assert resolve() == resolve() == first
     assert len(warnings_of(caplog)) == 1
     registry.status = None
     run_register(make_inputs(1.5))
-    assert look().version == "2"
+    assert resolve().version == "2"
     registry.status = 503
     with pytest.raises(Unreachable):
-        look()
-    assert follow(address, "model", registry.address, cache)().version == "2"
+        resolve()
+    assert make_resolver(address, "model", registry.address, cache)().version == "2"

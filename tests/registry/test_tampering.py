@@ -17,7 +17,7 @@ import ava_mlflow
 from ava_core.cli import main
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.registry import download_model
-from ava_core.registry.resolver import follow
+from ava_core.registry.resolver import make_resolver
 from ava_core.runtime import manifest
 from tests.registry.conftest import call_register, configure, write_inputs
 
@@ -145,7 +145,7 @@ def test_rehashed_weights_are_not_downloaded(store, mlflow_server, tmp_path, cha
 def test_server_does_not_start_with_rehashed_int8_weights(store, mlflow_server, tmp_path):
     change_int8(store)
     with pytest.raises(IntegrityError, match=r"int8/manifest.json: is not the file that was registered"):
-        follow(CHAMPION, "auto", mlflow_server, tmp_path / "cache")()
+        make_resolver(CHAMPION, "auto", mlflow_server, tmp_path / "cache")()
 
 
 def test_ava_generate_refuses_rehashed_weights_in_one_line(store, mlflow_server, tmp_path, monkeypatch, capsys):

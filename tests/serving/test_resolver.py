@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from ava_core.registry import resolver
-from ava_core.registry.resolver import follow
+from ava_core.registry.resolver import make_resolver
 from tests.registry.conftest import Inputs, call_register, write_evaluation
 from tests.registry.proxy import Proxy
 
@@ -56,7 +56,7 @@ def test_no_request_fails_while_the_champion_moves(promote, mlflow_server, tmp_p
 def test_the_server_starts_without_its_registry_and_follows_once_that_is_back(promote, mlflow_server, tmp_path):
     address, away = promote(), []
     with Proxy(mlflow_server, before=lambda method, path: 503 if away else None) as registry:
-        assert follow(address, "auto", registry.address, tmp_path / ".ava" / "models")().version == "1"
+        assert make_resolver(address, "auto", registry.address, tmp_path / ".ava" / "models")().version == "1"
         away.append(True)
         with _serving(address, registry.address, tmp_path) as (server, url):
             with openai.OpenAI(base_url=f"{url}/v1", api_key="k") as client:
@@ -142,11 +142,11 @@ def test_a_version_is_fetched_and_verified_once(promote, mlflow_server, tmp_path
         return real(*arguments)
 
     monkeypatch.setattr(resolver, "download_model", counted)
-    look = follow(promote(), "int8", mlflow_server, tmp_path / "cache")
-    first, again = look(), look()
+    resolve = make_resolver(promote(), "int8", mlflow_server, tmp_path / "cache")
+    first, again = resolve(), resolve()
     assert first == again and first.version == "1" and (first.folder / "model.onnx").is_file()
     assert len(fetched) == 1
     assert abs(first.created - time.time()) < 3600
     promote()
-    assert look().version == look().version == "2"
+    assert resolve().version == resolve().version == "2"
     assert len(fetched) == 2

@@ -7,7 +7,7 @@ import pytest
 
 from ava_core.tracking import sender as sender_module
 from ava_core.tracking.connection import connect
-from ava_core.tracking.sender import Assignment, Sender, follow
+from ava_core.tracking.sender import Assignment, Sender, deliver_until_ended
 from tests.registry.proxy import Proxy
 
 
@@ -134,7 +134,7 @@ def test_server_that_is_absent_at_first_and_dies_in_the_middle_gets_every_row(tr
                 box.put("finish")
 
         sender.report = grow
-        follow(sender, box)
+        deliver_until_ended(sender, box)
     run = training.run(client)
     assert answers["died"]
     assert values(client, run) == losses(range(1, 8))
@@ -145,7 +145,7 @@ def test_server_that_is_absent_at_first_and_dies_in_the_middle_gets_every_row(tr
 
 def test_resumed_training_goes_on_in_its_run_and_no_row_is_there_twice(training, client, mlflow_server):
     training.write(range(1, 8))
-    follow(training.sender(mlflow_server), inbox(""))
+    deliver_until_ended(training.sender(mlflow_server), inbox(""))
     killed = training.run(client)
     assert killed.info.status == "KILLED"
     training.write(range(1, 5), mode="w")  # back at the checkpoint of step 4
@@ -153,7 +153,7 @@ def test_resumed_training_goes_on_in_its_run_and_no_row_is_there_twice(training,
     sender.deliver()
     assert training.run(client).info.status == "RUNNING"
     training.write(range(5, 11))
-    follow(sender, inbox("finish"))
+    deliver_until_ended(sender, inbox("finish"))
     run = training.run(client)
     assert run.info.run_id == killed.info.run_id and run.info.status == "FINISHED"
     assert values(client, run) == losses(range(1, 11))
@@ -163,7 +163,7 @@ def test_given_run_is_filled_and_left_open(training, client, mlflow_server, monk
     given = client.create_run(client.create_experiment(training.experiment)).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     training.write([1])
-    follow(training.sender(mlflow_server), inbox("finish"))
+    deliver_until_ended(training.sender(mlflow_server), inbox("finish"))
     run = training.run(client)
     assert run.info.run_id == given and run.info.status == "RUNNING"
     assert values(client, run) == losses([1])
@@ -206,7 +206,7 @@ def test_server_that_never_answers_ends_the_sender_in_bounded_time(training, mon
     sender = training.sender("http://127.0.0.1:9", closing=4.0, every=2.0)
     monkeypatch.setattr(Sender, "deliver", lambda self: (_ for _ in ()).throw(ConnectionError("connection refused")))
     training.write([1])
-    follow(sender, inbox("finish"))
+    deliver_until_ended(sender, inbox("finish"))
     assert sum(slept) <= 4.0 and len(slept) >= 3
     (fault,) = [value for event, value in training.events if event == "fault"]
     assert "http://127.0.0.1:9: no MLflow server answers" in fault
@@ -227,5 +227,5 @@ def test_waits_grow_while_the_server_is_away(training, monkeypatch):
 
     monkeypatch.setattr(Sender, "deliver", lambda self: (_ for _ in ()).throw(ConnectionError("connection refused")))
     with pytest.raises(KeyboardInterrupt):
-        follow(training.sender("http://127.0.0.1:9", every=2.0), Inbox())
+        deliver_until_ended(training.sender("http://127.0.0.1:9", every=2.0), Inbox())
     assert waits == [4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0]

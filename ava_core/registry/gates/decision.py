@@ -27,7 +27,7 @@ TEST_BYTES = "test_bytes"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """Whether a candidate may become champion, and what of.
+    """Whether a candidate may become champion, with the bounds that decided it.
 
     Attributes:
         model_name: the registered model.

@@ -36,7 +36,7 @@ def gate(
     progress: Progress,
 ) -> Decision:
     """Decide, and write decision.json and gate.md. The same evaluation and bounds give the same bytes, also after it
-    was registered: what was decided then stands.
+    was registered: the decision on record is then written again.
 
     Args:
         config: the section `register`.

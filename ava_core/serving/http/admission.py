@@ -1,4 +1,4 @@
-"""Who is let in: hosts that the server answers for, API keys, and JSON alone."""
+"""Admission of requests: by Host header, API key and content type."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 class Hosts:
-    """Refuses requests that came under another name than the server's.
+    """Refuses requests whose Host header is none of the server's names.
 
-    A page of any web site can have its own name lead to this machine (DNS rebinding) and would then read what the
-    server answers. Its requests carry that name, never an address or the name localhost.
+    Against DNS rebinding: a web page whose own name resolves to this machine could otherwise read the answers. Its
+    requests carry that name, never an address or the name localhost.
 
     Args:
-        app: what they are let in to.
-        names: that the server answers for beside localhost; `*.example.org` stands for all below it, `*` for all.
-        addresses: whether it answers for any address, as a server must that others reach; else for loopback ones.
+        app: the application behind.
+        names: further host names of the server beside localhost; `*.example.org` matches all below it, `*` any.
+        addresses: whether any IP address is accepted as host, as on a server for other machines; else only loopback.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str], addresses: bool) -> None:
@@ -65,7 +65,7 @@ class Hosts:
             address = ip_address(name)
         except ValueError:
             above = name.partition(".")[2]
-            parents = {f"*.{above}", *(f"*.{above[place + 1 :]}" for place, c in enumerate(above) if c == ".")}
+            parents = {f"*.{above}", *(f"*.{above[index + 1 :]}" for index, c in enumerate(above) if c == ".")}
             return name == "localhost" or name.endswith(".localhost") or bool(self.names & {name, *parents})
         return self.addresses or address.is_loopback or name in self.names
 
@@ -88,13 +88,13 @@ class Keys:
     def _known(self, scope: Scope) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, key = given.partition(b" ")
-        # Every key is compared, in constant time each, so that the answer's time says nothing about them.
+        # All keys are compared, each in constant time: the time of the answer reveals nothing (timing attack).
         matches = [hmac.compare_digest(key.strip(), known) for known in self.keys]
         return kind.lower() == b"bearer" and any(matches)
 
 
 class JsonOnly:
-    """Refuses POST with anything but JSON, which a page of another site could send without asking first."""
+    """Refuses POST of anything but JSON: a page of another site may send other types without a CORS preflight."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

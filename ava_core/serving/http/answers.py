@@ -22,7 +22,7 @@ def event(body: dict[str, Any]) -> bytes:
 
 @dataclass
 class Choice:
-    """What one sequence has said so far."""
+    """The text of one sequence so far."""
 
     text: str = ""
     tokens: int = 0
@@ -30,7 +30,7 @@ class Choice:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def add(self, delta: Delta) -> None:
-        """Take a delta in."""
+        """Append a delta."""
         self.text += delta.text
         self.tokens, self.finish_reason = delta.tokens, delta.finish_reason
         self.logprobs += delta.logprobs
@@ -42,8 +42,8 @@ class Answer:
     Args:
         model: name of the model.
         chat: for chat completions; else completions.
-        prompt_tokens: of all prompts together.
-        tokenizer: names tokens in log-probabilities.
+        prompt_tokens: number of tokens of all prompts.
+        tokenizer: gives the texts of tokens in log-probabilities.
     """
 
     def __init__(self, model: str, *, chat: bool, prompt_tokens: int, tokenizer: Any) -> None:
@@ -57,7 +57,7 @@ class Answer:
         self.chunk_head = {**self.head, "object": "chat.completion.chunk"} if chat else self.head
 
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
-        """The answer at once."""
+        """The body of an answer that isn't streamed."""
         listed = []
         for index, choice in enumerate(choices):
             said: dict[str, Any] = {"text": choice.text}
@@ -68,7 +68,7 @@ class Answer:
         return {**self.head, "choices": listed, "usage": self.usage(sum(choice.tokens for choice in choices))}
 
     def opening(self, index: int) -> bytes:
-        """What a choice's stream begins with; empty for a completion."""
+        """The first chunk of a choice, with its role; empty for a completion."""
         return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None, None) if self.chat else b""
 
     def chunk(self, index: int, delta: Delta, tokens: int | None = None) -> bytes:

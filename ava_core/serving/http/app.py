@@ -25,13 +25,13 @@ from ava_core.serving.models import ServedModels
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who may ask.
+    """Which requests are admitted.
 
     Attributes:
-        keys: API keys, one of which a request must send; none: everybody is served.
-        hosts: names that the server answers for beside localhost; see `Hosts`.
-        addresses: whether it answers for other addresses than loopback ones.
-        origins: of web pages that may ask, as a browser names them (CORS); `*`: all.
+        keys: API keys, one of which a request must send; none: no key is required.
+        hosts: further host names of the server beside localhost; see `Hosts`.
+        addresses: whether other IP addresses than loopback are accepted as host.
+        origins: CORS origins that are allowed; `*`: all.
     """
 
     keys: Sequence[str] = ()
@@ -51,9 +51,9 @@ def create_app(
     """The application.
 
     Args:
-        models: what is served.
-        limits: bounds; None: the defaults.
-        access: who may ask; None: everybody on this machine.
+        models: the served model.
+        limits: limits of requests; None: the defaults.
+        access: which requests are admitted; None: all from this machine.
         chat_template: Jinja text instead of the tokenizer's own.
         log_requests: whether each request is a line of the log.
 

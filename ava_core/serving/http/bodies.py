@@ -1,7 +1,7 @@
-"""A request's body: read within bounds of time and memory, and held to bounds of shape before it is validated.
+"""A request's body: received within limits of time and memory, and of limited depth and size before it is validated.
 
-Validation walks through everything and notes each fault, which takes minutes and gigabytes for a body of 1 MB that was
-made for it. So the shape is looked at first, by counting; what is left is validated in milliseconds.
+Validation visits every value and records each fault: minutes and gigabytes for a malicious body of 1 MB. So values,
+fields and depth are counted first; what passes is validated in milliseconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ava_core.serving.http.protocol import MAX_CHOICES
 Body = TypeVar("Body", bound=BaseModel)
 MAX_DEPTH = 32
 MAX_VALUES = 2**16
-"""Of everything but the prompt: members of objects and items of lists, together."""
+"""Members of objects and items of lists in a body, together, without its prompt."""
 MAX_FIELDS = 128
-"""Of one object."""
+"""Members of one object."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 """Of JSON; one that doesn't end goes to the end, so that the time is linear."""
 MAX_FIELD_NAME = 256
@@ -33,8 +33,8 @@ MAX_FIELD_NAME = 256
 class Uploads:
     """The bodies that are being received.
 
-    When all together are more than `held_bytes`, the one that has been coming for the longest is given up: those who
-    send are done in milliseconds, those who hold back fill the memory.
+    When their sum exceeds `held_bytes`, the oldest is aborted: honest clients are done in milliseconds, slow ones would
+    fill the memory (slow POST).
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -79,13 +79,13 @@ class Uploads:
 
 
 def parse(data: bytes, kind: type[Body], limits: Limits, context: int) -> Body:
-    """The body as a `kind`; in a worker, for it takes some milliseconds per 100 kB.
+    """Parse and validate a body; in a worker thread, for it takes some milliseconds per 100 kB.
 
     Args:
-        data: as it came.
-        kind: what it should be.
-        limits: of the server.
-        context: tokens that the model holds.
+        data: the body.
+        kind: class to validate it as.
+        limits: the server's.
+        context: length of the model's context in tokens.
 
     Raises:
         HttpError: 400, the first fault.

@@ -1,4 +1,4 @@
-"""uvicorn with bounds on idle clients, and an end that lets running requests finish."""
+"""uvicorn with limits on idle connections, and a shutdown that drains running requests."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ava_core.serving.http.errors import HttpError
 from ava_core.serving.http.middleware import ABORT
 
 HEADER_SECONDS = 20.0
-"""For a request's headers to arrive; uvicorn itself would wait for ever."""
+"""Time in which a request's headers must arrive; uvicorn has no limit (slowloris)."""
 
 
 MAX_CONNECTIONS = 1024
 BACKLOG = 128
 """Connections that the kernel holds until they are accepted."""
 SPARE_DESCRIPTORS = 64 + 3 * BACKLOG
-"""For files, and for connections that were accepted and not looked at yet, or dropped and not closed yet."""
+"""File descriptors kept free: for files, for accepted connections before their first event, for aborted ones."""
 
 
 def most_connections() -> int:
-    """Connections that are kept: `MAX_CONNECTIONS`, or what the limit on open files leaves room for."""
+    """Connections kept open: `MAX_CONNECTIONS`, or as many as the limit on open files allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft - SPARE_DESCRIPTORS))
 
@@ -48,10 +48,10 @@ def raise_open_files() -> None:
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that is dropped when a request's headers don't come, and that the application can drop.
+    """A connection with a time limit for headers, which the application can abort.
 
-    Where there are too many, one that waits for its client makes room: of the peer that has the most of those, the one
-    that has waited for the longest. Connections whose request runs are never dropped for others.
+    Where there are too many, an idle one is aborted: of the peer with the most idle connections, the one that has been
+    idle for the longest. Connections with a running request are never aborted for others.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -60,35 +60,35 @@ class BoundedProtocol(H11Protocol):
         self._waiting_since = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the time limit of the first request's headers."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, ABORT: transport.abort}
         self._watch()
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Take data in; it may be the end of a request's headers."""
+        """Parse received data."""
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Start the time limit of the next request's headers."""
         self._waiting_since = self.loop.time()
         super().on_response_complete()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Cancel the time limit."""
         if self._late is not None:
             self._late.cancel()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, unless an answer has begun."""
+        """Answer 400 to what isn't HTTP, unless an answer has begun."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
-        if not self._waits():  # whoever reads the body hears that there will be no more of it
+        if not self._waits():  # the handler that reads the body gets a disconnect
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._answer(HttpError(400, msg))
@@ -111,11 +111,11 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
     def _waits(self) -> bool:
-        """Whether it is the client's turn to begin a request."""
+        """Whether no request is running."""
         return self.cycle is None or self.cycle.response_complete
 
     def _idles(self) -> bool:
-        """Whether it is the client's turn, be it in the middle of a request's body."""
+        """Whether it waits for data of the client: for a request, or for the rest of a body."""
         return not self.transport.is_closing() and (self._waits() or self.cycle.more_body)
 
     def _make_room(self) -> None:
@@ -148,18 +148,18 @@ class BoundedProtocol(H11Protocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """Ends by returning, once running requests are done; uvicorn itself would raise the signal again.
+    """Returns after a signal when running requests are done; uvicorn itself would raise the signal again.
 
-    Until then it goes on listening, so that new requests are told to come back, and probes that it is draining.
+    Until then it listens: new requests get status 503, and /healthz says that it is draining.
 
     Args:
         config: uvicorn's.
-        ready: called when requests are served.
-        refuse: called when no more are to be taken.
-        drain_seconds: for running requests after the first signal; a second signal ends at once.
+        ready: called when it listens.
+        refuse: called when new requests are to be refused.
+        drain_seconds: time for running requests after the first signal; a second signal ends at once.
 
     Attributes:
-        cut_off: requests that weren't done in time.
+        cut_off: requests that were cancelled.
     """
 
     def __init__(
@@ -186,13 +186,13 @@ class DrainingServer(uvicorn.Server):
                 signal.signal(each, before[each])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the end, or hurry it."""
+        """Start draining; at a second signal, end at once."""
         now = time.monotonic()
         self._deadline = now + self._drain_seconds if self._deadline is None else now
         self._refuse()
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen."""
+        """Listen, and report that it does."""
         await super().startup(sockets=sockets)
         self._ready()
 

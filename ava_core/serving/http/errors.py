@@ -13,15 +13,15 @@ from ava_core.errors import AvaError
 from ava_core.serving.requests import Draining, Failed, QueueFull
 
 _PLAINER = {"missing": "must be given", "model_type": "must be a JSON object"}
-"""Our words for what pydantic says of its own terms, by kind of fault."""
+"""Texts that replace pydantic's, by type of fault."""
 
 
 class HttpError(Exception):
     """A request that is refused.
 
     Attributes:
-        status: of the answer.
-        code: OpenAI's word for it, or None.
+        status: HTTP status of the answer.
+        code: OpenAI's error code, or None.
         param: the field that is wrong, or None.
     """
 
@@ -48,7 +48,7 @@ def _printable(text: str) -> str:
 
 
 def from_engine(error: AvaError) -> HttpError:
-    """What the engine says, as an answer."""
+    """The answer to an error of the engine."""
     if isinstance(error, QueueFull):
         found = HttpError(429, str(error), code="queue_full")
         found.headers["retry-after"] = str(math.ceil(error.retry_after))
@@ -63,7 +63,7 @@ def from_engine(error: AvaError) -> HttpError:
 
 
 def from_validation(error: ValidationError, kind: type[BaseModel]) -> HttpError:
-    """The first fault that pydantic found in what should have been a `kind`."""
+    """The answer to the first fault that pydantic found in a `kind`."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":

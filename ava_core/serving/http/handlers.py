@@ -1,4 +1,4 @@
-"""From a request over HTTP to the engine, and from its deltas to an answer."""
+"""Handlers of the HTTP paths: requests go to the engine, its deltas become answers."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ Prepare = Callable[[Any, Served], Prepared]
 
 @dataclass(frozen=True)
 class Clock:
-    """A request's time, which counts from the end of its body.
+    """A request's time limit, which starts at the end of its body.
 
     Attributes:
-        seconds: until it is given up.
-        started: value of `time.perf_counter` then.
+        seconds: the limit.
+        started: `time.perf_counter` at its start.
     """
 
     seconds: float
@@ -50,7 +50,7 @@ class Clock:
 
     @contextlib.asynccontextmanager
     async def limit(self) -> AsyncIterator[None]:
-        """Give up what is in the block when the time is over.
+        """Cancel the block when the time is over.
 
         Raises:
             HttpError: 504.
@@ -65,13 +65,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Call:
-    """What a request brings with it from its body to its answer.
+    """The context of a request.
 
     Attributes:
-        prepare: makes the engine's requests of the body.
-        workers: threads that do it.
-        clock: its time.
-        record: what the log tells of it.
+        prepare: makes the engine's requests from the body.
+        workers: threads that run it.
+        clock: its time limit.
+        record: its fields in the access log.
     """
 
     prepare: Prepare
@@ -81,7 +81,7 @@ class Call:
 
 
 class Handlers:
-    """What the application does for each path."""
+    """The handlers of all paths."""
 
     def __init__(self, models: ServedModels, limits: Limits, chat_template: str | None) -> None:
         self.models, self.limits, self.chat_template = models, limits, chat_template
@@ -92,7 +92,7 @@ class Handlers:
         self.draining = False
 
     def refuse(self) -> None:
-        """Take no more requests; those that are running go on."""
+        """Refuse new requests; running ones go on."""
         self.draining = True
 
     async def completions(self, http: HttpRequest) -> Response:
@@ -235,7 +235,7 @@ async def _disconnected(http: HttpRequest) -> None:
 
 
 class Events(StreamingResponse):
-    """An answer as server-sent events, whose rows are free when it ends, even before it began."""
+    """An answer as server-sent events; its sequences are cancelled when it ends, even before its first event."""
 
     def __init__(self, events: AsyncIterator[bytes], streams: Streams) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}

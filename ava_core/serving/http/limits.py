@@ -1,4 +1,4 @@
-"""What the server allows a request."""
+"""Limits of size, time and number for a request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class Limits:
     """Bounds of the server.
 
     Attributes:
-        body_bytes: of a request's body.
-        body_seconds: for a request's body to arrive.
-        held_bytes: of all bodies that are being received, together.
-        request_seconds: from the end of a request's body to the end of its answer.
-        write_seconds: a client may leave a part of its answer unread.
-        waiting: requests that may wait for a thread to be parsed, and for one to be made into tokens.
-        max_sequences: prompts times n of one request.
+        body_bytes: largest request body.
+        body_seconds: time in which a request's body must arrive.
+        held_bytes: sum of the bodies that are being received.
+        request_seconds: time limit from the end of a request's body to the end of its answer.
+        write_seconds: time for which a client may leave sent data unread.
+        waiting: requests that may wait for a thread that parses them, and for one that tokenises them.
+        max_sequences: sequences of one request (prompts times n).
     """
 
     body_bytes: int = 2**20

@@ -1,4 +1,4 @@
-"""What Prometheus reads: https://prometheus.io/docs/practices/naming."""
+"""Prometheus metrics; names as https://prometheus.io/docs/practices/naming has them."""
 
 from __future__ import annotations
 

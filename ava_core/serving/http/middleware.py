@@ -1,4 +1,4 @@
-"""What every request passes: it is counted and logged, a defect is answered, and an answer left unread is given up."""
+"""Middleware of every request: metrics and access log, errors of ours as status 500, a timeout of writes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ava_core.serving.http.metrics import Metrics
 
 log = logging.getLogger(__name__)
 ABORT = "abort"
-"""In a request's state: drops its connection."""
+"""Key in a request's state: the function that aborts its connection."""
 RECORD = "record"
-"""In a request's state: its `Record`."""
+"""Key in a request's state: its `Record`."""
 SHOWN_PATH = 128
 """Characters of a path that a line of the log repeats."""
 
 
 @dataclass
 class Record:
-    """What a handler tells the log about its request.
+    """A request's fields in the access log.
 
     Attributes:
         prompt_tokens, new_tokens: counts.
@@ -37,7 +37,7 @@ class Record:
 
 
 class Observed:
-    """Counts answers by path and status, and logs a line of each, without its query, headers and texts."""
+    """Counts answers by path and status, and writes the access log, without queries, headers and texts."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Sequence[str], log_requests: bool) -> None:
         self.app, self.metrics, self.paths, self.log_requests = app, metrics, frozenset(paths), log_requests
@@ -75,7 +75,7 @@ class Observed:
 
 
 class Defects:
-    """Answers 500 where something of ours failed; the traceback goes to the log. A stream that has begun is cut."""
+    """Answers 500 to an unexpected exception, whose traceback goes to the log; a stream that has begun is aborted."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -101,7 +101,7 @@ class Defects:
 
 
 class WriteTimeout:
-    """Gives up on a client that doesn't read its answer."""
+    """Aborts the connection of a client that doesn't read its answer."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self.app, self.seconds = app, seconds

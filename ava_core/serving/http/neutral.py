@@ -53,7 +53,7 @@ class Fields(BaseModel):
 
 
 class NeutralFields(Fields):
-    """Of both kinds of requests."""
+    """Fields of completions and chat completions."""
 
     presence_penalty: Annotated[Any, Neutral(0, remedy=SAMPLING)] = None
     frequency_penalty: Annotated[Any, Neutral(0, remedy=SAMPLING)] = None
@@ -62,13 +62,13 @@ class NeutralFields(Fields):
 
 
 class NeutralCompletionFields(NeutralFields):
-    """Of completions."""
+    """Fields of completions."""
 
     suffix: Annotated[Any, Neutral("", remedy="this model writes from left to right: leave it out")] = None
 
 
 class NeutralChatFields(NeutralFields):
-    """Of chats."""
+    """Fields of chat completions."""
 
     tools: Annotated[Any, Neutral([], remedy=TOOLS)] = None
     tool_choice: Annotated[Any, Neutral("none", "auto", remedy=TOOLS)] = None
@@ -97,13 +97,13 @@ class NeutralChatFields(NeutralFields):
 
 
 class NeutralStreamFields(Fields):
-    """Of `stream_options`."""
+    """Fields of `stream_options`."""
 
     include_obfuscation: Annotated[Any, Neutral(False, remedy="events aren't padded: set it to false")] = None
 
 
 class NeutralMessageFields(Fields):
-    """Of a message: what assistants' messages hold, as answers or as clients keep them."""
+    """Fields of a message that an assistant's messages hold, in answers or in a client's history."""
 
     refusal: Annotated[Any, Neutral("", remedy="put what was said into content")] = None
     audio: Annotated[Any, Neutral(remedy=TEXT)] = None
@@ -117,7 +117,7 @@ class NeutralMessageFields(Fields):
 
 
 class NeutralPartFields(Fields):
-    """Of a text in a message's content."""
+    """Fields of a text part in a message's content."""
 
     prompt_cache_breakpoint: Any = None
     cache_control: Any = None

@@ -1,4 +1,4 @@
-"""From a validated body to the engine's requests: templates and tokens. In a worker, for both may take their time."""
+"""A validated body as requests to the engine: chat template and tokenising. Runs in a worker thread."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ava_core.serving.requests import Request
 
 @dataclass(frozen=True)
 class Prepared:
-    """What goes into the engine.
+    """The engine's requests of one HTTP request.
 
     Attributes:
         requests: one per choice of each prompt.
-        prompt_tokens: of all prompts together.
+        prompt_tokens: number of tokens of all prompts.
     """
 
     requests: list[Request]
@@ -87,7 +87,7 @@ def _require_few(served: Served, characters: int, param: str) -> None:
 
 @lru_cache(maxsize=8)
 def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Characters that a token stands for at most; 0 where that can't be told from the vocabulary.
+    """The longest token in characters; 0 where the vocabulary doesn't tell.
 
     A byte-level token is spelt with a character per byte. Normalisation could leave anything out.
     """

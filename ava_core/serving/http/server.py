@@ -1,4 +1,4 @@
-"""Running the application with uvicorn: from a model's address to a clean end."""
+"""Running the application with uvicorn, from loading the model to a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSING_SECONDS = 1
 
 def run(
     *,
-    look: Callable[[], Source],
+    resolve: Callable[[], Source],
     name: str,
     host: str,
     port: int,
@@ -45,17 +45,16 @@ def run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests are finished first.
 
-    `look` gives the model, and is asked again every `poll_seconds` if that isn't 0. `access` is widened by the host
-    that is listened on. `started` is the value of `time.perf_counter` to count the start from; for the others see
-    `ava serve --help`.
+    `resolve` gives the model, and is called again every `poll_seconds` if that isn't 0. `host` is added to the hosts of
+    `access`. `started` is the `time.perf_counter` at which the program started; for the others see `ava serve --help`.
 
     Raises:
-        AvaError: the model can't be had, the address is taken, or requests were cut off at the end.
+        AvaError: the model can't be resolved or loaded, the address is taken, or requests were cut off at the end.
         IntegrityError: the model is damaged.
     """
 
     raise_open_files()
-    # What was imported is never looked at again: a collection takes milliseconds, and held up all streams for hundreds.
+    # Imported objects are taken out of garbage collection: a full one stalled all streams for hundreds of milliseconds.
     gc.collect()
     gc.freeze()
 
@@ -64,7 +63,7 @@ def run(
         with _listen(host, port) as listener:
             models = ServedModels(
                 name,
-                look,
+                resolve,
                 bridge.deliver,
                 threads=threads,
                 poll_seconds=poll_seconds,
@@ -89,7 +88,7 @@ def run(
                 http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
-                proxy_headers=False,  # the log tells of peers, and not of what they say of themselves
+                proxy_headers=False,  # the log has the peer's address, not X-Forwarded-For
                 backlog=BACKLOG,
             )
             version = models.current().version
@@ -117,7 +116,7 @@ def run(
 
 
 def _reached_by(access: Access, host: str, address: str) -> Access:
-    """Access for those who reach the server by what it listens on, with a warning if that is too many."""
+    """Access with the address that is listened on; warns if it is reachable from other machines without a key."""
     beyond = not ip_address(address).is_loopback
     if beyond and not access.keys:
         log.warning(
@@ -129,7 +128,7 @@ def _reached_by(access: Access, host: str, address: str) -> Access:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a taken port is found before the model is loaded."""
+    """A bound socket; a port in use is an error before the model is loaded."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""Threads for what would hold up the event loop: parsing bodies, chat templates, encoding, writing long answers."""
+"""A thread pool for what would block the event loop: parsing, chat templates, tokenising, serialising."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """A few threads that run one call after another.
+    """A thread pool.
 
-    Unlike those of `concurrent.futures` they don't hold up the process's end, for a chat template may never return.
-    Unlike those of anyio one that was given up keeps its place until it returns, so that at most `count` calls run.
+    Its threads are daemons, unlike those of `concurrent.futures`: a chat template may never return. A cancelled call
+    keeps its thread until it returns, unlike with anyio, so that at most `count` calls run.
 
     Args:
         count: of threads, which start with the first call.
@@ -33,7 +33,7 @@ class Workers:
         return self._calls.qsize()
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """The function's result; given up when the caller is cancelled, and not begun if it still waits then."""
+        """The function's result. A caller's cancellation drops a waiting call and abandons a running one."""
         if not self._started:
             self._started = True
             for _ in range(self._count):
