@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ava_core.config.train import TrainConfig
-from ava_core.training.callbacks.base import Callback, Row
-
-if TYPE_CHECKING:
-    from ava_core.training.trainer import Trainer
+from ava_core.training.callbacks.base import Callback, Row, Run
 
 
 class Budget(Callback):
@@ -21,14 +16,14 @@ class Budget(Callback):
         self.max_seconds = None if config.max_minutes is None else 60 * config.max_minutes
         self.max_tokens = config.max_tokens
 
-    def after_step(self, run: Trainer, row: Row) -> None:
+    def after_step(self, run: Run, row: Row) -> None:
         if self.max_tokens is not None and run.tokens_seen >= self.max_tokens:
             run.stop(f"train.max_tokens = {self.max_tokens:,} have been seen")
         if self.max_seconds is not None and run.ranks.broadcast_object(run.clock.seconds >= self.max_seconds):
             run.stop(f"train.max_minutes = {self.max_seconds / 60:g} are over")
 
 
-def share_done(run: Trainer, step: int) -> float:
+def share_done(run: Run, step: int) -> float:
     """How much of the whole training is done after `step` steps, in [0, 1]: of steps, time or tokens, the most."""
     config = run.config
     shares = [step / config.steps]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ava_core.training.callbacks.base import Callback, Row
-
-if TYPE_CHECKING:
-    from ava_core.training.trainer import Trainer
+from ava_core.training.callbacks.base import Callback, Row, Run
 
 
 class EarlyStopping(Callback):
@@ -23,7 +20,7 @@ class EarlyStopping(Callback):
         self.best_step = 0
         self.waited = 0
 
-    def after_evaluation(self, run: Trainer, row: Row) -> None:
+    def after_evaluation(self, run: Run, row: Row) -> None:
         loss = row["validation_loss"]
         if self.best is None or loss < self.best:
             self.best, self.best_step, self.waited = loss, int(row["step"]), 0

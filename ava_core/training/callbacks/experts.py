@@ -7,7 +7,7 @@ history. Shapes: see `ava_core.models.shapes`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,8 @@ from torch import Tensor, nn
 from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.routing.statistics import DEAD_SHARE
-from ava_core.training.callbacks.base import Callback, Row
+from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.callbacks.records import JsonLines
-
-if TYPE_CHECKING:
-    from ava_core.training.trainer import Trainer
 
 FILE = "experts.jsonl"
 
@@ -39,12 +36,12 @@ class ExpertLoads(Callback):
         self._tokens = 0
         self._hook: Any = None
 
-    def on_start(self, run: Trainer) -> None:
+    def on_start(self, run: Run) -> None:
         if run.ranks.is_first:
             self.rows.resume(run.step)
         self._hook = run.model.register_forward_hook(self._listen, with_kwargs=True)
 
-    def after_evaluation(self, run: Trainer, row: Row) -> None:
+    def after_evaluation(self, run: Run, row: Row) -> None:
         layers, tokens = self._sums, self._tokens
         self._sums, self._tokens = [], 0
         if not isinstance(run.model, EnhancedMoEForCausalLM):
@@ -57,7 +54,7 @@ class ExpertLoads(Callback):
             ]
             self.rows.append({"step": int(row["step"]), "layers": described})
 
-    def on_end(self, run: Trainer) -> None:
+    def on_end(self, run: Run) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from ava_core.runtime.progress import Advance, Progress
-from ava_core.training.callbacks.base import Callback, Row
+from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.callbacks.budget import share_done
-
-if TYPE_CHECKING:
-    from ava_core.training.trainer import Trainer
 
 
 class ProgressBar(Callback):
@@ -26,17 +22,17 @@ class ProgressBar(Callback):
         self._advance: Advance | None = None
         self._validation: dict[str, str] = {}
 
-    def on_start(self, run: Trainer) -> None:
+    def on_start(self, run: Run) -> None:
         measured = (row for row in reversed(run.history.rows) if "validation_bits_per_byte" in row)
         if (row := next(measured, None)) is not None:
             self._remember(row)
         if run.ranks.is_first:
             self._advance = self._shown.enter_context(self.progress.task("train", run.config.steps))
 
-    def after_evaluation(self, run: Trainer, row: Row) -> None:
+    def after_evaluation(self, run: Run, row: Row) -> None:
         self._remember(row)
 
-    def after_step(self, run: Trainer, row: Row) -> None:
+    def after_step(self, run: Run, row: Row) -> None:
         if self._advance is not None:
             self._advance(
                 run.config.steps * share_done(run, int(row["step"])),
@@ -45,7 +41,7 @@ class ProgressBar(Callback):
                 **self._validation,
             )
 
-    def on_end(self, run: Trainer) -> None:
+    def on_end(self, run: Run) -> None:
         self._advance = None
         self._shown.close()
 

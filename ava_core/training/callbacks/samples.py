@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ava_core.config.generation import GenerationConfig
 from ava_core.generation.decoding import generate
 from ava_core.generation.prompts import load_tokenizer
-from ava_core.training.callbacks.base import Callback, Row
+from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.callbacks.records import JsonLines
-
-if TYPE_CHECKING:
-    from ava_core.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 FILE = "samples.jsonl"
@@ -43,11 +40,11 @@ class Samples(Callback):
         self.rows = JsonLines(state / FILE)
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
-    def on_start(self, run: Trainer) -> None:
+    def on_start(self, run: Run) -> None:
         if run.ranks.is_first:
             self.rows.resume(run.step)
 
-    def after_step(self, run: Trainer, row: Row) -> None:
+    def after_step(self, run: Run, row: Row) -> None:
         step = int(row["step"])
         if step % self.every:
             return

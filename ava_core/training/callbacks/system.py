@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
 
 from ava_core.config.hardware import usable_cores
-from ava_core.training.callbacks.base import Callback, Row
+from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.callbacks.records import JsonLines
-
-if TYPE_CHECKING:
-    from ava_core.training.trainer import Trainer
 
 FILE = "system.jsonl"
 EVERY_SECONDS = 10.0
@@ -44,11 +41,11 @@ class SystemMetrics(Callback):
         self._before = (0.0, 0.0)
         self._ask_gpu = True
 
-    def on_start(self, run: Trainer) -> None:
+    def on_start(self, run: Run) -> None:
         self._before = (time.monotonic(), time.process_time())
         self._next = 0.0
 
-    def after_step(self, run: Trainer, row: Row) -> None:
+    def after_step(self, run: Run, row: Row) -> None:
         if time.monotonic() >= self._next and run.ranks.is_first:
             self._next = time.monotonic() + self.every
             self.rows.append({"time": time.time_ns() // 1_000_000, "step": int(row["step"]), **self.measure()})

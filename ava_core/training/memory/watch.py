@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ava_core.config.hardware import GIB
-from ava_core.training.callbacks.base import Callback, Row
+from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.memory.out_of_memory import free_memory
 from ava_core.training.memory.plan import MemoryPlan, recompute
 from ava_core.training.process import peak_memory_bytes
-
-if TYPE_CHECKING:
-    from ava_core.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 TOLERATED_SHARE = 1.15
@@ -37,11 +33,11 @@ class MemoryWatch(Callback):
         self._told = self._told_again = False
         self._highest = 0
 
-    def on_start(self, run: Trainer) -> None:
+    def on_start(self, run: Run) -> None:
         # What was taken before the first step, such as by the pass that the plan measured, is none of the training's.
         self._highest = self._measure()
 
-    def after_step(self, run: Trainer, row: Row) -> None:
+    def after_step(self, run: Run, row: Row) -> None:
         peak = self._measure()
         if peak <= self._highest:
             return
@@ -56,22 +52,22 @@ class MemoryWatch(Callback):
     def _expected(self) -> float:
         return max(TOLERATED_SHARE * self.plan.total_bytes, self.plan.total_bytes + TOLERATED_BYTES)
 
-    def _past_budget(self, run: Trainer, step: int, peak: int) -> None:
-        layers = run.engine.model.model.layers
+    def _past_budget(self, run: Run, step: int, peak: int) -> None:
+        layers = run.model.model.layers
         recomputing = sum(layer.gradient_checkpointing for layer in layers)
         line = f"train.memory_budget = {run.config.memory_budget:g} GiB is exceeded: {self._figures(run, step, peak)}"
         if recomputing < len(layers) and run.ranks.size == 1:
-            recompute(run.engine.model, tuple(range(len(layers))))
+            recompute(run.model, tuple(range(len(layers))))
             free_memory()
             log.warning("memory: %s: from now on all %d layers recompute instead of %d", line, len(layers), recomputing)
         elif not self._told_again:
             self._told_again = True
             log.warning("memory: %s", line + self._way_out(run))
 
-    def _figures(self, run: Trainer, step: int, peak: int) -> str:
+    def _figures(self, run: Run, step: int, peak: int) -> str:
         return f"{peak / GIB:.2f} GiB taken by step {step}, {self.plan.total_bytes / GIB:.2f} estimated"
 
-    def _way_out(self, run: Trainer) -> str:
+    def _way_out(self, run: Run) -> str:
         config = run.config
         return (
             f": to take less, lower train.micro_batch_size (now {config.micro_batch_size}) or"

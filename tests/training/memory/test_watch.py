@@ -26,7 +26,7 @@ def watch_run(caplog):
         model = make_model(3)
         for layer in model.model.layers[:recomputing]:
             layer.gradient_checkpointing = True
-        run = SimpleNamespace(config=settings(**fields), ranks=ranks or Ranks(), engine=SimpleNamespace(model=model))
+        run = SimpleNamespace(config=settings(**fields), ranks=ranks or Ranks(), model=model)
         sizes = iter(round(peak * GIB) for peak in peaks)
         watch = MemoryWatch(PLAN, measure=lambda: next(sizes))
         watch.on_start(run)
