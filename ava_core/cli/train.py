@@ -16,7 +16,7 @@ NAME = "train"
 
 
 def _compute(run: StepRun) -> None:
-    from ava_core.launching import follow
+    from ava_core.launching import ranked_step
 
     arguments: dict[str, Any] = {
         "model_config": run.config.model,
@@ -25,13 +25,13 @@ def _compute(run: StepRun) -> None:
         "shards": run.input("shards"),
         "output": run.output,
         "state": run.state,
-        "threads": follow.threads_of_each(run.threads),
+        "threads": ranked_step.threads_of_each(run.threads),
         "progress": run.progress,
         "resume": _optional(run.inputs, "resume"),
         "reference": _optional(run.inputs, "reference"),
         "kept": run.kept / "checkpoints",
     }
-    follow.announce_work(arguments)
+    ranked_step.announce_work(arguments)
     from ava_core.tracking.live import live_run
     from ava_core.training.train import train
 
@@ -52,9 +52,9 @@ def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
 
         run_step_on_cluster(request)
         return
-    from ava_core.launching import follow
+    from ava_core.launching import ranked_step
 
-    follow.run_step_as_rank(request, compute)
+    ranked_step.run_step_as_rank(request, compute)
 
 
 command = step_command(NAME, _compute, runner=_run, instead=FIND_RATE)
