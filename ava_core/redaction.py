@@ -1,8 +1,8 @@
 """Text without the secrets in it, for logs, messages and what is recorded.
 
-Secrets are known by their place (the user of an address, a header, the value of a secret's name) or by their shape (the
-prefixes that services give their tokens). Every pattern begins at fixed text and never reads the same run of characters
-from several starts, so the time is linear in the text's length, whatever it holds.
+Secrets are known by where they stand (user of an address, a header, the value of a secret's name) or by their shape
+(the prefixes that services give their tokens). Every pattern begins at fixed text and never reads the same run of
+characters from several starts, so the time is linear in the text's length, whatever it holds.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _without_user(scheme: str, rest: str) -> str:
     first = re.match(r"[^/?#]*", rest)[0]  # type: ignore[index]
     at = first.find("@")
     if at >= 0:
-        candidates = [place for place in (at, first.rfind("@")) if _HOST.match(rest, place + 1)]
+        candidates = [index for index in (at, first.rfind("@")) if _HOST.match(rest, index + 1)]
         if not candidates and ":" in first[:at]:
             candidates = [rest.rfind("@")]
         return f"{HIDDEN}@{rest[max(candidates, default=first.rfind('@')) + 1 :]}"

@@ -1,4 +1,4 @@
-"""The dense model built from our own parts: the mixture's place is taken by one feed-forward network."""
+"""The dense model built from our own parts: one feed-forward network instead of the mixture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ava_core.models.experts import SharedExperts
 class DenseFFN(nn.Module):
     """One SwiGLU network with the arguments and return values of `MoELayer`, and no routing work.
 
-    What the decoder wants to know about routing is taken from the mixture that was in this place, once per number of
+    What the decoder wants to know about routing is taken from the mixture that it replaces, once per number of
     tokens, and returned again and again; its losses are constants without a gradient.
 
     Args:

@@ -117,8 +117,8 @@ def remove_dangling_links(target: Path) -> None:
 
 def destination(link: Path, target: Path) -> Path:
     """Where a link below `target` leads once `target` is the root."""
-    place = link.readlink()
-    return target / str(place).lstrip("/") if place.is_absolute() else link.parent / place
+    destination = link.readlink()
+    return target / str(destination).lstrip("/") if destination.is_absolute() else link.parent / destination
 
 
 def add_user(target: Path) -> None:

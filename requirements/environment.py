@@ -33,7 +33,7 @@ def main() -> None:
     if environment.exists() and not _runs(environment):
         print("make: the Python of .venv is gone: making it anew", flush=True)
         shutil.rmtree(environment)
-    if environment.exists() and (before := place(environment)) != environment:
+    if environment.exists() and (before := built_at(environment)) != environment:
         if can_be_mended(environment):
             count = mend(environment, before)
             print(f"make: .venv came from {before.parent}: mended {count} files that named it", flush=True)
@@ -79,7 +79,7 @@ def create(environment: Path) -> None:
         sys.exit(f"make: {sys.executable} has no venv (Debian: apt install python3-venv), or name another: PYTHON=...")
 
 
-def place(environment: Path) -> Path:
+def built_at(environment: Path) -> Path:
     """Where the environment was made, as its configuration says; where it is, if that doesn't say."""
     try:
         configuration = (environment / "pyvenv.cfg").read_text(encoding="utf-8")

@@ -140,10 +140,10 @@ def _cpu_digest(version: str, python: str) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             (found,) = json.loads(done.stdout)["install"]
-            place = found["download_info"]
-            digest = place.get("archive_info", {}).get("hashes", {}).get("sha256")
-            if digest is None and place["url"].startswith("file:"):
-                with Path(unquote(urlsplit(place["url"]).path)).open("rb") as wheel:
+            download = found["download_info"]
+            digest = download.get("archive_info", {}).get("hashes", {}).get("sha256")
+            if digest is None and download["url"].startswith("file:"):
+                with Path(unquote(urlsplit(download["url"]).path)).open("rb") as wheel:
                     digest = hashlib.file_digest(wheel, "sha256").hexdigest()
             return digest
     return None

@@ -227,14 +227,14 @@ def test_host_runner_of_the_kfp_pipeline_ends_with_the_same_digests(workspace, t
     host.environment["AVA_WORK"] = str(tmp_path / "work")  # so that it computes everything itself
     host.run("python", "-m", "pipelines.local", "--params", "params.yaml", "--runs", str(tmp_path / "runs"))
     (run,) = (tmp_path / "runs").glob("ava-*")
-    places = {
+    files = {
         "shards": run / "preprocess" / "shards",
         "model": run / "train" / "model",
         "quantized/int8": run / "quantize-int8" / "quantized",
         "quantized/int4": run / "quantize-int4" / "quantized",
         "evaluation": run / "evaluate" / "evaluation",
     }
-    assert {name: digest_tree(folder) for name, folder in places.items()} == workspace.digests()
+    assert {name: digest_tree(folder) for name, folder in files.items()} == workspace.digests()
 
 
 def test_experiment_with_another_learning_rate_runs(workspace):

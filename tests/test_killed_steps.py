@@ -28,12 +28,12 @@ sys.addaudithook(lambda event, args: event == "import" and os.write(file, f"{arg
 
 
 class Steps:
-    """The steps on one corpus; `place` holds outputs and work of one attempt."""
+    """The steps on one corpus; `folder_of_attempt` holds outputs and work of one attempt."""
 
     def __init__(self, params: Path, data: Path, tracking_uri: str, finished: Path) -> None:
         self.params, self.data, self.tracking_uri, self.finished = params, data, tracking_uri, finished
 
-    def command(self, step: str, place: Path) -> list[str]:
+    def command(self, step: str, folder_of_attempt: Path) -> list[str]:
         folder = {name: str(self.finished / name) for name in ("shards", "model", "quantized", "evaluation")}
         inputs = {
             "preprocess": ["--data", str(self.data)],
@@ -44,29 +44,29 @@ class Steps:
         }
         inputs["gate"] += ["--evaluation", folder["evaluation"]]
         inputs["register"] = inputs["gate"]
-        output = place / STEPS[step].output
+        output = folder_of_attempt / STEPS[step].output
         ava = [sys.executable, "-m", "ava_core.cli.main", step, "--params", str(self.params), "--quiet"]
-        return [*ava, *inputs[step], "--output", str(output), "--work", str(place / "work")]
+        return [*ava, *inputs[step], "--output", str(output), "--work", str(folder_of_attempt / "work")]
 
-    def start(self, step: str, place: Path, *more: str) -> subprocess.Popen[str]:
+    def start(self, step: str, folder_of_attempt: Path, *more: str) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_"))}
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "sitecustomize.py").write_text(TRACE)
+        folder_of_attempt.mkdir(parents=True, exist_ok=True)
+        (folder_of_attempt / "sitecustomize.py").write_text(TRACE)
         environment = clean | {
             "AVA_TRACKING_URI": self.tracking_uri,
-            "PYTHONPATH": str(place),
-            "IMPORTED": str(self.imported(step, place)),
+            "PYTHONPATH": str(folder_of_attempt),
+            "IMPORTED": str(self.imported(step, folder_of_attempt)),
         }
-        command = [*self.command(step, place), *more]
+        command = [*self.command(step, folder_of_attempt), *more]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def imported(self, step: str, place: Path) -> Path:
+    def imported(self, step: str, folder_of_attempt: Path) -> Path:
         """A file with the names of all modules that the step's processes have imported."""
-        return place / f"{step}.imported"
+        return folder_of_attempt / f"{step}.imported"
 
-    def run(self, step: str, place: Path, *more: str) -> float:
+    def run(self, step: str, folder_of_attempt: Path, *more: str) -> float:
         started = time.monotonic()
-        process = self.start(step, place, *more)
+        process = self.start(step, folder_of_attempt, *more)
         printed, _ = process.communicate(timeout=600)
         assert process.returncode == 0, printed
         return time.monotonic() - started
@@ -74,13 +74,13 @@ class Steps:
     def kill_in_the_middle(self, step: str, folder: Path, seconds: float) -> Path:
         """Start a step that takes about `seconds` and SIGKILL it; where it was. Earlier, if it was too quick."""
         for share in (0.7, 0.55, 0.4):
-            place = folder / f"killed-at-{share}"
-            process = self.start(step, place)
+            folder_of_attempt = folder / f"killed-at-{share}"
+            process = self.start(step, folder_of_attempt)
             time.sleep(share * seconds)
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            if process.returncode == -signal.SIGKILL and not (place / STEPS[step].output).exists():
-                return place
+            if process.returncode == -signal.SIGKILL and not (folder_of_attempt / STEPS[step].output).exists():
+                return folder_of_attempt
         raise AssertionError(f"{step} was never caught in the middle")
 
 
@@ -106,10 +106,10 @@ def undisturbed(tmp_path_factory, mlflow_server, corpus_text):
 @pytest.mark.parametrize("step", [name for name in STEPS if name != "register"])
 def test_killed_step_run_again_ends_with_the_bytes_of_an_undisturbed_run(undisturbed, tmp_path, step):
     steps, seconds = undisturbed
-    place = steps.kill_in_the_middle(step, tmp_path, seconds[step])
-    steps.run(step, place)
+    folder_of_attempt = steps.kill_in_the_middle(step, tmp_path, seconds[step])
+    steps.run(step, folder_of_attempt)
     name = STEPS[step].output
-    assert digest_tree(place / name) == digest_tree(steps.finished / name)
+    assert digest_tree(folder_of_attempt / name) == digest_tree(steps.finished / name)
 
 
 def test_killed_registration_run_again_ends_with_one_version(undisturbed, tmp_path):

@@ -123,7 +123,7 @@ def _read_prompts(source: str) -> list[str]:
     return [_prompt_of(line, f"{name}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _prompt_of(line: str, place: str) -> str:
+def _prompt_of(line: str, where: str) -> str:
     from ava_core.config.json_text import read_json
     from ava_core.errors import ConfigError
 
@@ -132,9 +132,9 @@ def _prompt_of(line: str, place: str) -> str:
     try:
         prompt = read_json(line)["prompt"]
     except (ValueError, KeyError) as error:
-        raise ConfigError(f'{place}: starts like JSON: must be {{"prompt": "..."}}') from error
+        raise ConfigError(f'{where}: starts like JSON: must be {{"prompt": "..."}}') from error
     if not isinstance(prompt, str):
-        raise ConfigError(f"{place}: prompt = {json.dumps(prompt)}: must be a string")
+        raise ConfigError(f"{where}: prompt = {json.dumps(prompt)}: must be a string")
     return prompt
 
 

@@ -146,8 +146,8 @@ def _explain_os_error(error: OSError) -> str:
         from ava_core.runtime import full_disk
 
         return full_disk.describe(error.filename or Path.cwd())
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or _first_line(error)}"
+    file = f"{error.filename}: " if error.filename else ""
+    return f"{file}{error.strerror or _first_line(error)}"
 
 
 def _fail(line: str) -> int:

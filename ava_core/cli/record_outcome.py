@@ -25,9 +25,9 @@ def record_outcome(
     if run_url := record_end_of_pipeline(outcome):
         outcome = replace(outcome, run_url=run_url)
         outcome.write(output.absolute())
-    place = executor_outputs.wanted(executor_output, executor_input)
-    if place is not None:
+    path = executor_outputs.wanted(executor_output, executor_input)
+    if path is not None:
         metadata = {name: value or "" for name, value in asdict(outcome).items()}
-        executor_outputs.write(place, {"outcome": (output.absolute(), metadata)})
+        executor_outputs.write(path, {"outcome": (output.absolute(), metadata)})
     failure = f": {outcome.failed_task}: {outcome.message}" if outcome.failed_task else ""
     print(f"pipeline {outcome.state}{failure}")

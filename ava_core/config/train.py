@@ -200,7 +200,7 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _machines_come_from_one_place(self) -> TrainConfig:
+    def _machines_have_one_source(self) -> TrainConfig:
         if self.launcher == "trainjob" and self.hostfile is not None:
             raise ValueError(
                 f"hostfile = {self.hostfile}: launcher = trainjob has its machines from kubernetes.train_job: leave it"

@@ -59,11 +59,11 @@ def read_yaml(text: str) -> Any:
             loader.dispose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
+        line = f"line {mark.line + 1}: " if mark else ""
         detail = getattr(error, "problem", None) or str(error).splitlines()[0]
         if detail.startswith("but ") and getattr(error, "context", None):
             detail = f"{error.context}, {detail}"  # type: ignore[attr-defined]
-        raise YamlError(f"{place}not valid YAML: {detail}") from error
+        raise YamlError(f"{line}not valid YAML: {detail}") from error
 
 
 def _require_shallow(text: str) -> None:
@@ -147,8 +147,8 @@ class _Measured:
 
 
 def _fault(node: yaml.Node, keys: tuple[str, ...], text: str) -> YamlError:
-    place = f"line {node.start_mark.line + 1}: "
-    return YamlError(f"{place}{shorten('.'.join(keys))}: {text}" if keys else f"{place}{text}")
+    line = f"line {node.start_mark.line + 1}: "
+    return YamlError(f"{line}{shorten('.'.join(keys))}: {text}" if keys else f"{line}{text}")
 
 
 # libyaml's is ten times as fast; PyYAML is built without it on some platforms.

@@ -185,7 +185,7 @@ class Count:
 
 
 def _sample(document: Document, outcome: Outcome) -> dict[str, str]:
-    """The place where a text first differs, before and after; the beginning of a dropped one."""
+    """A text around its first difference, before and after; the beginning of a dropped one."""
     if outcome.dropped:
         return {"document": document.name, "dropped": document.text[:EXCERPT]}
     before, after = document.text, outcome.text

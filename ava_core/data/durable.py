@@ -23,7 +23,7 @@ class DurableFolders:
         self.root = root
 
     def get(self, name: str, build: Callable[[Path], object]) -> Path:
-        """The folder `name`; if there is none yet, `build` fills it beside its place, and it is renamed when whole."""
+        """The folder `name`; if there is none, `build` fills a temporary sibling, which is renamed at its end."""
         folder = self.root / name
         if folder.is_dir():
             return folder

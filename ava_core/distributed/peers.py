@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 GO_ON = "run the same command again to go on from the last checkpoint"
-_PLACE_IN_SOURCE = re.compile(r"^\[[^\]]*\.cc:\d+\] ")
+_SOURCE_LINE = re.compile(r"^\[[^\]]*\.cc:\d+\] ")
 _ADDRESS = re.compile(r"\[([0-9A-Fa-f.:]+)\]:\d+")
 _LOST_CONNECTION = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
-_places: list[Place] = []
+_peers: list[Peer] = []
 
 
 class LostPeer(AvaError):
@@ -33,8 +33,8 @@ class LostPeer(AvaError):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process of the training runs.
+class Peer:
+    """A process of the training, and where it runs.
 
     Attributes:
         rank, local_rank: as in `Ranks`.
@@ -77,16 +77,16 @@ def own_address(master: str, port: int) -> str:
     return ""
 
 
-def meet(store: Store, own: Place, size: int) -> list[Place]:
+def meet(store: Store, own: Peer, size: int) -> list[Peer]:
     """Tell the others where this process runs, and learn where they do. Collective.
 
     Returns:
-        The places of all processes, by rank.
+        All processes, by rank.
     """
-    global _places
-    store.set(f"ava_place/{own.rank}", json.dumps(asdict(own)))
-    _places = [Place(**json.loads(store.get(f"ava_place/{rank}"))) for rank in range(size)]
-    return _places
+    global _peers
+    store.set(f"ava_peer/{own.rank}", json.dumps(asdict(own)))
+    _peers = [Peer(**json.loads(store.get(f"ava_peer/{rank}"))) for rank in range(size)]
+    return _peers
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -124,15 +124,15 @@ def loss_explained(rank: int, checkpoints: Path) -> Iterator[None]:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """Without the place in Gloo's source before it, and the advice after it."""
+    """Without the line of Gloo's source before it, and the advice after it."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return _PLACE_IN_SOURCE.sub("", line).partition(". ")[0]
+    return _SOURCE_LINE.sub("", line).partition(". ")[0]
 
 
 def _other_side(rank: int, reason: str) -> str:
     found = _ADDRESS.search(reason)
-    there = [place for place in _places if found and place.address == found[1] and place.rank != rank]
+    there = [peer for peer in _peers if found and peer.address == found[1] and peer.rank != rank]
     if not there:
         return "another process of the training"
-    ranks = ", ".join(str(place.rank) for place in there)
+    ranks = ", ".join(str(peer.rank) for peer in there)
     return f"rank{'s' if len(there) > 1 else ''} {ranks} on {there[0].host}"

@@ -1,6 +1,6 @@
 """Which process of a training this one is, and what the processes say to each other.
 
-A rank is told its place by environment variables, whoever started it: torchrun, DeepSpeed's launcher and
+A process is told its rank by environment variables, whoever started it: torchrun, DeepSpeed's launcher and
 `launch` set RANK, WORLD_SIZE and LOCAL_RANK, Open MPI and MPICH names of their own. A process without them trains
 alone.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ava_core.config.hardware import usable_cores
 from ava_core.distributed import peers
 from ava_core.distributed.heartbeat import Heartbeat
-from ava_core.distributed.peers import LostPeer, Place
+from ava_core.distributed.peers import LostPeer, Peer
 from ava_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _heartbeat: Heartbeat | None = None
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process's place among those that train together.
+    """One process's rank among those that train together.
 
     Attributes:
         rank: 0 for the first of all processes.
@@ -64,7 +64,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Ranks:
-        """The place that the variables of a launcher give; (0, 0, 1) without any.
+        """The ranks that a launcher's variables give; (0, 0, 1) without any.
 
         Raises:
             ConfigError: variables are missing, contradict each other or are no numbers that fit.
@@ -77,14 +77,14 @@ class Ranks:
         }
         if not found:
             return cls()
-        (launcher, place), *others = found.items()
+        (launcher, given), *others = found.items()
         for other, differing in others:
-            if differing != place:
+            if differing != given:
                 raise ConfigError(
-                    f"environment: {_shown(FAMILIES[launcher], place)} contradict {_shown(FAMILIES[other], differing)}:"
+                    f"environment: {_shown(FAMILIES[launcher], given)} contradict {_shown(FAMILIES[other], differing)}:"
                     " leave the variables to the one launcher that starts this process"
                 )
-        rank, size, local_rank = place
+        rank, size, local_rank = given
         if size > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]):
             raise ConfigError(
                 f"environment: {' and '.join(missing)} must be set for {size} processes: the address and a free port"
@@ -149,10 +149,10 @@ class Ranks:
             return store
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         peers.use_interface_towards(address, port)
-        own = Place(self.rank, self.local_rank, socket.gethostname(), peers.own_address(address, port))
+        own = Peer(self.rank, self.local_rank, socket.gethostname(), peers.own_address(address, port))
         with _one_line(f"rank {self.rank} doesn't hear where the {self.size} processes run"):
-            places = peers.meet(store, own, self.size)
-        machines = {place.rank: place.host for place in places if place.local_rank == 0}
+            met = peers.meet(store, own, self.size)
+        machines = {peer.rank: peer.host for peer in met if peer.local_rank == 0}
         if len(machines) > 1 and self.rank in machines:
             from torch import distributed
 

@@ -1,7 +1,7 @@
 """Chats as tokens: control tokens come from the template, never from what a message says.
 
 A template can do what it likes with a message, cut it, trim it and put control tokens around it in one expression, so
-the places where contents begin and end aren't known in its result. But a control token is known by a few characters
+the offsets of the contents aren't known in its result. But a control token is known by a few characters
 (`|` for `<|endoftext|>`). In the messages these are replaced by stand-ins, one for one, before the template runs. What
 then spells a control token was spelt by the template; in the rest the stand-ins are turned back.
 """

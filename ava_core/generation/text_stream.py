@@ -51,7 +51,7 @@ class TextStream:
             self._echoing = False
             return text[0] + self._release(text[1:])
         text = self._held + text
-        found = [place for place in (text.find(stop) for stop in self.stop) if place >= 0]
+        found = [index for index in (text.find(stop) for stop in self.stop) if index >= 0]
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]

@@ -124,7 +124,7 @@ class Entry:
     Attributes:
         parameters: in the order of the C function.
         passed: those that callers pass.
-        optional: tensors in whose place None may stand; all of them are given, or none.
+        optional: tensors in whose index None may stand; all of them are given, or none.
         rules: what sizes must fulfil beyond the shapes, by the words for it.
         indices: what an element of each integer tensor may be, in words; the function checks it.
     """
@@ -184,8 +184,8 @@ class Entry:
         arrays = {p.name: v for p, v in zip(self.passed, given, strict=True) if p.name in self.indices}
         name, array = list(arrays.items())[number]
         assert isinstance(array, Tensor)
-        place = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(position), array.shape))
-        return IndexError(f"{name}[{place}] = {int(array.flatten()[position])}: must be {self.indices[name]}")
+        index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(position), array.shape))
+        return IndexError(f"{name}[{index}] = {int(array.flatten()[position])}: must be {self.indices[name]}")
 
 
 def _parse(text: str) -> Operand | Size | Number:

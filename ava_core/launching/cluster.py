@@ -1,4 +1,4 @@
-"""A TrainJob from its start to its end, through the `kubeflow` SDK: started or found, followed, explained, removed.
+"""A TrainJob from its start to its end, through the `kubeflow` SDK: started or found, watched, explained, removed.
 
 The only module that imports `kubeflow` and `kubernetes`, and not before there is a job to start.
 """
@@ -80,7 +80,7 @@ class Cluster:
         self.namespace: str = self._backend.namespace.strip()
 
     def run(self, job: TrainJob, progress: Progress) -> None:
-        """Start the job, or find the running one of the same name; follow it to its end; remove it, however it ended.
+        """Start the job, or find the running one of its name; show its log until it ends; remove it, however it ended.
 
         Raises:
             ConfigError: the cluster refuses the job, or the training in it refused its configuration.
@@ -89,7 +89,7 @@ class Cluster:
         """
         try:
             self._start(job)
-            self._follow(job, progress)
+            self._watch(job, progress)
         except Unreachable:
             raise
         except BaseException:
@@ -117,7 +117,7 @@ class Cluster:
         nodes = job.kubernetes.train_job.nodes
         log.info("train: started the TrainJob %s on %d machines (%s)", self._shown(job), nodes, runtime.trainer.image)
 
-    def _follow(self, job: TrainJob, progress: Progress) -> None:
+    def _watch(self, job: TrainJob, progress: Progress) -> None:
         timeout = self._settings.timeout_minutes * 60 + DEADLINE_SLACK_SECONDS
         deadline = time.monotonic() + timeout
         events: set[str] = set()
@@ -196,7 +196,7 @@ class Cluster:
             AvaError: this may not be asked.
         """
         try:
-            found = self._backend.custom_api.get_namespaced_custom_object(*self._place(), name, _request_timeout=30)
+            found = self._backend.custom_api.get_namespaced_custom_object(*self._resource(), name, _request_timeout=30)
         except Exception as error:
             if api_errors.status(error) == 404:
                 return None
@@ -213,7 +213,7 @@ class Cluster:
         """Delete the job; it is gone when its pods are."""
         try:
             self._backend.custom_api.delete_namespaced_custom_object(
-                *self._place(), name, propagation_policy="Foreground", _request_timeout=30
+                *self._resource(), name, propagation_policy="Foreground", _request_timeout=30
             )
         except Exception as error:
             if api_errors.status(error) == 404:
@@ -264,7 +264,7 @@ class Cluster:
                         ends.append((f"{pod.metadata.name}: exit code {end.exit_code}{reason}", end.exit_code))
         return ends
 
-    def _place(self) -> tuple[str, str, str, str]:
+    def _resource(self) -> tuple[str, str, str, str]:
         from kubeflow.trainer.constants import constants
 
         return constants.GROUP, constants.VERSION, self.namespace, constants.TRAINJOB_PLURAL

@@ -1,6 +1,6 @@
 """`ava train` as one of several processes that torchrun, mpirun or DeepSpeed's launcher has started.
 
-Rank 0 alone goes through the step contract: it verifies, locks, writes and places the output. The others wait until it
+Rank 0 alone goes through the step contract: it verifies, locks, writes and copies the output. The others wait until it
 announces, over the store that the processes meet at, one of three things: train with these arguments; there is nothing
 to do, for the output is finished already; or it has failed, and with which exit code. So none waits for a rank 0 that
 will never come to the training.
@@ -54,9 +54,9 @@ def run_step_as_rank(request: Request, compute: Callable[[StepRun], None]) -> No
             f" {request.config.train.processes}{machines} makes {expected}: start {expected}, or change train.processes"
         )
     if ranks.is_first:
-        _lead(ranks, request, compute)
+        _run_as_rank_zero(ranks, request, compute)
     else:
-        _follow(ranks, request)
+        _run_as_other_rank(ranks, request)
 
 
 def threads_of_each(threads: int) -> int:
@@ -73,7 +73,7 @@ def announce_work(arguments: Mapping[str, Any]) -> None:
         _announce(ranks, {"do": "train", "arguments": requests.encode(arguments)}, TIMEOUT)
 
 
-def _lead(ranks: Ranks, request: Request, compute: Callable[[StepRun], None]) -> None:
+def _run_as_rank_zero(ranks: Ranks, request: Request, compute: Callable[[StepRun], None]) -> None:
     global _announced
     _announced = False
     try:
@@ -103,7 +103,7 @@ def _announce(ranks: Ranks, message: dict[str, Any], timeout: timedelta) -> None
         time.sleep(POLL_SECONDS)
 
 
-def _follow(ranks: Ranks, request: Request) -> None:
+def _run_as_other_rank(ranks: Ranks, request: Request) -> None:
     file = request.output.with_name(f"{request.output.name}.rank-{ranks.rank}.log")
     logs.configure("error", file)
     threads = threads_of_each(request.threads)

@@ -124,6 +124,6 @@ def _number_windows(inputs_BS: Tensor, documents_BS: Tensor, size: int) -> tuple
 def _first_occurrences(numbers_BW: Tensor) -> Tensor:
     """Whether a number hasn't occurred before, bool."""
     numbers = numbers_BW.reshape(-1)
-    places = torch.arange(len(numbers), device=numbers.device)
-    first = torch.full_like(places, len(numbers)).scatter_reduce(0, numbers, places, "amin")
-    return (first[numbers] == places).view(numbers_BW.shape)
+    positions = torch.arange(len(numbers), device=numbers.device)
+    first = torch.full_like(positions, len(numbers)).scatter_reduce(0, numbers, positions, "amin")
+    return (first[numbers] == positions).view(numbers_BW.shape)

@@ -28,11 +28,11 @@ class NonFiniteError(AvaError, FloatingPointError):
         """The error for `loss`, which `model(**inputs)` gave. Repeats the pass, in the caller's autocast."""
         if _is_sharded(model):
             # The other processes wouldn't take part in gathering the weights again: the pass would wait for ever.
-            place = "the weights are sharded over processes: repeat the step in one process to learn the layer"
+            finding = "the weights are sharded over processes: repeat the step in one process to learn the layer"
         else:
-            place = first_non_finite(model, **inputs) or "all layers are finite when the pass is repeated"
+            finding = first_non_finite(model, **inputs) or "all layers are finite when the pass is repeated"
         value = loss.item() if isinstance(loss, Tensor) else loss
-        return cls(f"loss is {value}: {place}")
+        return cls(f"loss is {value}: {finding}")
 
 
 class _FoundError(Exception):

@@ -170,30 +170,30 @@ class ReleasedMoEPlusPlusLayer(nn.Module):
         Raises:
             ValueError: a weight is missing, left over, or of another shape.
         """
-        places = self._places()
-        for name in sorted(places.keys() - state.keys()):
+        parameters = self._parameters_by_name()
+        for name in sorted(parameters.keys() - state.keys()):
             raise ValueError(f"{name} is missing: must be given")
-        for name in sorted(state.keys() - places.keys()):
+        for name in sorted(state.keys() - parameters.keys()):
             raise ValueError(f"{name} = {tuple(state[name].shape)}: must be a weight that this layer has")
-        for name, place in places.items():
-            if state[name].shape != place.shape:
-                raise ValueError(f"{name} = {tuple(state[name].shape)}: must be {tuple(place.shape)}")
-            place.copy_(state[name])
+        for name, parameter in parameters.items():
+            if state[name].shape != parameter.shape:
+                raise ValueError(f"{name} = {tuple(state[name].shape)}: must be {tuple(parameter.shape)}")
+            parameter.copy_(state[name])
 
-    def _places(self) -> dict[str, Tensor]:
+    def _parameters_by_name(self) -> dict[str, Tensor]:
         """Where each weight of the release belongs, by its name there."""
         gate, N = self.gate, self.num_ffn_experts
-        places: dict[str, Tensor] = {"moe.gate.gate_map.weight": gate.residual_weight}
+        parameters: dict[str, Tensor] = {"moe.gate.gate_map.weight": gate.residual_weight}
         if gate.hidden_weight is None:
-            places["moe.gate.wg.weight"] = gate.weight
+            parameters["moe.gate.wg.weight"] = gate.weight
         else:
-            places |= {"moe.gate.wg.0.weight": gate.hidden_weight, "moe.gate.wg.2.weight": gate.weight}
+            parameters |= {"moe.gate.wg.0.weight": gate.hidden_weight, "moe.gate.wg.2.weight": gate.weight}
         for expert in range(N):
-            places[f"moe.experts.experts.{expert}.up_proj.weight"] = self.experts.gate_up_proj[expert]
-            places[f"moe.experts.experts.{expert}.down_proj.weight"] = self.experts.down_proj[expert]
+            parameters[f"moe.experts.experts.{expert}.up_proj.weight"] = self.experts.gate_up_proj[expert]
+            parameters[f"moe.experts.experts.{expert}.down_proj.weight"] = self.experts.down_proj[expert]
         constants, mixes = self.zero_computation.constants, self.zero_computation.mix_weight
         assert constants is not None and mixes is not None
         for c in range(CONSTANT_EXPERTS):
-            places[f"moe.experts.experts.{N + c}.constant"] = constants[c]
-            places[f"moe.experts.experts.{N + c}.wg.weight"] = mixes[2 * c : 2 * c + 2]
-        return places
+            parameters[f"moe.experts.experts.{N + c}.constant"] = constants[c]
+            parameters[f"moe.experts.experts.{N + c}.wg.weight"] = mixes[2 * c : 2 * c + 2]
+        return parameters

@@ -4,7 +4,7 @@ Shapes: see `ava_core.models.shapes`; C positions of room per row in the cache, 
 
 Inputs: input_ids (B, S); past_key_values.LAYER.key and .value (B, G, C, A); query_lengths (B,) int32, how many of the S
 tokens of a row count, the rest is padding on the right; last_positions (B,) int32, the position of the last of them;
-total_length () int32, the longest row with its new tokens; logit_indices (M,), places among the B * S tokens.
+total_length () int32, the longest row with its new tokens; logit_indices (M,), positions among the B * S tokens.
 Outputs: logits (M, V); present.LAYER.key and .value, which may be the memory of the past ones; and per layer
 the router's logits and the gate values of chosen experts, 0 for the others, (B, S, E); `DecoderShape` has their names.
 

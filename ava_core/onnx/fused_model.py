@@ -114,19 +114,19 @@ class _Passes:
         gathered: list[tuple[int, np.ndarray, Experts]] = []
         for row, document_ids_S in enumerate(document_ids_BS):
             for document in np.unique(document_ids_S[self.real_BS[row]]):
-                places = np.flatnonzero((document_ids_S == document) & self.real_BS[row])
+                positions = np.flatnonzero((document_ids_S == document) & self.real_BS[row])
                 experts = Experts() if self.experts is not None else None
-                cache = self.decoder.cache(1, len(places))
-                tokens = self.tokens_BS[row, places][None]
-                logits_BSV[row, places] = self.decoder.run(tokens, cache, all_logits=True, experts=experts)[0]
+                cache = self.decoder.cache(1, len(positions))
+                tokens = self.tokens_BS[row, positions][None]
+                logits_BSV[row, positions] = self.decoder.run(tokens, cache, all_logits=True, experts=experts)[0]
                 if experts is not None:
-                    gathered.append((row, places, experts))
+                    gathered.append((row, positions, experts))
         if self.experts is not None:
             config, (B, S) = self.decoder.shape, self.tokens_BS.shape
             for name in ("logits", "weights"):
                 together = np.zeros((config.num_layers, B, S, config.num_experts), np.float32)
-                for row, places, experts in gathered:
-                    together[:, row, places] = getattr(experts, name)[:, 0]
+                for row, positions, experts in gathered:
+                    together[:, row, positions] = getattr(experts, name)[:, 0]
                 setattr(self.experts, name, together.reshape(config.num_layers, B * S, -1))
         return logits_BSV
 
@@ -138,7 +138,7 @@ class _Passes:
 
 
 def _put_back(values_BSN: np.ndarray, order_BS: np.ndarray) -> np.ndarray:
-    """Values of sorted tokens at the places that the tokens came from."""
+    """Values of sorted tokens, at the tokens' positions before the sort."""
     out = np.empty_like(values_BSN)
     np.put_along_axis(out, order_BS[..., None], values_BSN, axis=1)
     return out

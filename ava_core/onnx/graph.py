@@ -145,8 +145,8 @@ class GraphWriter:
             tensor.raw_data = data
         else:
             tensor.data_location = TensorProto.EXTERNAL
-            place = {"location": WEIGHTS_FILE, "offset": self._write(data), "length": len(data)}
-            for key, value in place.items():
+            location = {"location": WEIGHTS_FILE, "offset": self._write(data), "length": len(data)}
+            for key, value in location.items():
                 tensor.external_data.add(key=key, value=str(value))
         self._tensors[name] = tensor
 

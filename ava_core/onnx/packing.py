@@ -56,8 +56,8 @@ def pack_zero_points(weights: BlockWeights) -> np.ndarray:
 def _pack(integers: np.ndarray, bits: int) -> np.ndarray:
     unsigned = (integers.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
     packed = np.zeros((*unsigned.shape[:-1], unsigned.shape[-1] * bits // 8), np.uint8)
-    for place in range(8 // bits):
-        packed |= unsigned[..., place :: 8 // bits] << np.uint8(place * bits)
+    for slot in range(8 // bits):
+        packed |= unsigned[..., slot :: 8 // bits] << np.uint8(slot * bits)
     return packed
 
 

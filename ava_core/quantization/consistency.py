@@ -87,8 +87,8 @@ class _Batch:
         tokens_BS = torch.zeros(len(rows), longest, dtype=torch.long)
         mask_BS = torch.zeros_like(tokens_BS)
         for index, row in enumerate(rows):
-            place = slice(longest - len(row), None) if side == "left" else slice(len(row))
-            tokens_BS[index, place], mask_BS[index, place] = row, 1
+            columns = slice(longest - len(row), None) if side == "left" else slice(len(row))
+            tokens_BS[index, columns], mask_BS[index, columns] = row, 1
         return cls(rows, tokens_BS, mask_BS)
 
     @property

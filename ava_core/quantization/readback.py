@@ -84,11 +84,11 @@ def _require_equal(folder: Path, node: str, name: str, expected: np.ndarray, fou
         raise ParityError(f"{folder}: {name} has shape {found.shape} in {node}: must be {expected.shape}")
     wrong = expected != found
     if wrong.any():
-        place = tuple(int(index) for index in np.argwhere(wrong)[0])
+        index = tuple(int(index) for index in np.argwhere(wrong)[0])
         raise ParityError(
             f"{folder}: {name}: {int(wrong.sum())} of {wrong.size} weights in the file aren't the ones that were to be"
-            f" written, the first at {list(place)}, read by {node}: {float(found[place]):.6g}, must be"
-            f" {float(expected[place]):.6g}"
+            f" written, the first at {list(index)}, read by {node}: {float(found[index]):.6g}, must be"
+            f" {float(expected[index]):.6g}"
         )
 
 
@@ -104,8 +104,8 @@ def _weights_of(
         ):
             yield [(name, values(name))], weight
         return
-    place = WEIGHT_INPUTS.get(node.op_type)
-    if place is None or (found := constants.value(node.input[place])) is None:
+    position = WEIGHT_INPUTS.get(node.op_type)
+    if position is None or (found := constants.value(node.input[position])) is None:
         return
     if node.op_type == "MatMulNBits":
         bits, block = attributes["bits"], attributes["block_size"]
@@ -122,7 +122,7 @@ def _weights_of(
 def _experts(node: NodeProto, attributes: dict, constants: _Constants) -> Iterator[np.ndarray]:
     """The experts' matrices, all gates before all ups; the operator has them in turn (`swiglu_fusion=1`)."""
     if node.op_type == "MoE":
-        first, second = (constants.required(node.input[place]) for place in (2, 4))
+        first, second = (constants.required(node.input[position]) for position in (2, 4))
     else:
         bits, block = attributes["expert_weight_bits"], attributes["block_size"]
         first, second = (

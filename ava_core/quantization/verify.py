@@ -43,11 +43,11 @@ def verify_rounding(model: EnhancedMoEForCausalLM, rounded: Mapping[str, Stored]
         else:
             wrong = np.abs(stored.astype(np.float32) - weight) > np.abs(weight) * 2**-10 + 2**-24
         if wrong.any():
-            place = tuple(int(index) for index in np.argwhere(wrong)[0])
-            described = f"expert {place[0]}, row {place[1]}" if len(place) == 3 else f"row {place[0]}"
+            index = tuple(int(index) for index in np.argwhere(wrong)[0])
+            described = f"expert {index[0]}, row {index[1]}" if len(index) == 3 else f"row {index[0]}"
             raise ParityError(
                 f"{name}: {int(wrong.sum())} of {wrong.size} rounded weights aren't the nearest to the model's, the"
-                f" first in {described}: {float(weight[place]):.4g} was rounded to {float(_values(stored)[place]):.4g}"
+                f" first in {described}: {float(weight[index]):.4g} was rounded to {float(_values(stored)[index]):.4g}"
             )
 
 
@@ -87,10 +87,10 @@ def tensor_digests(folder: Path) -> dict[str, str]:
     for tensor in onnx.load_model_from_string(graph_bytes).graph.initializer:
         data = tensor.raw_data
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            place = {entry.key: entry.value for entry in tensor.external_data}
-            with (folder / place["location"]).open("rb") as file:
-                file.seek(int(place["offset"]))
-                data = file.read(int(place["length"]))
+            location = {entry.key: entry.value for entry in tensor.external_data}
+            with (folder / location["location"]).open("rb") as file:
+                file.seek(int(location["offset"]))
+                data = file.read(int(location["length"]))
         found[tensor.name] = hashlib.sha256(data).hexdigest()
     return found
 
@@ -127,7 +127,7 @@ def _alone(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], makers:
     """A session of this node alone, with the inputs x (T, D) and gates (T, N)."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    names = ["x" if place == 0 else "gates" if place in (1, 14) else name for place, name in enumerate(node.input)]
+    names = ["x" if index == 0 else "gates" if index in (1, 14) else name for index, name in enumerate(node.input)]
     del copy.input[:]
     copy.input.extend(names)
     nodes = [makers[name] for name in names if name in makers]

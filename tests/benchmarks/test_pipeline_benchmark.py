@@ -29,9 +29,9 @@ def measure(tmp_path, monkeypatch, capsys):
         def run(command, environment):
             folder = command[command.index("--runs") + 1]
             for task, own in OWN.items():
-                place = pipeline.Path(folder, "ava-2026", task)
-                place.mkdir(parents=True, exist_ok=True)
-                (place / "output.timings.json").write_text(json.dumps({"wall_seconds": own}))
+                output = pipeline.Path(folder, "ava-2026", task)
+                output.mkdir(parents=True, exist_ok=True)
+                (output / "output.timings.json").write_text(json.dumps({"wall_seconds": own}))
             return next(seconds), TABLE
 
         monkeypatch.setattr(pipeline, "run", run)

@@ -27,8 +27,8 @@ def recording(counting, mlflow_server, request, monkeypatch):  # noqa: F811
         return counting.run("--set", f"register.experiment={pipeline}", *flags, **given)
 
     def runs(filter_string=""):
-        place = client.get_experiment_by_name(pipeline)
-        return client.search_runs([place.experiment_id], filter_string) if place else []
+        experiment = client.get_experiment_by_name(pipeline)
+        return client.search_runs([experiment.experiment_id], filter_string) if experiment else []
 
     def nested():
         (found,) = runs("tags.`ava.task` = 'count a'")
@@ -75,8 +75,8 @@ def test_reused_step_of_another_pipeline_run_says_so_and_has_the_same_figures(re
 
 def test_given_run_is_filled_left_open_and_no_other_is_made(recording):
     client = recording.client
-    place = client.create_experiment(recording.pipeline)
-    given = client.create_run(place).info.run_id
+    experiment = client.create_experiment(recording.pipeline)
+    given = client.create_run(experiment).info.run_id
     # the plugin's server counts, not the pipeline's parameter
     nowhere = "http://127.0.0.1:9"
     result = recording.run(uri=nowhere, MLFLOW_RUN_ID=given, MLFLOW_TRACKING_URI=recording.uri)
@@ -119,8 +119,8 @@ def test_experiment_deleted_while_a_step_runs_costs_it_a_warning(recording):
         if path.endswith("log-batch"):  # the step's parameters, its parent's
             logged.append(path)
             if len(logged) == 2:
-                place = recording.client.get_experiment_by_name(recording.pipeline)
-                recording.client.delete_experiment(place.experiment_id)
+                experiment = recording.client.get_experiment_by_name(recording.pipeline)
+                recording.client.delete_experiment(experiment.experiment_id)
 
     with Proxy(recording.uri, after=delete_once_it_has_begun) as proxy:
         result = recording.run(uri=proxy.address)

@@ -123,19 +123,19 @@ KEYS = [
 
 def mutate(chance: random.Random, text: str) -> str:
     lines = text.splitlines(keepends=True) or [""]
-    place = chance.randrange(len(lines))
-    line = lines[place]
+    index = chance.randrange(len(lines))
+    line = lines[index]
     match chance.randrange(9):
         case 0 | 1 | 2:  # another value
-            lines[place] = re.sub(r":.*", lambda _: f": {chance.choice(VALUES)}", line, count=1)
+            lines[index] = re.sub(r":.*", lambda _: f": {chance.choice(VALUES)}", line, count=1)
         case 3:  # another key
-            lines[place] = re.sub(r"[\w.]+(?=:)", lambda _: chance.choice(KEYS), line, count=1)
+            lines[index] = re.sub(r"[\w.]+(?=:)", lambda _: chance.choice(KEYS), line, count=1)
         case 4:  # another number in the line
-            lines[place] = re.sub(r"-?\d[\d.e]*", lambda _: chance.choice(VALUES[:17]), line, count=1)
+            lines[index] = re.sub(r"-?\d[\d.e]*", lambda _: chance.choice(VALUES[:17]), line, count=1)
         case 5:  # a line elsewhere, or twice
             lines.insert(chance.randrange(len(lines) + 1), line)
         case 6:  # deeper, or not as deep
-            lines[place] = chance.choice(["  " + line, line.lstrip(), "\t" + line, "- " + line])
+            lines[index] = chance.choice(["  " + line, line.lstrip(), "\t" + line, "- " + line])
         case 7:  # a byte that isn't what it was
             start = chance.randrange(len(text) + 1)
             return (

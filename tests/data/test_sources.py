@@ -105,7 +105,7 @@ def test_unreachable_hub_without_a_commit_is_refused_in_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_digest_follows_content_and_names_but_not_the_place(tmp_path):
+def test_digest_follows_content_and_names_but_not_the_path(tmp_path):
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
         write_rows(tmp_path / name / "corpus", "text")

@@ -7,15 +7,15 @@ import psutil
 import pytest
 
 from ava_core.distributed import peers
-from ava_core.distributed.peers import LostPeer, Place
+from ava_core.distributed.peers import LostPeer, Peer
 
 CLOSED = "[/source/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:25816: Connection reset by peer. This is usual"
-PLACES = [Place(0, 0, "launcher", "10.0.0.1"), Place(1, 0, "node-a", "10.0.0.2"), Place(2, 1, "node-a", "10.0.0.2")]
+PEERS = [Peer(0, 0, "launcher", "10.0.0.1"), Peer(1, 0, "node-a", "10.0.0.2"), Peer(2, 1, "node-a", "10.0.0.2")]
 
 
 @pytest.fixture(autouse=True)
-def places(monkeypatch):
-    monkeypatch.setattr(peers, "_places", PLACES[:2])
+def two_peers(monkeypatch):
+    monkeypatch.setattr(peers, "_peers", PEERS[:2])
 
 
 def explained(rank=0, message=CLOSED):
@@ -30,7 +30,7 @@ def test_lost_connection_names_rank_and_machine():
 
 
 def test_several_processes_of_a_machine_are_all_named_and_never_oneself(monkeypatch):
-    monkeypatch.setattr(peers, "_places", PLACES)
+    monkeypatch.setattr(peers, "_peers", PEERS)
     assert explained().startswith("rank 0 lost the connection to ranks 1, 2 on node-a: ")
     assert explained(rank=2).startswith("rank 2 lost the connection to rank 1 on node-a: ")
 
@@ -56,14 +56,14 @@ def test_processes_learn_where_the_others_run(monkeypatch):
     store, found = distributed.HashStore(), {}
 
     def meet(own):
-        found[own.rank] = peers.meet(store, own, len(PLACES))
+        found[own.rank] = peers.meet(store, own, len(PEERS))
 
-    threads = [threading.Thread(target=meet, args=(place,)) for place in PLACES]
+    threads = [threading.Thread(target=meet, args=(peer,)) for peer in PEERS]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert found == dict.fromkeys(range(3), PLACES)
+    assert found == dict.fromkeys(range(3), PEERS)
 
 
 def test_gloo_uses_the_interface_that_leads_to_rank_0(monkeypatch):

@@ -1,4 +1,4 @@
-"""The place of a process from its launcher's variables, and what processes say to each other."""
+"""A process's rank from its launcher's variables, and what processes say to each other."""
 
 import json
 import socket

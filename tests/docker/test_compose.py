@@ -402,7 +402,7 @@ def test_steps_that_begin_at_once_share_one_parent_on_postgres_too(services):
     from ava_core.tracking.rest import Server
 
     mlflow, _, _ = services
-    place = Server(mlflow.address, {}, 60).experiment_id("race")
+    experiment_id = Server(mlflow.address, {}, 60).experiment_id("race")
     for attempt in range(5):
         together = threading.Barrier(6, timeout=120)
 
@@ -415,7 +415,7 @@ def test_steps_that_begin_at_once_share_one_parent_on_postgres_too(services):
 
         with ThreadPoolExecutor(6) as pool:
             parents = set(pool.map(begin_and_end, [f"step {i}" for i in range(6)]))
-        found = Server(mlflow.address, {}, 60).find_runs([place], "ava.pipeline_run", f"race-{attempt}")
+        found = Server(mlflow.address, {}, 60).find_runs([experiment_id], "ava.pipeline_run", f"race-{attempt}")
         nested = [run for run in found if TASK in run.tags]
         assert len(parents) == 1 and len(nested) == 6 and len(found) == 7, json.dumps([run.tags for run in found])
         assert {run.tags[PARENT] for run in nested} == parents

@@ -63,8 +63,8 @@ def test_counts_are_those_of_a_literal_computation(tiny_model, tiny_shards, tmp_
         with torch.no_grad():
             probabilities = model(inputs.long()[None]).logits[0].double().softmax(-1)
         for target, (probability, top) in zip(window, zip(*probabilities.max(-1), strict=True), strict=True):
-            place = min(int(np.ceil(float(probability) * BINS)), BINS) - 1
-            (right if top == target else wrong)[place] += 1
+            bucket = min(int(np.ceil(float(probability) * BINS)), BINS) - 1
+            (right if top == target else wrong)[bucket] += 1
             pairs[classes[target], classes[top]] += 1
     assert result.class_pairs == pairs.ravel().tolist()
     assert sum(result.right) == result.correct == right.sum()

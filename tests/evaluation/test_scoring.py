@@ -46,8 +46,8 @@ def literal_nats(model, tokens) -> list[float]:
     nats = []
     for index, token in enumerate(tokens.tolist()):
         first = index - index % LENGTH
-        context = [0 if place < 0 else int(tokens[place]) for place in range(first - 1, index)]
-        begins = max((place for place, value in enumerate(context) if value == 0), default=0)
+        context = [0 if position < 0 else int(tokens[position]) for position in range(first - 1, index)]
+        begins = max((position for position, value in enumerate(context) if value == 0), default=0)
         with torch.no_grad():
             logits = model(torch.tensor([context[begins:]])).logits[0, -1]
         nats.append(float(-logits.log_softmax(-1)[token]))
@@ -59,7 +59,7 @@ def test_score_is_the_literal_protocol(model, tokens, tmp_path):
     expected = literal_nats(model, tokens)
     assert result.tokens == len(tokens)
     assert result.nats == pytest.approx(sum(expected), rel=1e-5)
-    by_position = [math.fsum(expected[place::LENGTH]) for place in range(LENGTH)]
+    by_position = [math.fsum(expected[position::LENGTH]) for position in range(LENGTH)]
     assert result.position_nats == pytest.approx(by_position, rel=1e-4)
 
 

@@ -66,8 +66,8 @@ def test_registered_model_is_fetched_into_the_cache(tiny_model, monkeypatch):
     for weights in ([], ["--weights", "int8"]):
         result = ava("--model", "models:/ava-moe@champion", "--prompt", "O", "--max-new-tokens", 2, *weights)
         assert result.exit_code == 0, result.output
-    place = ("models:/ava-moe@champion", "sqlite:///there.db", ".ava/models")
-    assert asked == [(*place, "model"), (*place, "int8")]
+    registered = ("models:/ava-moe@champion", "sqlite:///there.db", ".ava/models")
+    assert asked == [(*registered, "model"), (*registered, "int8")]
 
 
 @pytest.mark.parametrize(

@@ -165,12 +165,12 @@ def test_wrong_index_is_refused_and_named(name, array, data):
     good = data.draw(arguments(name).filter(lambda given: given[array].numel() > 0))
     ends = {n for given in good.values() if isinstance(given, torch.Tensor) for n in (*given.shape, given.numel())}
     value = data.draw(st.one_of(st.sampled_from(sorted(ends)), st.integers(-101, 12), INT64), label="value")
-    place = data.draw(st.integers(0, good[array].numel() - 1))
+    index = data.draw(st.integers(0, good[array].numel() - 1))
     bad = good[array].clone()
-    before = int(bad.flatten()[place])
-    bad.view(-1)[place] = value
+    before = int(bad.flatten()[index])
+    bad.view(-1)[index] = value
     given = {**good, array: guarded(bad)}
-    if may_stand(array, value, before, place, good):
+    if may_stand(array, value, before, index, good):
         call(name, *given.values())
         return
     with pytest.raises(IndexError, match=r"\[[\d, ]*\] = -?\d+: must be ") as caught:
@@ -180,19 +180,19 @@ def test_wrong_index_is_refused_and_named(name, array, data):
     assert array != "labels" or f" = {value}: " in str(caught.value)
 
 
-def may_stand(array, value, before, place, given):
-    """Whether an array is right with another value at one place."""
+def may_stand(array, value, before, index, given):
+    """Whether an array is right with another value at one index."""
     if array == "labels":
         return value == -100 or 0 <= value < given["logits"].shape[1]
     if array == "starts":
         starts = given["starts"].tolist()
-        inside = 0 < place < len(starts) - 1
-        return value == before or (inside and starts[place - 1] <= value <= starts[place + 1])
+        inside = 0 < index < len(starts) - 1
+        return value == before or (inside and starts[index - 1] <= value <= starts[index + 1])
     return value == before
 
 
 @pytest.mark.parametrize("value", [-1, -99, -101, 40, 10**7, 2**62])
-def test_label_outside_the_vocabulary_is_told_with_its_place(value):
+def test_label_outside_the_vocabulary_is_told_with_its_index(value):
     from ava_core import kernels
 
     labels = torch.tensor([1, value, -100, value])

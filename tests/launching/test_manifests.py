@@ -36,10 +36,10 @@ def test_api_models_see_what_the_api_does_not_have():
     ):
         body = yaml.safe_load((goldens.FOLDER / "gpu.yaml").read_text())
         assert refusals(body, {"deepspeed-distributed": runtime}) == []
-        place = body
+        section = body
         for part in path[:-1]:
-            place = place[part]
-        place[path[-1]] = value
+            section = section[part]
+        section[path[-1]] = value
         assert path[-1] in str(refusals(body, {"deepspeed-distributed": runtime}))
 
 

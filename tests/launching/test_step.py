@@ -198,11 +198,11 @@ def test_job_that_leaves_no_output_is_a_failure(ask, cluster):
 
 
 def test_inputs_that_are_not_on_the_volume_are_copied_there_once(ask, cluster, tmp_path, tiny_shards):
-    places = []
+    seen = []
 
     def controller(name):
         command = cluster.jobs[name]["spec"]["trainer"]["command"]
-        places.append(Path(command[command.index("--shards") + 1]))
+        seen.append(Path(command[command.index("--shards") + 1]))
         cluster.start_pods(name)
         cluster.end(name, "Failed")
 
@@ -210,13 +210,13 @@ def test_inputs_that_are_not_on_the_volume_are_copied_there_once(ask, cluster, t
     for _ in range(2):
         with pytest.raises(AvaError, match="failed"):
             run_step_on_cluster(ask())
-    assert places[0] == places[1]
-    assert places[0].is_relative_to(tmp_path / "volume")
-    assert manifest.verify(places[0]).digest == manifest.verify(tiny_shards).digest
+    assert seen[0] == seen[1]
+    assert seen[0].is_relative_to(tmp_path / "volume")
+    assert manifest.verify(seen[0]).digest == manifest.verify(tiny_shards).digest
     shutil.copytree(tiny_shards, tmp_path / "volume" / "shards")
     with pytest.raises(AvaError, match="failed"):
         run_step_on_cluster(ask(shards=tmp_path / "volume" / "shards"))
-    assert places[2] == tmp_path / "volume" / "shards"
+    assert seen[2] == tmp_path / "volume" / "shards"
 
 
 def test_output_of_something_else_is_not_replaced_without_force(ask, cluster, tmp_path):

@@ -68,9 +68,9 @@ class Files:
             tensor.raw_data = values.tobytes()
             (self.folder / GRAPH_FILE).write_bytes(loaded.SerializeToString())
             return
-        place = {entry.key: entry.value for entry in tensor.external_data}
+        location = {entry.key: entry.value for entry in tensor.external_data}
         data = bytearray((self.folder / WEIGHTS_FILE).read_bytes())
-        offset, length = int(place["offset"]), int(place["length"])
+        offset, length = int(location["offset"]), int(location["length"])
         values = np.frombuffer(data[offset : offset + length], dtype).reshape(*tensor.dims)
         change(values)
         data[offset : offset + length] = values.tobytes()
@@ -136,12 +136,12 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize(("plant", "place"), FAULTS)
-def test_fault_in_the_files_is_refused_by_parameter_and_place(model, tmp_path, bits, plant, place):
+@pytest.mark.parametrize(("plant", "index"), FAULTS)
+def test_fault_in_the_files_is_refused_by_parameter_and_index(model, tmp_path, bits, plant, index):
     rounded = round_all(model, bits, 16)
     digests = export_onnx(model, tmp_path, rounded=rounded)
     plant(Files(tmp_path), bits)
-    with pytest.raises(ParityError, match=re.escape(GATE_UP) + ".*, the first at " + re.escape(place)):
+    with pytest.raises(ParityError, match=re.escape(GATE_UP) + ".*, the first at " + re.escape(index)):
         verify_weights(tmp_path, model, rounded)
     with pytest.raises(ParityError):
         verify_file(tmp_path, digests)
@@ -208,8 +208,8 @@ def test_layers_whose_experts_are_connected_crosswise_are_refused(model, tmp_pat
     export_onnx(model, tmp_path, rounded=rounded)
     loaded = onnx.load(tmp_path / GRAPH_FILE, load_external_data=False)
     first, second = [node for node in loaded.graph.node if node.op_type == "QMoE"]
-    for place in (2, 3, 5, 6):
-        first.input[place], second.input[place] = second.input[place], first.input[place]
+    for position in (2, 3, 5, 6):
+        first.input[position], second.input[position] = second.input[position], first.input[position]
     (tmp_path / GRAPH_FILE).write_bytes(loaded.SerializeToString())
     with pytest.raises(ParityError, match=r"layers\.0\.moe\.experts\.gate_up_proj: \d+ of "):
         verify_weights(tmp_path, model, rounded)

@@ -58,7 +58,7 @@ def flip_a_bit(integers, scales):
 
 
 @pytest.mark.parametrize("plant", [drop_an_expert, swap_two_experts, double_one_scale, swap_gate_and_up, flip_a_bit])
-def test_fault_in_the_rounding_is_refused_by_tensor_and_place(model, rounded, plant):
+def test_fault_in_the_rounding_is_refused_by_tensor_and_index(model, rounded, plant):
     name = f"{EXPERTS}.gate_up_proj"
     sound = rounded[name]
     integers, scales = sound.integers.copy(), sound.scales.copy()
@@ -86,17 +86,17 @@ def test_any_flipped_bit_of_the_files_is_refused_by_name(model, rounded, tmp_pat
     digests = export_onnx(model, tmp_path, rounded=rounded)
     rng = np.random.default_rng(0)
     graph = onnx.load(tmp_path / GRAPH_FILE, load_external_data=False).graph
-    places = [
+    tensors = [
         {entry.key: entry.value for entry in tensor.external_data} | {"name": tensor.name}
         for tensor in graph.initializer
         if tensor.external_data
     ]
     for _ in range(40):
-        place = places[int(rng.integers(len(places)))]
-        byte = int(place["offset"]) + int(rng.integers(int(place["length"])))
+        tensor = tensors[int(rng.integers(len(tensors)))]
+        byte = int(tensor["offset"]) + int(rng.integers(int(tensor["length"])))
         with flipped(tmp_path / WEIGHTS_FILE, byte, int(rng.integers(8))), pytest.raises(ParityError) as caught:
             verify_file(tmp_path, digests)
-        assert place["name"] in str(caught.value)
+        assert tensor["name"] in str(caught.value)
     (tmp_path / GRAPH_FILE).write_bytes((tmp_path / GRAPH_FILE).read_bytes().replace(b"MatMulNBits", b"MatMulNBitz"))
     with pytest.raises(ParityError, match=GRAPH_FILE):
         verify_file(tmp_path, digests)

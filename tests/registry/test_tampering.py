@@ -181,14 +181,14 @@ def test_untouched_version_is_loaded_by_all_its_addresses(version, mlflow_with_a
     assert loaded.predict(["To be"], params={"weights": "float", "max_new_tokens": 2})[0].startswith("To be")
 
 
-@pytest.mark.parametrize("place", ["artifacts/int8", "MLmodel", "code/ava_core.zip"])
-def test_parts_are_held_against_what_was_registered_too(store, mlflow_with_ava, tmp_path, place):
+@pytest.mark.parametrize("path", ["artifacts/int8", "MLmodel", "code/ava_core.zip"])
+def test_parts_are_held_against_what_was_registered_too(store, mlflow_with_ava, tmp_path, path):
     fetch = mlflow_with_ava.artifacts.download_artifacts
-    assert Path(fetch(f"{CHAMPION}/{place}", dst_path=str(tmp_path / "before"))).exists()
+    assert Path(fetch(f"{CHAMPION}/{path}", dst_path=str(tmp_path / "before"))).exists()
     for change in (change_int8, change_loader, change_code):
         change(store)
     with pytest.raises(IntegrityError, match="is not the file that was registered"):
-        fetch(f"{CHAMPION}/{place}", dst_path=str(tmp_path))
+        fetch(f"{CHAMPION}/{path}", dst_path=str(tmp_path))
 
 
 def test_models_of_others_pass_as_before(client, mlflow_with_ava, tmp_path):

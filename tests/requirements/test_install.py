@@ -57,7 +57,7 @@ def make_source(folder: Path, name: str, version: str, mark: Path) -> str:
     return hashlib.sha256((folder / f"{name}-{version}.tar.gz").read_bytes()).hexdigest()
 
 
-class Place:
+class Sandbox:
     """A folder like requirements/, an index without network, and an environment to fill."""
 
     def __init__(self, folder: Path) -> None:
@@ -85,54 +85,54 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
+def sandbox(tmp_path):
+    return Sandbox(tmp_path)
 
 
-def test_packages_with_the_pinned_hash_are_installed_and_nothing_that_they_ask_for_comes_along(place):
-    place.pin("steps", "alpha==1.0", make_wheel(place.index, "alpha", "1.0", requires=("beta",)))
-    make_wheel(place.index, "beta", "1.0")
-    done = place.install("steps")
+def test_packages_with_the_pinned_hash_are_installed_and_nothing_that_they_ask_for_comes_along(sandbox):
+    sandbox.pin("steps", "alpha==1.0", make_wheel(sandbox.index, "alpha", "1.0", requires=("beta",)))
+    make_wheel(sandbox.index, "beta", "1.0")
+    done = sandbox.install("steps")
     assert done.returncode == 0, done.stderr
-    assert place.installed() == {"alpha"}
-    checked = place.install("--check")
+    assert sandbox.installed() == {"alpha"}
+    checked = sandbox.install("--check")
     assert checked.returncode == 1
     assert "alpha 1.0 requires beta, which is not installed" in checked.stderr
     assert checked.stderr.splitlines()[-1] == "install: requirements/ lacks what the lines above name: make lock"
 
 
-def test_another_file_under_the_same_name_and_version_is_refused(place):
-    place.pin("steps", "alpha==1.0", make_wheel(place.index, "alpha", "1.0"))
-    place.pin("dev", "beta==1.0", make_wheel(place.index, "beta", "1.0"))
-    make_wheel(place.index, "beta", "1.0", requires=("alpha",))  # what someone put in its place
-    done = place.install("steps", "dev")
-    assert done.returncode == 1 and place.installed() == set()
+def test_another_file_under_the_same_name_and_version_is_refused(sandbox):
+    sandbox.pin("steps", "alpha==1.0", make_wheel(sandbox.index, "alpha", "1.0"))
+    sandbox.pin("dev", "beta==1.0", make_wheel(sandbox.index, "beta", "1.0"))
+    make_wheel(sandbox.index, "beta", "1.0", requires=("alpha",))  # what someone put in its sandbox
+    done = sandbox.install("steps", "dev")
+    assert done.returncode == 1 and sandbox.installed() == set()
     assert done.stderr.splitlines()[-1].startswith("install: steps.txt, dev.txt: pip could not install them")
     assert "HASH" in done.stderr
 
 
-def test_package_from_another_index_does_not_win_by_a_higher_version(place):
-    place.pin("steps", "alpha==1.0", make_wheel(place.index, "alpha", "1.0"))
-    make_wheel(place.index, "alpha", "99.0")
-    assert place.install("steps").returncode == 0
-    assert (place.environment / "lib" / f"python{VERSION}" / "site-packages" / "alpha-1.0.dist-info").is_dir()
+def test_package_from_another_index_does_not_win_by_a_higher_version(sandbox):
+    sandbox.pin("steps", "alpha==1.0", make_wheel(sandbox.index, "alpha", "1.0"))
+    make_wheel(sandbox.index, "alpha", "99.0")
+    assert sandbox.install("steps").returncode == 0
+    assert (sandbox.environment / "lib" / f"python{VERSION}" / "site-packages" / "alpha-1.0.dist-info").is_dir()
 
 
-def test_nothing_is_built_but_what_the_files_of_sources_name(place):
-    digest = make_source(place.index, "gamma", "2.0", place.mark)
-    place.pin("steps", "gamma==2.0", digest)
-    done = place.install("steps")
-    assert done.returncode == 1 and not place.mark.exists(), done.stderr
+def test_nothing_is_built_but_what_the_files_of_sources_name(sandbox):
+    digest = make_source(sandbox.index, "gamma", "2.0", sandbox.mark)
+    sandbox.pin("steps", "gamma==2.0", digest)
+    done = sandbox.install("steps")
+    assert done.returncode == 1 and not sandbox.mark.exists(), done.stderr
 
 
 @x86_64
 @pytest.mark.parametrize("flag", ["cpu", "cuda"])
-def test_pytorch_is_the_build_that_was_asked_for(place, flag):
-    place.pin("torch-cpu", f"torch==1.0+cpu ; {MARKER}", make_wheel(place.index, "torch", "1.0+cpu"))
-    place.pin("torch", "torch===1.0", make_wheel(place.index, "torch", "1.0"))
-    done = place.install("--torch", flag)
+def test_pytorch_is_the_build_that_was_asked_for(sandbox, flag):
+    sandbox.pin("torch-cpu", f"torch==1.0+cpu ; {MARKER}", make_wheel(sandbox.index, "torch", "1.0+cpu"))
+    sandbox.pin("torch", "torch===1.0", make_wheel(sandbox.index, "torch", "1.0"))
+    done = sandbox.install("--torch", flag)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    (info,) = place.environment.glob("lib/*/site-packages/torch-*.dist-info")
+    (info,) = sandbox.environment.glob("lib/*/site-packages/torch-*.dist-info")
     assert info.name == f"torch-1.0{'+cpu' if flag == 'cpu' else ''}.dist-info"
 
 
@@ -144,26 +144,26 @@ def test_pytorch_is_the_build_that_was_asked_for(place, flag):
         ("torch==1.0+cpu ; python_version == '3.5' and platform_machine == 'x86_64'", "no hash of it is known for"),
     ],
 )
-def test_where_the_cpu_build_can_not_be_had_the_ordinary_one_is_taken_and_a_line_says_so(place, pinned, reason):
-    place.pin("torch-cpu", pinned, "0" * 64)
-    place.pin("torch", "torch===1.0", make_wheel(place.index, "torch", "1.0"))
-    done = place.install("--torch", "cpu")
+def test_where_the_cpu_build_can_not_be_had_the_ordinary_one_is_taken_and_a_line_says_so(sandbox, pinned, reason):
+    sandbox.pin("torch-cpu", pinned, "0" * 64)
+    sandbox.pin("torch", "torch===1.0", make_wheel(sandbox.index, "torch", "1.0"))
+    done = sandbox.install("--torch", "cpu")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1 and reason in done.stdout and "CUDA" in done.stdout
-    assert place.installed() == {"torch"}
+    assert sandbox.installed() == {"torch"}
 
 
-def test_set_that_is_not_there_is_named(place):
-    done = place.install("stepz")
+def test_set_that_is_not_there_is_named(sandbox):
+    done = sandbox.install("stepz")
     assert done.returncode == 2 and "stepz: no such set" in done.stderr
 
 
-def test_python_without_pinned_packages_is_refused_in_one_line_with_the_way_out(place):
-    place.pin("steps", "alpha==1.0", make_wheel(place.index, "alpha", "1.0"))
-    script = place.files / "install.py"
+def test_python_without_pinned_packages_is_refused_in_one_line_with_the_way_out(sandbox):
+    sandbox.pin("steps", "alpha==1.0", make_wheel(sandbox.index, "alpha", "1.0"))
+    script = sandbox.files / "install.py"
     script.write_text(script.read_text().replace('PYTHONS = ("3.11", "3.12", "3.13")', 'PYTHONS = ("3.5", "3.6")'))
-    done = place.install("steps")
-    assert done.returncode == 1 and place.installed() == set()
+    done = sandbox.install("steps")
+    assert done.returncode == 1 and sandbox.installed() == set()
     assert done.stderr == (
         f"install: Python {VERSION} is not among those that the packages are pinned for (3.5, 3.6): "
         "give another: make setup PYTHON=python3.6\n"

@@ -60,8 +60,8 @@ class Copy:
         """Where a file of `Code.files` is, relative to the package."""
         if not name.startswith("ava_core"):
             return name
-        place = Path(*name.split(".")[1:])
-        return str(place / "__init__.py" if (self.package / place).is_dir() else place.with_suffix(".py"))
+        path = Path(*name.split(".")[1:])
+        return str(path / "__init__.py" if (self.package / path).is_dir() else path.with_suffix(".py"))
 
 
 @pytest.fixture(scope="module")

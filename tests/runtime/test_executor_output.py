@@ -83,12 +83,12 @@ def test_figures_are_exported_as_kfp_s_output_parameters(request_for, tmp_path):
     from kfp.local import executor_output_utils
     from kfp.pipeline_spec import pipeline_spec_pb2
 
-    places = {"promoted": tmp_path / "deep" / "promoted", "model_version": tmp_path / "deep" / "model_version"}
-    run_step(request_for(exports=places), compute)
+    exports = {"promoted": tmp_path / "deep" / "promoted", "model_version": tmp_path / "deep" / "model_version"}
+    run_step(request_for(exports=exports), compute)
     kinds = pipeline_spec_pb2.ParameterType
     read = executor_output_utils.special_dsl_outputpath_read
-    assert read("promoted", str(places["promoted"]), kinds.BOOLEAN) is True
-    assert read("model_version", str(places["model_version"]), kinds.NUMBER_INTEGER) == 7
+    assert read("promoted", str(exports["promoted"]), kinds.BOOLEAN) is True
+    assert read("model_version", str(exports["model_version"]), kinds.NUMBER_INTEGER) == 7
 
 
 def test_files_are_exported_and_listed_as_artifacts(request_for, tmp_path):

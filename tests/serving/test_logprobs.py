@@ -1,4 +1,4 @@
-"""Log-probabilities beside the text: their bytes joined are the text, and their offsets are places in it."""
+"""Log-probabilities beside the text: their bytes joined are the text, and their offsets are positions in it."""
 
 from dataclasses import replace
 
@@ -69,7 +69,7 @@ def whole(deltas):
     prompt=TOKENS, tokens=TOKENS, stop=st.lists(st.sampled_from(["a", "\ufffd", "\u0301", "👩\u200d", "ß"]), max_size=2)
 )
 @settings(max_examples=300, deadline=None)
-def test_bytes_joined_are_the_text_and_offsets_are_places_in_it(byte_tokenizer, prompt, tokens, stop):
+def test_bytes_joined_are_the_text_and_offsets_are_positions_in_it(byte_tokenizer, prompt, tokens, stop):
     if not prompt and not tokens:
         return
     deltas = say(byte_tokenizer, tokens, prompt, stop=stop)
@@ -186,8 +186,8 @@ def test_prompt_s_logprobs_are_the_model_s_however_it_is_read(make_engine, colle
     assert tuple(ids[:23]) == request.prompt_ids
     assert echoed.logprobs[0].logprob is None
     expected = log_softmax_of(ids)
-    for place, given_ in enumerate(echoed.logprobs[1:]):
-        assert given_.logprob == pytest.approx(expected[place, given_.token], abs=2e-3)
+    for index, given_ in enumerate(echoed.logprobs[1:]):
+        assert given_.logprob == pytest.approx(expected[index, given_.token], abs=2e-3)
         assert len(given_.top) == 3
         greedy = given_.logprob == max(given_.top.values())
         assert greedy == (given_.token == max(given_.top, key=given_.top.get))

@@ -44,7 +44,7 @@ def test_history_that_grew_past_the_old_place_before_it_was_looked_at_is_noticed
     feed = Feed(path, "step")
     write(path, range(1, 5))
     assert steps(feed) == [1, 2, 3, 4]
-    write(path, range(1, 9), mode="w", loss=1.0)  # longer lines: the old place is inside one
+    write(path, range(1, 9), mode="w", loss=1.0)  # longer lines: the old offset is inside one
     assert steps(feed) == [5, 6, 7, 8]
 
 

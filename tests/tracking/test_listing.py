@@ -4,9 +4,9 @@ from ava_core.tracking.listing import list_runs
 
 def test_latest_runs_come_first_with_their_figures(mlflow_server):
     client = connect(mlflow_server)
-    place = experiment(client, mlflow_server, "listing").experiment_id
+    experiment_id = experiment(client, mlflow_server, "listing").experiment_id
     for name, start, figure in (("older", 1_000, 2.5), ("newer", 4_000_000_000_000, 2.25)):
-        run = client.create_run(place, run_name=name, start_time=start)
+        run = client.create_run(experiment_id, run_name=name, start_time=start)
         client.log_metric(run.info.run_id, "test_bits_per_byte", figure)
         client.log_metric(run.info.run_id, "something_else", 1.0)
         client.set_terminated(run.info.run_id)

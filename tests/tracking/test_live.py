@@ -151,8 +151,8 @@ def test_killed_and_resumed_training_is_one_run_with_each_row_once(tmp_path, mlf
     client = connect(mlflow_server)
 
     def run():
-        place = client.get_experiment_by_name(request.node.name)
-        found = client.search_runs([place.experiment_id]) if place else []
+        experiment = client.get_experiment_by_name(request.node.name)
+        found = client.search_runs([experiment.experiment_id]) if experiment else []
         return found[0] if found else None
 
     def sent():

@@ -42,8 +42,8 @@ def task(pipeline, name="train", **tags):
 
 def runs(client, pipeline):
     """The pipeline run's active parents and nested runs."""
-    place = client.get_experiment_by_name(pipeline).experiment_id
-    found = client.search_runs([place], f"tags.`{PIPELINE_RUN}` = '{pipeline}'")
+    experiment_id = client.get_experiment_by_name(pipeline).experiment_id
+    found = client.search_runs([experiment_id], f"tags.`{PIPELINE_RUN}` = '{pipeline}'")
     return [run for run in found if TASK not in run.data.tags], [run for run in found if TASK in run.data.tags]
 
 
@@ -95,8 +95,10 @@ def test_step_moves_to_an_older_parent_that_became_visible_later(server, client,
 
 
 def test_run_that_the_training_opened_while_the_server_was_away_for_its_step_gets_its_parent(server, client, pipeline):
-    place = server.experiment_id(pipeline)
-    opened = open_run(client, place, name="train", identity=identity(pipeline, "train"), tags={}, environment={})
+    experiment_id = server.experiment_id(pipeline)
+    opened = open_run(
+        client, experiment_id, name="train", identity=identity(pipeline, "train"), tags={}, environment={}
+    )
     parent, run = open_task(server, task(pipeline))
     assert run.run_id == opened.run_id
     assert client.get_run(run.run_id).data.tags[PARENT] == parent.run_id

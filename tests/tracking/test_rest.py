@@ -101,9 +101,9 @@ def test_server_that_accepts_and_never_answers_costs_no_more_than_was_allowed():
 
 def test_run_is_filled_and_known_parameters_are_left_alone(mlflow_server, request):
     client, server = connect(mlflow_server), Server(mlflow_server, {}, 60)
-    place = server.experiment_id(request.node.name)
-    assert place == server.experiment_id(request.node.name) and place in server.experiment_ids()
-    run = server.create_run(place, "a step", {"kind": "x"})
+    experiment_id = server.experiment_id(request.node.name)
+    assert experiment_id == server.experiment_id(request.node.name) and experiment_id in server.experiment_ids()
+    run = server.create_run(experiment_id, "a step", {"kind": "x"})
     server.log(run, parameters={f"p{i}": "1" for i in range(150)})
     again = server.active_run(run.run_id)
     server.log(again, [Point("loss", 0.5, 7)], {"more": "y"}, {"p0": "2", "q": "3"})

@@ -14,7 +14,7 @@ def client(mlflow_server):
 
 
 @pytest.fixture
-def place(client, mlflow_server, request):
+def experiment_id(client, mlflow_server, request):
     return experiment(client, mlflow_server, request.node.name).experiment_id
 
 
@@ -27,10 +27,10 @@ def fill(run, tmp_path):
     run.log_files(tmp_path / "files")
 
 
-def test_filling_a_run_twice_leaves_what_filling_it_once_leaves(client, place, tmp_path):
-    run = open_run(client, place, name="r", identity={"id": "1"}, tags={}, environment={})
+def test_filling_a_run_twice_leaves_what_filling_it_once_leaves(client, experiment_id, tmp_path):
+    run = open_run(client, experiment_id, name="r", identity={"id": "1"}, tags={}, environment={})
     fill(run, tmp_path)
-    again = open_run(client, place, name="r", identity={"id": "1"}, tags={"more": "x"}, environment={})
+    again = open_run(client, experiment_id, name="r", identity={"id": "1"}, tags={"more": "x"}, environment={})
     fill(again, tmp_path)
     assert again.run_id == run.run_id
     data = client.get_run(run.run_id)
@@ -40,32 +40,34 @@ def test_filling_a_run_twice_leaves_what_filling_it_once_leaves(client, place, t
     assert [point.step for point in client.get_metric_history(run.run_id, "loss")] == list(range(1_200))
 
 
-def test_other_identity_is_another_run(client, place):
-    first = open_run(client, place, name="r", identity={"id": "1"}, tags={}, environment={})
-    second = open_run(client, place, name="r", identity={"id": "2"}, tags={}, environment={})
+def test_other_identity_is_another_run(client, experiment_id):
+    first = open_run(client, experiment_id, name="r", identity={"id": "1"}, tags={}, environment={})
+    second = open_run(client, experiment_id, name="r", identity={"id": "2"}, tags={}, environment={})
     assert first.run_id != second.run_id
-    assert find_run(client, place, {"id": "1"}).run_id == first.run_id
-    assert find_run(client, place, {"id": "3"}) is None
+    assert find_run(client, experiment_id, {"id": "1"}).run_id == first.run_id
+    assert find_run(client, experiment_id, {"id": "3"}) is None
 
 
-def test_own_run_is_ended_once_and_a_given_one_never(client, place):
-    own = open_run(client, place, name="r", identity={"id": "1"}, tags={}, environment={})
+def test_own_run_is_ended_once_and_a_given_one_never(client, experiment_id):
+    own = open_run(client, experiment_id, name="r", identity={"id": "1"}, tags={}, environment={})
     own.close()
     ended = client.get_run(own.run_id).info.end_time
     load_run(client, own.run_id).close()
     assert client.get_run(own.run_id).info.end_time == ended
-    given = client.create_run(place).info.run_id
-    open_run(client, place, name="r", identity={"id": "2"}, tags={}, environment={"MLFLOW_RUN_ID": given}).close()
-    find_run(client, place, {"id": "2"}).close()
+    given = client.create_run(experiment_id).info.run_id
+    open_run(
+        client, experiment_id, name="r", identity={"id": "2"}, tags={}, environment={"MLFLOW_RUN_ID": given}
+    ).close()
+    find_run(client, experiment_id, {"id": "2"}).close()
     assert client.get_run(given).info.status == "RUNNING"
 
 
-def test_deleted_run_is_refused_when_given_and_passed_over_otherwise(client, place):
-    run_id = client.create_run(place).info.run_id
+def test_deleted_run_is_refused_when_given_and_passed_over_otherwise(client, experiment_id):
+    run_id = client.create_run(experiment_id).info.run_id
     client.delete_run(run_id)
     assert load_run(client, run_id) is None
     with pytest.raises(AvaError, match="that run is deleted: unset it"):
-        open_run(client, place, name="r", identity={"id": "1"}, tags={}, environment={"MLFLOW_RUN_ID": run_id})
+        open_run(client, experiment_id, name="r", identity={"id": "1"}, tags={}, environment={"MLFLOW_RUN_ID": run_id})
 
 
 def test_address_that_mlflow_does_not_know_is_wrong_input():

@@ -53,8 +53,8 @@ class Training:
         return [value for event, value in self.events if event == "sent"]
 
     def run(self, client):
-        place = client.get_experiment_by_name(self.experiment)
-        (run,) = client.search_runs([place.experiment_id])
+        experiment = client.get_experiment_by_name(self.experiment)
+        (run,) = client.search_runs([experiment.experiment_id])
         return run
 
 

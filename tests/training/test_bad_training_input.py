@@ -31,8 +31,8 @@ def ava_train(ava, tmp_path, tiny_shards, make_params):  # noqa: F811
 
     def call(*flags, shards=tiny_shards, **changes):
         params = make_params(**changes)
-        place = ("--output", tmp_path / "model", "--work", tmp_path / "work")
-        return ava("train", "--shards", shards, "--params", params, *place, "--quiet", "--log-level", "error", *flags)
+        folders = ("--output", tmp_path / "model", "--work", tmp_path / "work")
+        return ava("train", "--shards", shards, "--params", params, *folders, "--quiet", "--log-level", "error", *flags)
 
     return call
 
@@ -203,16 +203,16 @@ def test_policies_leave_checkpoints_that_another_training_goes_on_from(kept, ava
 
 
 def test_resume_folder_of_something_else(kept, ava_train, tmp_path, no_steps, tiny_shards):
-    place = re.escape(f"--resume {kept}: was trained with")
+    fault = re.escape(f"--resume {kept}: was trained with")
     result = ava_train("--resume", kept, model={"num_layers": 3}, train={"optimizer": "lion"})
-    assert_refused(result, tmp_path, f"{place} another model: give the model", f"{place} optimizer = muon, not lion")
+    assert_refused(result, tmp_path, f"{fault} another model: give the model", f"{fault} optimizer = muon, not lion")
 
     shards = tmp_path / "shards"
     shutil.copytree(tiny_shards, shards)
     tokenizer = shards / "tokenizer" / "tokenizer_config.json"
     tokenizer.write_text(tokenizer.read_text() + "\n")
     finished(shards, "preprocess", {"data": "0" * 64})
-    assert_refused(ava_train("--resume", kept, shards=shards), tmp_path, f"{place} another tokenizer: give the tok")
+    assert_refused(ava_train("--resume", kept, shards=shards), tmp_path, f"{fault} another tokenizer: give the tok")
 
     result = ava_train("--resume", tmp_path / "finished")
     assert_refused(result, tmp_path, re.escape(f"--resume {tmp_path / 'finished'}: not a checkpoint"))

@@ -23,7 +23,7 @@ from tests.conftest import TINY_MODEL, VOCAB_SIZE
 
 
 @dataclass
-class Place:
+class FakeRanks:
     """Ranks: what the first rank gives is what the others get."""
 
     rank: int = 0
@@ -48,7 +48,7 @@ class Run:
     """What callbacks see of a trainer."""
 
     config: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100))
-    ranks: Place = field(default_factory=Place)
+    ranks: FakeRanks = field(default_factory=FakeRanks)
     model: torch.nn.Module | None = None
     step: int = 0
     tokens_seen: int = 0
@@ -99,7 +99,7 @@ def test_time_and_tokens_end_the_training_and_other_ranks_follow_the_first():
     budget.after_step(first, {"step": 2})
     assert first.reasons == ["train.max_minutes = 0.5 are over"]
     # The other rank's clock is behind, and still it ends at the same step.
-    other = Run(config=config, ranks=Place(1, list(first.ranks.said)), clock=SimpleNamespace(seconds=3.0))
+    other = Run(config=config, ranks=FakeRanks(1, list(first.ranks.said)), clock=SimpleNamespace(seconds=3.0))
     budget.after_step(other, {"step": 1})
     budget.after_step(other, {"step": 2})
     assert other.reasons == first.reasons
@@ -155,7 +155,7 @@ def test_bar_shows_loss_speed_and_the_latest_validation():
 
 def test_other_ranks_show_and_write_nothing(tmp_path):
     shown = Shown()
-    run = Run(ranks=Place(1), model=torch.nn.Linear(1, 1))
+    run = Run(ranks=FakeRanks(1), model=torch.nn.Linear(1, 1))
     callbacks = CallbackList(default_callbacks(run.config, shown, tmp_path))
     callbacks.on_start(run)
     callbacks.after_step(run, {"step": 1, "train_loss": 1.0})

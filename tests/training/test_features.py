@@ -48,7 +48,7 @@ def whole_split_loss(output, shards):
 # Guard
 
 
-def test_under_stop_a_gradient_that_is_nan_ends_the_run_with_its_place(run, monkeypatch):
+def test_under_stop_a_gradient_that_is_nan_ends_the_run_with_its_parameter(run, monkeypatch):
     spoil_batches(monkeypatch, 2, gradient=math.nan)
     with pytest.raises(AvaError, match=r"step 3: gradient norm is nan \(in model\.\S+\): lower train\.learning_rate"):
         run("model")

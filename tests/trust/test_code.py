@@ -29,8 +29,8 @@ ALL_CALLS = [call for source in SOURCES for call in calls(source)]
 
 def test_nothing_is_unpickled_that_could_run_code():
     faults = [
-        (place, name)
-        for place, name, keywords in ALL_CALLS
+        (where, name)
+        for where, name, keywords in ALL_CALLS
         if (name.endswith("torch.load") and keywords.get("weights_only") is not True)
         or keywords.get("weights_only", True) is not True
         or keywords.get("allow_pickle", False) is not False
@@ -61,15 +61,15 @@ def test_whatever_transformers_loads_is_local_and_brings_no_code():
         if (call[1].endswith(".from_pretrained") or call[1].startswith("Auto")) and "super()" not in call[1]
     ]
     assert len(loads) >= 7
-    for place, name, keywords in loads:
+    for where, name, keywords in loads:
         if name.endswith(".register"):
             continue
         kind = name.split(".")[-2]
-        assert keywords.get("local_files_only") is True, place
+        assert keywords.get("local_files_only") is True, where
         if kind != "GenerationConfig":  # figures only, whatever its file says
-            assert keywords.get("trust_remote_code") is False, place
+            assert keywords.get("trust_remote_code") is False, where
         if "CausalLM" in kind:
-            assert keywords.get("use_safetensors") is True, place
+            assert keywords.get("use_safetensors") is True, where
 
 
 def plant(folder, name, auto_map, **changes):

@@ -65,7 +65,7 @@ def test_changed_byte_of_a_file_is_refused_by_name(ava, changed, tiny_shards, ma
 def test_changed_byte_of_a_manifest_is_refused_by_name(
     ava, changed, tiny_shards, make_params, tmp_path, command, field
 ):
-    """In places that nothing reads when it only loads the folder."""
+    """In files that nothing reads when it only loads the folder."""
     folder, flip = changed
     path = flip("manifest.json", (folder / "manifest.json").read_text().index(f'"{field}": ') + len(field) + 7)
     ended = ava(*arguments(command, folder, tiny_shards, tmp_path, make_params()))

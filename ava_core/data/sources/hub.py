@@ -88,7 +88,7 @@ def open_source(config: SourceConfig, separator: str | None, data: Path | None) 
 
 def _hub_error(config: SourceConfig, error: Exception) -> AvaError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    place = f"{config.hub}, split {config.split}" + (f", revision {config.revision}" if config.revision else "")
+    dataset = f"{config.hub}, split {config.split}" + (f", revision {config.revision}" if config.revision else "")
     return AvaError(
-        f"hub {place}: can't be loaded ({reason}): check the name and the network, or give files with `path`"
+        f"hub {dataset}: can't be loaded ({reason}): check the name and the network, or give files with `path`"
     )

@@ -100,8 +100,8 @@ class CheckpointFolder:
             "identity": self.identity,
             "parameters": parameter_names(deepspeed),
         }
-        files, place = copies.take(), (self.ranks.rank, self.ranks.size)
-        job = Job(partial, final, files, record, *place, failing=self._failing)
+        files = copies.take()
+        job = Job(partial, final, files, record, self.ranks.rank, self.ranks.size, failing=self._failing)
         self._writer.start(job.write, self._prune)
 
     def restore(self, engine: Any, may_restore: Callable[[int], bool] | None = None) -> Restored | None:

@@ -103,15 +103,15 @@ class SavedState:
             shard = saved["optimizer_state_dict"]
             if stage == 3:
                 optimizer, weights = shard["optimizer_state_dict"], shard["fp32_flat_groups"]
-                placed = [_placed(shapes, rank, ranks) for shapes in self.model["param_shapes"]]
+                slices = [_slices_of(shapes, rank, ranks) for shapes in self.model["param_shapes"]]
             else:
                 optimizer, weights = shard["base_optimizer_state"], shard["single_partition_of_fp32_groups"]
-                placed = [
-                    [(name, place.start, place.numel) for name, place in group.items()]
+                slices = [
+                    [(name, part.start, part.numel) for name, part in group.items()]
                     for group in shard["param_slice_mappings"]
                 ]
             self._count(optimizer)
-            for index, (weight, group) in enumerate(zip(weights, placed, strict=True)):
+            for index, (weight, group) in enumerate(zip(weights, slices, strict=True)):
                 flat = {MASTER: weight, **optimizer["state"].get(index, {})}
                 for name, start, count in group:
                     yield name, Slice(flat, start, count)
@@ -230,14 +230,14 @@ def _as_state(value: Any, shape: Iterable[int], device: torch.device) -> Any:
     return value.view(*shape).clone().to(device) if value.ndim else value.clone()
 
 
-def _placed(shapes: dict[str, torch.Size], rank: int, ranks: int) -> list[tuple[str, int, int]]:
-    """Name, place and size of the parameters' slices in a group's flat tensor of stage 3; padding left out."""
-    placed, offset = [], 0
+def _slices_of(shapes: dict[str, torch.Size], rank: int, ranks: int) -> list[tuple[str, int, int]]:
+    """Name, offset and size of the parameters' slices in a group's flat tensor of stage 3; padding left out."""
+    slices, offset = [], 0
     for name, shape in shapes.items():
         count = math.ceil(shape.numel() / ranks)
-        placed.append((name, offset, max(0, min(count, shape.numel() - rank * count))))
+        slices.append((name, offset, max(0, min(count, shape.numel() - rank * count))))
         offset += count
-    return placed
+    return slices
 
 
 def _parameters(groups: list[dict]) -> Iterator[Tensor]:

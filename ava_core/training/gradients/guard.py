@@ -95,9 +95,9 @@ class Guard:
             if not math.isfinite(loss):
                 return Verdict.ACCEPT
             if norm is not None and not self._is_finite(norm):
-                place = f" (in {where})" if where else ""
+                origin = f" (in {where})" if where else ""
                 raise AvaError(
-                    f"step {step}: {fault}{place}: lower train.learning_rate, or set train.guard.policy to skip"
+                    f"step {step}: {fault}{origin}: lower train.learning_rate, or set train.guard.policy to skip"
                 )
             log.warning("step %d: %s", step, fault)
             self._recent.append(loss)

@@ -171,16 +171,16 @@ def test_command_ends_green_either_way_and_tells_kubeflow(make_inputs, tmp_path,
     from kfp.local import executor_output_utils
 
     inputs = make_inputs(bits_per_byte)
-    places = {name: tmp_path / "kfp" / name for name in ("passed", "summary", "executor-output")}
-    flags = {"model": inputs.model, "evaluation": inputs.evaluation, "output": tmp_path / "out", **places}
+    exports = {name: tmp_path / "kfp" / name for name in ("passed", "summary", "executor-output")}
+    flags = {"model": inputs.model, "evaluation": inputs.evaluation, "output": tmp_path / "out", **exports}
     command = [sys.executable, "-m", "ava_core.cli.main", "gate", "--work", str(tmp_path / "work")]
     command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_"))}
     environment["AVA_TRACKING_URI"] = f"sqlite:///{tmp_path / 'none.db'}"
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert places["passed"].read_text() == passed
-    assert places["summary"].read_bytes() == (tmp_path / "out" / "gate.md").read_bytes()
-    listed = executor_output_utils.load_executor_output(str(places["executor-output"])).artifacts
+    assert exports["passed"].read_text() == passed
+    assert exports["summary"].read_bytes() == (tmp_path / "out" / "gate.md").read_bytes()
+    listed = executor_output_utils.load_executor_output(str(exports["executor-output"])).artifacts
     assert set(listed) == {"gate", "summary", "metrics"}
     assert dict(listed["metrics"].artifacts[0].metadata.items())["passed"] == (passed == "true")

@@ -109,10 +109,10 @@ def test_the_limit_on_open_files_is_raised_as_far_as_may_be(monkeypatch, soft, h
 def test_clients_that_leave_during_an_upload_make_one_line_each(serve, caplog):
     caplog.set_level(logging.INFO)
     server = serve()
-    for place in range(20):
+    for index in range(20):
         connection = raw(server, UPLOAD)
         time.sleep(0.01)
-        if place % 2:  # with a reset instead of a farewell
+        if index % 2:  # with a reset instead of a farewell
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
     wait_until(lambda: counted(server, path="/v1/completions", status="499") == 20)

@@ -44,7 +44,7 @@ def nested(depth, inner):
         ({**BODY, "stop": ["x"] * 60_000}, "stop"),
         ({**BODY, "logit_bias": {str(token): 1 for token in range(60_000)}}, "60000 fields"),
         ({**BODY, "metadata": [{"a": [0] * 100}] * 2_000}, "values"),
-        ({**BODY, **{f"field{place}": 1 for place in range(50_000)}}, "fields"),
+        ({**BODY, **{f"field{index}": 1 for index in range(50_000)}}, "fields"),
         ({**BODY, "x" * 900_000: 1}, "900000 characters"),
         ({**BODY, "model": "m" * 900_000}, "is not served"),
         ({**BODY, "metadata": nested(500, 1)}, "nested too deeply"),

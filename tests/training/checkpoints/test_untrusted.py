@@ -81,9 +81,9 @@ def test_class_that_deepspeed_pickles_takes_only_values(tmp_path):
     from deepspeed.utils.tensor_fragment import fragment_address
 
     scaler = LossScaler(2.0)
-    torch.save({"scaler": scaler, "place": fragment_address(3, 4)}, tmp_path / "plain.pt")
+    torch.save({"scaler": scaler, "fragment": fragment_address(3, 4)}, tmp_path / "plain.pt")
     found = read_tensors(tmp_path / "plain.pt")
-    assert (found["scaler"].cur_scale, found["place"].numel, found["place"].start) == (2.0, 3, 4)
+    assert (found["scaler"].cur_scale, found["fragment"].numel, found["fragment"].start) == (2.0, 3, 4)
     scaler.update_scale = Malicious(tmp_path / "ran")
     torch.save({"scaler": scaler}, tmp_path / "planted.pt")
     with refused(tmp_path / "planted.pt"):
