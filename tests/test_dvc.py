@@ -132,6 +132,41 @@ def test_another_learning_rate_reruns_training_and_what_follows_it(workspace):
     assert workspace.digests() == before
 
 
+def test_comment_in_the_code_reruns_nothing_and_a_constant_what_runs_it(workspace, tmp_path):
+    """With the code that lies in the workspace, where `ava` otherwise runs that of this checkout."""
+    ava = tmp_path / "ava"
+    ava.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(workspace.folder)!r})\n"
+        "from ava_core.cli import checkout, main\n"
+        "checkout.refuse_copied_environment = lambda *_: None\n"
+        "main.main()\n"
+    )
+    ava.chmod(0o755)
+    own = Workspace(workspace.folder, workspace.environment["AVA_TRACKING_URI"])
+    own.environment["PATH"] = os.pathsep.join([str(tmp_path), own.environment["PATH"]])
+    module = workspace.folder / "ava_core" / "evaluation" / "diversity.py"
+    text = module.read_text()
+    try:
+        module.write_text(f"{text}\n# A comment.\n")
+        assert stages_run(own.run("dvc", "repro")) == ["keys", "gate", "register"]
+        module.write_text(f"{text}\nADDED = 1\n")
+        assert set(stages_run(own.run("dvc", "repro"))) == {"keys", "evaluate", "gate", "register", "figures"}
+    finally:
+        module.write_text(text)
+        own.run("dvc", "repro")
+
+
+def test_comment_in_a_preset_reruns_nothing(workspace):
+    preset = workspace.folder / "configs" / "cpu" / "tiny.yaml"
+    text = preset.read_text()
+    try:
+        preset.write_text(f"{text}# A comment.\n")
+        assert stages_run(workspace.run("dvc", "repro")) == ["keys", "gate", "register"]
+    finally:
+        preset.write_text(text)
+        workspace.run("dvc", "repro")
+
+
 def test_metrics_are_shown_without_an_error_and_in_a_few_columns(workspace):
     shown = json.loads(workspace.run("dvc", "metrics", "show", "--json", quiet=True))
     figures = shown[""]["data"]["outputs/figures.json"]["data"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 CONTRACT = 1
 """Version of the step contract. Raise it with a change in `ava_core.runtime` after which a step, with the same code and
 the same inputs, would leave other bytes: what it hands to the step's computation, the files that it adds to an output.
@@ -32,6 +34,7 @@ BOUNDARY = {
 import. A module that is missing here costs a rerun when it changes; one that is wrongly here, a stale result."""
 
 
+@cache
 def is_outside(module: str) -> bool:
     """Whether the module can't change a result."""
     parts = module.split(".")

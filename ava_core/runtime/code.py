@@ -13,9 +13,10 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ava_core.runtime.boundary import CONTRACT, is_outside
 from ava_core.runtime.digests import digest_file, digest_value
@@ -25,7 +26,7 @@ from ava_core.steps import StepSpec
 PACKAGE = Path(__file__).resolve().parents[1]
 PRESETS = "config/files"
 """Where an installed package has the presets, whose values enter the key by themselves."""
-COMPILED = {".pyc", ".so"}
+COMPILED = {"pyc", "so"}
 CACHE = "code.json"
 LARGEST_CACHE = 2_000
 """Files; a checkout has some 300, and each change of one adds one."""
@@ -80,7 +81,7 @@ def _files(reader: _Reader, roots: set[str]) -> Iterator[tuple[str, str]]:
         source = reader.read(module)
         yield module, source.digest
         for path in reader.tree.data.get(module, ()):
-            yield path.relative_to(reader.package).as_posix(), reader.read_file(path).digest
+            yield path.removeprefix(f"{reader.package}/"), reader.read_file(path).digest
         for found in source.imports:
             waiting.extend(_targets(reader, found))
         parent = module.rpartition(".")[0]
@@ -109,26 +110,25 @@ class _Tree:
     data: by package, the files in it, and in folders in it that are no packages, that are no modules.
     """
 
-    modules: dict[str, Path]
-    data: dict[str, list[Path]]
+    modules: dict[str, str]
+    data: dict[str, list[str]]
 
 
 def _look_at(package: Path) -> _Tree:
     tree = _Tree({}, {})
-    owners = {package.parent: ""}
+    owners = {str(package.parent): ""}
+    presets = str(package / PRESETS)
     for folder, folders, files in os.walk(package):
-        here = Path(folder)
-        folders[:] = [name for name in folders if name != "__pycache__" and here / name != package / PRESETS]
-        owner = ".".join([ROOT, *here.relative_to(package).parts])
-        if "__init__.py" not in files:
-            owner = owners[here.parent]
-        owners[here] = owner
+        above, name = os.path.split(folder)
+        owner = f"{owners[above]}.{name}".lstrip(".") if "__init__.py" in files else owners[above]
+        owners[folder] = owner
+        folders[:] = [name for name in folders if name != "__pycache__" and f"{folder}/{name}" != presets]
         for name in files:
-            path = here / name
-            if path.suffix == ".py":
-                tree.modules[owner if name == "__init__.py" else f"{owner}.{path.stem}"] = path
-            elif path.suffix not in COMPILED:
-                tree.data.setdefault(owner, []).append(path)
+            stem, _, kind = name.rpartition(".")
+            if kind == "py":
+                tree.modules[owner if stem == "__init__" else f"{owner}.{stem}"] = f"{folder}/{name}"
+            elif kind not in COMPILED:
+                tree.data.setdefault(owner, []).append(f"{folder}/{name}")
     return tree
 
 
@@ -145,22 +145,24 @@ class _Reader:
     def read(self, module: str) -> Source:
         """A module's source."""
         path = self.tree.modules[module]
-        return self.read_file(path, module if path.name == "__init__.py" else module.rpartition(".")[0])
+        return self.read_file(path, module if path.endswith("/__init__.py") else module.rpartition(".")[0])
 
-    def read_file(self, path: Path, package: str = "") -> Source:
+    def read_file(self, path: str, package: str = "") -> Source:
         """A file's source, with the package that its relative imports count from."""
-        content = path.read_bytes()
-        key = hashlib.sha256(f"{package} {path.suffix} ".encode() + content).hexdigest()
+        content = Path(path).read_bytes()
+        kind = path.rpartition(".")[2]
+        key = hashlib.sha256(f"{package} {kind} ".encode() + content).hexdigest()
         if key not in self._used:
-            self._used[key] = self._known.get(key) or read_source(content, path, package)
+            known = self._known.get(key)
+            self._used[key] = _restored(*known) if known else read_source(content, path, package)
         return self._used[key]
 
     def save(self) -> None:
         """Keep what was read; of two processes that do so at the same time, one wins."""
         if self._cache is None or self._used.keys() <= self._known.keys():
             return
-        known = self._used if len(self._known) > LARGEST_CACHE else self._known | self._used
-        files = {key: [source.digest, *map(astuple, source.imports)] for key, source in known.items()}
+        known = {} if len(self._known) > LARGEST_CACHE else self._known
+        files = known | {key: [source.digest, *source.imports] for key, source in self._used.items()}
         partial = self._cache.with_name(f".{self._cache.name}.{os.getpid()}.partial")
         with suppress(OSError):  # no room, or not ours to write: it is read anew next time
             self._cache.parent.mkdir(parents=True, exist_ok=True)
@@ -168,13 +170,14 @@ class _Reader:
             partial.replace(self._cache)
 
 
-def _load(cache: Path, reader: str) -> dict[str, Source]:
-    """What earlier runs have read; nothing of a damaged file, or of another reader."""
+def _restored(digest: str, *imports: list[str]) -> Source:
+    return Source(digest, tuple(map(Import._make, imports)))
+
+
+def _load(cache: Path, reader: str) -> dict[str, list[Any]]:
+    """What earlier runs have read, as JSON has it; nothing of a damaged file, or of another reader."""
     try:
-        kept = json.loads(cache.read_text())
-        files = kept["files"] if kept["reader"] == reader else {}
-        return {
-            key: Source(digest, tuple(Import(*found) for found in imports)) for key, (digest, *imports) in files.items()
-        }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        kept = json.loads(cache.read_bytes())
+        return dict(kept["files"]) if kept["reader"] == reader else {}
+    except (OSError, ValueError, LookupError, TypeError):
         return {}

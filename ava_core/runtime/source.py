@@ -10,8 +10,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 ROOT = __name__.partition(".")[0]
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
@@ -19,8 +18,7 @@ CPP = (".cpp", ".h")
 _CPP_COMMENT = re.compile(r'("(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Import:
+class Import(NamedTuple):
     """`from module import name as alias`; without a name `import module`. `module` may be a name in a string."""
 
     module: str
@@ -28,8 +26,7 @@ class Import:
     alias: str = ""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Attributes:
     digest: SHA-256 of what counts of the file.
     imports: what a Python file imports of Ava, anywhere in it but for type checkers; in their order, each once.
@@ -39,7 +36,7 @@ class Source:
     imports: tuple[Import, ...] = ()
 
 
-def read_source(content: bytes, path: Path, package: str) -> Source:
+def read_source(content: bytes, path: str, package: str) -> Source:
     """What counts of a file.
 
     Args:
@@ -50,12 +47,12 @@ def read_source(content: bytes, path: Path, package: str) -> Source:
     Raises:
         SyntaxError: it isn't Python.
     """
-    if path.suffix == ".py":
-        tree = ast.parse(content, filename=str(path))
+    if path.endswith(".py"):
+        tree = ast.parse(content, filename=path)
         normal = "".join(_normal_form(tree, logs=_has_logger(tree)))
         ours = (found for found in _imports(tree, package) if found.module.partition(".")[0] == ROOT)
         return Source(_sha256(normal.encode()), tuple(dict.fromkeys(ours)))
-    return Source(_sha256(_without_cpp_comments(content) if path.suffix in CPP else content))
+    return Source(_sha256(_without_cpp_comments(content) if path.endswith(CPP) else content))
 
 
 def _sha256(content: bytes) -> str:

@@ -1,7 +1,5 @@
 """What counts of a source file, and what it imports."""
 
-from pathlib import Path
-
 import pytest
 
 from ava_core.runtime.source import Import, read_source
@@ -26,7 +24,7 @@ def halve(value: float, by: int = 2) -> str:
 
 
 def read(text, name="module.py", package="ava_core.data"):
-    return read_source(text.encode(), Path(name), package)
+    return read_source(text.encode(), name, package)
 
 
 @pytest.mark.parametrize(
