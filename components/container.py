@@ -11,7 +11,7 @@ from typing import Any
 
 from kfp import dsl
 
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 from components.image import IMAGE
 
 EXECUTOR_INPUT = "{{$}}"

@@ -13,7 +13,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from ava_core.steps import SCHEMES, STEPS, StepSpec
+from ava_core.steps.table import SCHEMES, STEPS, StepSpec
 
 
 def gather(outputs: Path) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ava_core.errors import ConfigError
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 COMPONENT_PREFIX = "comp-"
 RUNS_LAST = "ALL_UPSTREAM_TASKS_COMPLETED"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ava_core.steps import SCHEMES, STEPS
+from ava_core.steps.table import SCHEMES, STEPS
 from pipelines.results import PipelineResult, TaskResult, last_lines
 
 HEADER = ("step", "status", "seconds", "cached", "figures")

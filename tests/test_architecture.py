@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -33,7 +33,7 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize(
     "statement",
     [
-        "import ava_core.config, ava_core.steps, ava_core.errors",
+        "import ava_core.config, ava_core.steps.table, ava_core.errors",
         "import ava_core.cli.main",
         "import ava_core.cli.main as m; m.app(['--help'], standalone_mode=False)",
         "import ava_core.cli.main as m; m.app(['config', 'show'], standalone_mode=False)",

@@ -15,7 +15,7 @@ import yaml
 
 from ava_core.registry import list_versions
 from ava_core.runtime.digests import digest_tree
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("keys", "preprocess", "train", "quantize@int8", "quantize@int4", "evaluate", "gate", "register", "figures")

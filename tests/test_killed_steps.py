@@ -14,7 +14,7 @@ import ava_core
 from ava_core.runtime.boundary import is_outside
 from ava_core.runtime.code import code_of
 from ava_core.runtime.digests import digest_tree
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # Long enough that a kill halfway falls into the work and not into the imports.

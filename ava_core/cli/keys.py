@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ava_core.cli.step_command import DEFAULT_WORK
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 
 def keys(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 if TYPE_CHECKING:
     from ava_core.runtime.inventory import Broken, Output

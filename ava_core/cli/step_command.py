@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ava_core.cli.version import version_option
-from ava_core.steps import STEPS, Input, StepSpec
+from ava_core.steps.table import STEPS, Input, StepSpec
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun

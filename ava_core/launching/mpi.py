@@ -174,7 +174,7 @@ def _require_code(expected: str | None) -> None:
     if expected is None:
         return
     from ava_core.runtime.code import code_of
-    from ava_core.steps import STEPS
+    from ava_core.steps.table import STEPS
 
     if code_of(STEPS["train"]).digest != expected:
         raise ConfigError(

@@ -21,7 +21,7 @@ from typing import Any
 from ava_core.runtime.boundary import CONTRACT, is_outside
 from ava_core.runtime.digests import digest_file, digest_value
 from ava_core.runtime.source import ROOT, Import, Source, read_source
-from ava_core.steps import StepSpec
+from ava_core.steps.table import StepSpec
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PRESETS = "config/files"

@@ -10,7 +10,7 @@ from ava_core.errors import AvaError
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
 from ava_core.runtime.request import Request
-from ava_core.steps import Input
+from ava_core.steps.table import Input
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def verify_inputs(request: Request) -> Inputs:
 
 
 def _producers() -> dict[str, str]:
-    from ava_core.steps import STEPS
+    from ava_core.steps.table import STEPS
 
     return {spec.output: spec.name for spec in STEPS.values()}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ava_core import __version__
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 ROOT = Path(__file__).parents[2]
 

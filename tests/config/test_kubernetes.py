@@ -5,7 +5,7 @@ import pytest
 from ava_core.config import resolve
 from ava_core.config.kubernetes import KubernetesConfig, StepsConfig, _amount
 from ava_core.config.schema import AvaConfig
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 
 def section(text: str) -> KubernetesConfig:

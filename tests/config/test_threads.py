@@ -14,7 +14,7 @@ from ava_core.errors import ConfigError
 from ava_core.runtime.identity import identify
 from ava_core.runtime.inputs import Inputs
 from ava_core.runtime.request import Request
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 PRINT = (
     "import json, os; print(json.dumps({name: os.environ.get(name) for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')}))"

@@ -24,7 +24,7 @@ from ava_core.errors import AvaError
 from ava_core.runtime import manifest
 from ava_core.runtime.manifest import describe_files
 from ava_core.runtime.progress import Progress
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 ROOT = Path(__file__).parents[2]
 SCENE = 2500

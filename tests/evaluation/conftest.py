@@ -52,7 +52,7 @@ def tiny_int8(tiny_model, tiny_shards, tmp_path_factory) -> Path:
     from ava_core.quantization.quantize import quantize
     from ava_core.runtime.request import Request
     from ava_core.runtime.step import run_step
-    from ava_core.steps import STEPS
+    from ava_core.steps.table import STEPS
 
     def compute(run):
         result = quantize(

@@ -15,7 +15,7 @@ from ava_core.evaluation.references import decode_split
 from ava_core.evaluation.samples import STRATEGIES
 from ava_core.generation.loading import load_tokenizer
 from ava_core.runtime import manifest
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 
 def files(folder):

@@ -22,7 +22,7 @@ from ava_core.runtime.digests import digest_value
 from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request
 from ava_core.runtime.work import Entry
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 FOLDER = Path(__file__).parent / "golden"
 IMAGE = "registry.example/ava-moe@sha256:" + "0" * 64

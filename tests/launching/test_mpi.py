@@ -14,7 +14,7 @@ from ava_core.launching import mpi
 from ava_core.launching.runtime import node_command
 from ava_core.launching.trainjob import job_command, job_environment
 from ava_core.runtime.code import code_of
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 OTHER = "192.0.2.7"
 """An address that no machine has (RFC 5737)."""

@@ -19,7 +19,7 @@ from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request
 from ava_core.runtime.step import run_step
 from ava_core.runtime.work import timings_path
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 pytest.importorskip("kubeflow", reason="the package kubeflow is not installed")
 from ava_core.launching.step import inside, run_step_on_cluster

@@ -21,7 +21,7 @@ from ava_core.launching.mpi import HOSTFILE, SSH_FOLDER
 from ava_core.launching.runtime import GROUP, USER, node_command
 from ava_core.launching.trainjob import job_command
 from ava_core.runtime.code import code_of
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 START_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]

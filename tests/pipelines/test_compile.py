@@ -15,7 +15,7 @@ from kfp import components
 
 from ava_core.config import resolve
 from ava_core.errors import ConfigError
-from ava_core.steps import SCHEMES, STEPS
+from ava_core.steps.table import SCHEMES, STEPS
 from pipelines import compile as compiling
 from pipelines.compile import compile_pipeline
 

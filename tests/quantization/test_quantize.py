@@ -13,7 +13,7 @@ from ava_core.onnx.runtime import load_onnx
 from ava_core.quantization.parity import measure_parity
 from ava_core.quantization.quantize import quantize
 from ava_core.runtime.progress import Progress
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 
 @pytest.fixture

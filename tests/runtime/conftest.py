@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from ava_core.cli import main
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 PROGRAM = Path(__file__).with_name("counting_step.py")
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from ava_core.steps import STEPS, Choice, Input, StepSpec
+from ava_core.steps.table import STEPS, Choice, Input, StepSpec
 
 SPEC = StepSpec(
     name="count",

@@ -16,7 +16,7 @@ from ava_core.config import AvaConfig
 from ava_core.runtime import code, source
 from ava_core.runtime.boundary import BOUNDARY, is_outside
 from ava_core.runtime.code import PACKAGE, code_of
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 QUOTES = '"""'
 DYNAMIC = {

@@ -11,7 +11,7 @@ from ava_core.runtime import executor_output
 from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request
 from ava_core.runtime.step import run_step
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 
 def read_by_kfp(path: Path) -> dict:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ava_core.config.routing import ROUTERS as ALLOWED
 from ava_core.models.routing import ROUTERS
 from ava_core.runtime.code import code_of
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 
 ALL = pytest.mark.parametrize("name", ROUTERS)
 

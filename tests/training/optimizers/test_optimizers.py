@@ -9,7 +9,7 @@ from ava_core.config.optimizers import OPTIMIZERS, OptimizerName
 from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.runtime.code import code_of
-from ava_core.steps import STEPS
+from ava_core.steps.table import STEPS
 from ava_core.training.optimizers import (
     AdamW,
     Muon,
