@@ -31,6 +31,7 @@ def show(
     """Print every value with its origin, then parameters and estimated memory."""
     from ava_core.config import resolve, to_yaml
     from ava_core.config.estimate import estimate
+    from ava_core.config.hardware import GIB, detect, kernels_path
 
     default = Path("params.yaml")
     if params is None and params_yaml is None and default.is_file():
@@ -44,12 +45,13 @@ def show(
     _print_values(values, resolved.origins)
     if resolved.preset_reason:
         print(f"\npreset auto: {resolved.preset_reason}")
-    sizes = estimate(resolved.config.model, resolved.config.train, resolved.config.tokenizer.vocab_size)
+    model, train, entries = resolved.config.model, resolved.config.train, resolved.config.tokenizer.vocab_size
+    sizes = estimate(model, train, entries, "gpu" if detect().gpus else kernels_path())
     print(f"\nparameters         {sizes.parameters:>15,}")
     print(f"active parameters  {sizes.active_parameters:>15,}  per token, at most")
-    print(f"training memory    {sizes.total_bytes / 2**30:>11.2f} GiB  estimated:", end=" ")
-    parts = ("weight", "gradient", "optimizer", "activation")
-    print(", ".join(f"{part}s {getattr(sizes, f'{part}_bytes') / 2**30:.2f}" for part in parts))
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.parts.items())
+    whose = " for each process" if train.processes > 1 else ""
+    print(f"training memory    {sizes.total_bytes / GIB:>11.2f} GiB  estimated{whose}: {parts}")
 
 
 def _print_values(values: dict, origins: dict[str, str], prefix: str = "", depth: int = 0) -> None:

@@ -1,20 +1,32 @@
-"""Parameters and training memory of a model, from its configuration alone: nothing is built, torch isn't imported.
+"""The memory that a training takes at its peak, part by part: one formula for `ava config show` and for the training.
 
-The counts are exact. The memory is an estimate for one process without ZeRO partitioning; what it leaves out is
-what the allocator, the libraries and the data take (some 1 GiB of host memory).
+The command has nothing but the configuration; the training knows its real parameters, measures what its layers keep
+and how much its process has before them, and puts that into the same formula. It is about one process. Corpus shards
+aren't counted: they are mapped files, whose pages the kernel takes back when it needs them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ava_core.config.activations import head_bytes, layer_memory
+from ava_core.config.hardware import kernels_path
 from ava_core.config.model import ModelConfig
+from ava_core.config.optimizers import OPTIMIZERS
+from ava_core.config.parameters import Parameter, active_count, count, parameters_of
 from ava_core.config.precision import FLOAT32, WIDTHS
-from ava_core.config.routing import max_slots, num_logits
 from ava_core.config.train import TrainConfig
 
-LOGITS_CHUNK = 1024
-"""Tokens whose logits exist at once, as in `ava_core.losses.chunked`."""
+PROCESS_BYTES = 620 * 2**20
+"""Of Python, torch, DeepSpeed, Transformers and datasets, imported and at work, with threads and the allocator's slack:
+a training of the smallest model, less what its parts below say. A third of it are libraries' pages, which all processes
+share. On Linux with PyTorch's CPU build; measured by `python -m benchmarks.memory`."""
+ONEDNN_BYTES = 380 * 2**20
+"""What PyTorch's products have taken after some hundred steps more than in the first one: oneDNN keeps the code that
+it generates for each size that it meets, up to 1,024 of them, and experts get another number of rows at every step."""
+MUON_WORKSPACE = 12
+"""Bytes per entry of the largest stack of equal matrices: it in float32 before and after, and the iteration's own."""
 
 
 @dataclass(frozen=True)
@@ -24,192 +36,116 @@ class Estimate:
     Attributes:
         parameters: all of them; tied embeddings count once.
         active_parameters: those that one token passes, at most: of the FFN experts only as many as a token may have.
-        weight_bytes: weights in the training precision.
-        gradient_bytes: their gradients; float32 where they are accumulated over micro-batches.
-        optimizer_bytes: float32 masters of weights in half precision; two moments for AdamW and Sophia, one for Lion
-            and for the matrices that Muon updates, rows and columns of matrices for Adafactor; and the average of the
-            weights.
-        activation_bytes: the most that is temporary: what the backward pass needs of one micro-batch, or the
-            optimiser's work space, whichever is more.
+        parts: bytes by what takes them, as `memory_parts` has them.
     """
 
     parameters: int
     active_parameters: int
-    weight_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    activation_bytes: int
+    parts: dict[str, int]
 
     @property
     def total_bytes(self) -> int:
-        """Memory that training takes at its peak."""
-        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+        """Memory that one process of the training takes at its peak."""
+        return sum(self.parts.values())
 
 
-def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Estimate:
-    """Count parameters and estimate the memory of training.
+def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int, kernels: str | None = None) -> Estimate:
+    """Count parameters and estimate the memory of one process of a training.
 
     Args:
         model: the architecture.
-        train: batch, context, precision and optimiser.
+        train: batch, context, precision, optimiser, and how many processes share what.
         vocab_size: entries of the tokenizer.
+        kernels: what computes, see `kernels_path`; by default that of this machine.
     """
-    attention, experts, shared = _attention(model), _expert(model) * model.num_ffn_experts, _shared(model)
-    hidden = model.num_layers * (attention + experts + shared)
-    head = 0 if model.tie_word_embeddings else vocab_size * model.hidden_size
-    parameters = vocab_size * model.hidden_size + head + hidden + _small(model)
-    idle_experts = model.num_ffn_experts - _ffn_slots(model)
-    # Muon updates the matrices inside the layers (ava_core.training.optimizers.is_hidden_matrix).
-    with_momentum = hidden if train.optimizer == "muon" else 0
-    low = WIDTHS[train.precision]
-    accumulated = train.global_batch_size > train.micro_batch_size
-    masters = parameters if low < FLOAT32 else 0
-    average = parameters if train.ema.decay else 0
+    kernels = kernels or kernels_path()
+    parameters = parameters_of(model, vocab_size)
+    recomputed = model.num_layers if train.gradient_checkpointing else 0
+    head = head_bytes(train, model.hidden_size, vocab_size, kernels)
+    activations = layer_memory(model, train, vocab_size, kernels).peak(recomputed, head)
     return Estimate(
-        parameters=parameters,
-        active_parameters=parameters - model.num_layers * idle_experts * _expert(model),
-        weight_bytes=low * parameters,
-        gradient_bytes=(FLOAT32 if accumulated else low) * parameters,
-        optimizer_bytes=FLOAT32
-        * (masters + average + _state_entries(model, train, vocab_size, parameters, with_momentum)),
-        activation_bytes=max(_backward_bytes(model, train, vocab_size), _muon_bytes(model, with_momentum)),
+        parameters=count(parameters),
+        active_parameters=active_count(model, vocab_size),
+        parts=memory_parts(
+            parameters, train, process_bytes(train, kernels), activations, ranks=train.processes, gpu=kernels == "gpu"
+        ),
     )
 
 
-def largest_part(model: ModelConfig, train: TrainConfig, vocab_size: int, sizes: Estimate) -> tuple[str, list[str]]:
-    """What takes most of a training's memory, and the keys that decide how much, as `key = value`."""
-    width = f"model.hidden_size = {model.hidden_size}"
-    layers = f"model.num_layers = {model.num_layers}"
-    heads = 1 if model.tie_word_embeddings else 2
-    experts = (model.num_ffn_experts + model.num_shared_experts) * _expert(model) * model.num_layers
-    kinds = ("num_ffn_experts", "num_zero_experts", "num_copy_experts", "num_constant_experts", "num_expert_groups")
-    most = max(kinds, key=lambda kind: getattr(model, kind))
-    parts = {
-        "the embedding": (heads * vocab_size * model.hidden_size, [f"tokenizer.vocab_size = {vocab_size}", width]),
-        "the experts": (
-            experts,
-            [
-                f"model.num_ffn_experts = {model.num_ffn_experts}",
-                f"model.expert_intermediate_size = {model.expert_intermediate_size}",
-                layers,
-                width,
-            ],
-        ),
-        "attention": (
-            model.num_layers * _attention(model),
-            [f"model.num_attention_heads = {model.num_attention_heads}", layers, width],
-        ),
-        "the routers": (_small(model), [f"model.{most} = {getattr(model, most)}", layers, width]),
-    }
-    name, (_, keys) = max(parts.items(), key=lambda item: item[1][0])
-    if sizes.activation_bytes // 2 > sizes.weight_bytes + sizes.gradient_bytes + sizes.optimizer_bytes:
-        length = f"train.sequence_length = {train.sequence_length}"
-        return "what one sequence needs for the backward pass", [length, *keys]
-    return name, keys
+def process_bytes(train: TrainConfig, kernels: str, present: int = 0) -> int:
+    """What a process takes without a model, at least the `present` bytes; on a GPU nothing else."""
+    if kernels == "gpu":
+        return present
+    return max(present, PROCESS_BYTES) + (0 if kernels == "native" and train.precision == "bf16" else ONEDNN_BYTES)
 
 
-def saved_bytes(model: ModelConfig, train: TrainConfig) -> int:
-    """What the layers keep of one micro-batch for the backward pass.
+def memory_parts(
+    parameters: Sequence[Parameter], train: TrainConfig, process: int, activations: int, *, ranks: int, gpu: bool
+) -> dict[str, int]:
+    """Bytes at the peak by what takes them, without the parts that take nothing.
 
-    As PyTorch's own operations and a fused attention keep it. The native kernels (bfloat16 on a CPU) keep less than
-    half; attention by explicit products, on a CPU without the kernels, keeps the probabilities too.
+    Args:
+        parameters: those that are trained.
+        train: precision, optimiser and ZeRO stage.
+        process: what the process has without the model.
+        activations: the most that exists at once of what the backward pass needs.
+        ranks: processes over which ZeRO cuts its partitions.
+        gpu: whether the model is in a GPU's memory.
+
+    The parts, for P parameters of w bytes:
+        weights: w P; at stage 3 a share of it.
+        optimizer: float32 masters (4 P) of weights in half precision, or of ZeRO's partitions, and what the optimiser
+            keeps (`ava_core.config.optimizers`); from stage 1 on a share of both.
+        gradients: w P, or 4 P where they are accumulated over micro-batches; at stage 2 a share. Surgery holds those of
+            the auxiliary losses apart, 4 P.
+        communication: ZeRO's buckets, which take all gradients before they are exchanged.
+        average: of the weights, 4 P.
+        checkpoint: of the CPU's memory what is written in the background, a copy of weights, optimizer and average.
+        activations: these, or what the optimiser works in while there are none, whichever is more.
     """
-    tokens = train.micro_batch_size * train.sequence_length
-    layer = tokens * _saved_per_token(model, train)
-    if train.gradient_checkpointing:
-        kept = WIDTHS[train.precision] * model.hidden_size + FLOAT32 * num_logits(model)
-        return model.num_layers * tokens * kept + layer
-    return model.num_layers * layer
+    P, w, stage = sum(p.entries for p in parameters), WIDTHS[train.precision], train.zero_stage
+    sharing = [1, *(ranks if stage >= first else 1 for first in (1, 2, 3))]
+    masters = FLOAT32 * P if w < FLOAT32 or stage else 0
+    entries = OPTIMIZERS[train.optimizer].state_entries
+    state = FLOAT32 * sum(p.copies * entries(p.shape, p.is_hidden) for p in parameters)
+    weights, optimizer = w * P // sharing[3], (masters + state) // sharing[1]
+    gradients = (FLOAT32 if accumulates(train) else w) * P // sharing[2]
+    average = FLOAT32 * P if train.ema.decay else 0
+    parts = {
+        "process": process,
+        "weights": weights,
+        "optimizer": optimizer,
+        "gradients": gradients + (FLOAT32 * P if train.gradient_surgery else 0),
+        "communication": w * P if stage else 0,
+        "average": average,
+        "checkpoint": 0 if gpu else weights + optimizer + average,
+        "activations": max(activations, _workspace_bytes(parameters, train)),
+    }
+    return {name: size for name, size in parts.items() if size}
 
 
-def _head_dim(model: ModelConfig) -> int:
-    return model.head_dim or model.hidden_size // model.num_attention_heads
+def accumulates(train: TrainConfig) -> bool:
+    """Whether gradients are kept in float32: of several micro-batches, or under float16's loss scale."""
+    return train.global_batch_size > train.micro_batch_size or train.precision == "fp16"
 
 
-def _attention(model: ModelConfig) -> int:
-    """Parameters of the query, key, value and output projections of a layer."""
-    heads = 2 * model.num_attention_heads + 2 * model.num_key_value_heads
-    return model.hidden_size * heads * _head_dim(model)
+def _workspace_bytes(parameters: Sequence[Parameter], train: TrainConfig) -> int:
+    """Temporaries of the optimiser's update.
 
-
-def _expert(model: ModelConfig) -> int:
-    """Parameters of one SwiGLU expert: gate, up and down."""
-    return 3 * model.hidden_size * model.expert_intermediate_size
-
-
-def _shared(model: ModelConfig) -> int:
-    return model.num_shared_experts * _expert(model)
-
-
-def _small(model: ModelConfig) -> int:
-    """Parameters of all norms, gates, gating residuals and constant experts."""
-    heads = {"head": 2, "projection": model.num_attention_heads + model.num_key_value_heads, "none": 0}[model.qk_norm]
-    norms = 2 * model.hidden_size + heads * _head_dim(model)
-    logits = num_logits(model)
-    gate = logits * model.hidden_size
-    constants = 3 * model.num_constant_experts * model.hidden_size  # the vector v, and a row of W_c for each of a1, a2
-    residuals = (model.num_layers - 1) * logits**2 if model.gating_residuals else 0
-    return model.num_layers * (norms + gate + constants) + residuals + model.hidden_size
-
-
-def _ffn_slots(model: ModelConfig) -> int:
-    return min(max_slots(model), model.num_ffn_experts)
-
-
-def _state_entries(model: ModelConfig, train: TrainConfig, vocab_size: int, parameters: int, with_momentum: int) -> int:
-    """Float32 values that the optimiser keeps beside the masters."""
-    if train.optimizer == "lion":
-        return parameters
-    if train.optimizer == "adafactor":
-        return _factored(model, vocab_size)
-    return with_momentum + 2 * (parameters - with_momentum)
-
-
-def _factored(model: ModelConfig, vocab_size: int) -> int:
-    """Adafactor's state: one value per row and one per column of every matrix (arXiv 1804.04235), all of vectors."""
-    width, inner = model.hidden_size, model.expert_intermediate_size
-    queries, keys = model.num_attention_heads * _head_dim(model), model.num_key_value_heads * _head_dim(model)
-    attention = 4 * width + 2 * queries + 2 * keys
-    expert = (2 * inner + width) + (width + inner)
-    shared = model.num_shared_experts * inner
-    shared_experts = (2 * shared + width) + (width + shared) if shared else 0
-    constants, logits = model.num_constant_experts, num_logits(model)
-    norms = 2 * width + {"head": 2, "projection": 0, "none": 0}[model.qk_norm] * _head_dim(model)
-    norms += queries + keys if model.qk_norm == "projection" else 0
-    gate = logits + width + ((constants + width) + (2 * constants + width) if constants else 0)
-    residuals = (model.num_layers - 1) * 2 * logits if model.gating_residuals else 0
-    layer = attention + model.num_ffn_experts * expert + shared_experts + norms + gate
-    heads = 1 if model.tie_word_embeddings else 2
-    return heads * (vocab_size + width) + model.num_layers * layer + residuals + width
-
-
-def _muon_bytes(model: ModelConfig, with_momentum: int) -> int:
-    """Temporaries of Muon's update: one of all its matrices in float32, and the largest stack of equal ones thrice."""
-    if not with_momentum:
-        return 0
-    gate_up = model.num_layers * model.num_ffn_experts * 2 * model.hidden_size * model.expert_intermediate_size
-    return FLOAT32 * (with_momentum + 3 * gate_up)
-
-
-def _saved_per_token(model: ModelConfig, train: TrainConfig) -> int:
-    """Bytes per token and layer, as counted with `torch.autograd.graph.saved_tensors_hooks` on this model."""
-    width, low = model.hidden_size, WIDTHS[train.precision]
-    heads = model.num_attention_heads * _head_dim(model)
-    key_values = model.num_key_value_heads * _head_dim(model)
-    inner = model.expert_intermediate_size
-    # Input and output of both norms, the input of the zero-computation experts; the norms of queries and keys.
-    exact = FLOAT32 * (5 * width + (2 * (heads + key_values) if model.qk_norm != "none" else 0))
-    # The input of each projection; heads of queries, keys, values and output.
-    attention = low * (3 * width + 4 * heads)
-    # Rows in and out, gate and up, silu(gate), and their product.
-    experts = low * max_slots(model) * (2 * width + 4 * inner) + low * model.num_shared_experts * 4 * inner
-    return exact + attention + experts
-
-
-def _backward_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> int:
-    """Peak of temporaries: what the layers saved, the gradients inside one layer, the head's logits and gradients."""
-    tokens = train.micro_batch_size * train.sequence_length
-    inside_layer = tokens * _saved_per_token(model, train)
-    logits = 4 * FLOAT32 * min(tokens, LOGITS_CHUNK) * vocab_size
-    head = FLOAT32 * model.hidden_size * (2 * tokens + vocab_size)
-    return saved_bytes(model, train) + max(inside_layer, logits) + head
+    Muon holds the updates of all matrices of a step in float32 and orthogonalises those of one shape together; the
+    stacks of experts take turns (`expert_update_interval`). The others but AdamW, which has kernels, widen gradients.
+    """
+    stacks: dict[tuple[int, ...], int] = {}
+    others = 0
+    for parameter in parameters:
+        if train.optimizer == "muon" and parameter.is_hidden:
+            turns = train.expert_update_interval if len(parameter.shape) > 2 else 1
+            shape = parameter.shape[-2:]
+            stacks[shape] = stacks.get(shape, 0) + -(-parameter.entries // turns)
+        else:
+            others += parameter.entries
+    half = WIDTHS[train.precision] < FLOAT32
+    widened = FLOAT32 * others if half and not accumulates(train) and train.optimizer != "adamw" else 0
+    if not stacks:
+        return widened
+    return FLOAT32 * sum(stacks.values()) + MUON_WORKSPACE * max(stacks.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 KERNELS = "AVA_KERNELS"
 KERNEL_CHOICES = ("auto", "native", "onednn", "off")
+KERNELS_FOLDER = Path(__file__).parents[1] / "kernels"
+NEEDED_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
+"""Of a CPU that Ava's kernels run on."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,30 @@ def requested_kernels() -> str:
     if value not in KERNEL_CHOICES:
         raise ConfigError(f"environment: {KERNELS} = {value!r}: must be one of {', '.join(KERNEL_CHOICES)}")
     return value
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """What the CPU says that it can do, as Linux names it; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def kernels_path() -> str:
+    """What trains in bfloat16 on this CPU, as far as it can be known without PyTorch: native, onednn or off.
+
+    `ava_core.kernels.library.path` knows for certain.
+
+    Raises:
+        ConfigError: AVA_KERNELS is no value that it may have.
+    """
+    requested = requested_kernels()
+    if requested == "off" or not cpu_flags().issuperset(NEEDED_FLAGS) or not any(KERNELS_FOLDER.glob("_native-*.so")):
+        return "off"
+    return "onednn" if requested == "onednn" or (requested == "auto" and "amx_bf16" in cpu_flags()) else "native"
 
 
 def kernels_choice() -> dict[str, str]:

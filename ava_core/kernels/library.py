@@ -5,29 +5,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ava_core.config.hardware import requested_kernels
+from ava_core.config.hardware import NEEDED_FLAGS, cpu_flags, requested_kernels
 from ava_core.errors import ConfigError
 from ava_core.kernels.build import SOURCES, library_path
 from ava_core.kernels.entries import ENTRIES, SOUND
 
 log = logging.getLogger(__name__)
-NEEDED_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
-
-
-@functools.cache
-def cpu_flags() -> frozenset[str]:
-    """What the CPU says that it can do, as Linux names it; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
 
 
 def library() -> Any | None:

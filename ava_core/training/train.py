@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ava_core.config.estimate import estimate
 from ava_core.config.hardware import Hardware, detect
 from ava_core.config.memory import require_memory
 from ava_core.config.model import ModelConfig
+from ava_core.config.parameters import active_count
 from ava_core.config.train import TrainConfig
 from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.shards import ShardedSplit, load_splits_info
@@ -265,7 +265,6 @@ class _Training:
         )
 
     def _result(self, trainer: Trainer, plan: MemoryPlan, peak_bytes: int, parameters: int) -> TrainResult:
-        sizes = estimate(self.model_config, self.config, self.training.vocab_size)
         rows, clock = trainer.history.rows, trainer.clock
         last, speed = rows[-1], trainer.tokens_per_second
         peak = self.ranks.size * measure_peak(self.model_config, self.config, self.training.vocab_size, trainer.device)
@@ -276,7 +275,7 @@ class _Training:
             "tokens_seen": last["tokens_seen"],
             "steps": last["step"],
             "parameters": parameters,
-            "active_parameters": sizes.active_parameters,
+            "active_parameters": active_count(self.model_config, self.training.vocab_size),
         }
         timings = {
             "tokens_per_second": speed,

@@ -57,7 +57,7 @@ def test_zero_lets_fit_what_would_not_fit_alone():
     model = ["model.num_layers=12", "model.hidden_size=2048", "model.expert_intermediate_size=2048"]
     processes = ["train.processes=8", "train.global_batch_size=256", "train.optimizer=adamw"]
     config = resolve(overrides=[*model, *processes]).config
-    needed = memory._resident_bytes(estimate(config.model, memory._smallest(config.train), 2048), config.train)
+    needed = memory._resident_bytes(estimate(config.model, memory._smallest(config.train), 2048))
     machine = Hardware(2, 4 * needed / GIB, 0, 0.0)
     refuse(machine, *model, *processes)
     cut = resolve(overrides=[*model, *processes, "train.zero_stage=3"]).config

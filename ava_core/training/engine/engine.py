@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ava_core.config.estimate import accumulates
 from ava_core.config.train import TrainConfig
 from ava_core.data.batches import Batch
 from ava_core.distributed.ranks import Ranks
@@ -62,8 +63,7 @@ class TrainingEngine:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.zero_stage == 0:
-            accumulated = config.global_batch_size > config.micro_batch_size or config.precision == "fp16"
-            set_weight_dtype(model, weight_dtype(config), accumulated=accumulated)
+            set_weight_dtype(model, weight_dtype(config), accumulated=accumulates(config))
         self.optimizer = _build_optimizer(model, config)
         self.deepspeed = initialize(model, self.optimizer, config, ranks)
         if isinstance(self.optimizer, PartitionedMuon):

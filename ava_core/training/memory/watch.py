@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from ava_core.config.hardware import GIB
 from ava_core.training.callbacks.base import Callback, Row, Run
+from ava_core.training.memory.measure import recompute
 from ava_core.training.memory.out_of_memory import free_memory
-from ava_core.training.memory.plan import MemoryPlan, recompute
+from ava_core.training.memory.plan import MemoryPlan
 from ava_core.training.process import peak_memory_bytes
 
 log = logging.getLogger(__name__)

@@ -11,16 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from ava_core.config.parameters import is_hidden_matrix
 from ava_core.config.train import TrainConfig
-
-_HIDDEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
-
-
-def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon should update this parameter: by name, for a router is a matrix too and isn't one of them."""
-    if parameter.ndim < 2:
-        return False
-    return name.removesuffix(".weight").endswith(_HIDDEN) or name.startswith("prediction_heads.")
 
 
 def is_embedding(name: str) -> bool:
@@ -41,7 +33,7 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 def peak_rate(name: str, parameter: nn.Parameter, config: TrainConfig) -> float:
     """The learning rate that a schedule scales."""
     rate = config.learning_rate
-    if config.optimizer == "muon" and not is_hidden_matrix(name, parameter):
+    if config.optimizer == "muon" and not is_hidden_matrix(name, parameter.ndim):
         rate = config.adam_learning_rate
     if is_embedding(name):
         return rate * config.embedding_learning_rate_ratio
@@ -58,7 +50,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        algorithm = "muon" if config.optimizer == "muon" and is_hidden_matrix(name, parameter) else "adamw"
+        algorithm = "muon" if config.optimizer == "muon" and is_hidden_matrix(name, parameter.ndim) else "adamw"
         decayed, rate = is_decayed(name, parameter), peak_rate(name, parameter, config)
         group = groups.setdefault((algorithm, decayed, rate), {"params": []})
         group["params"].append(parameter)

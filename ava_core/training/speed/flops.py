@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ava_core.config.model import ModelConfig
+from ava_core.config.parameters import attention_entries, expert_entries, head_dim
 from ava_core.config.routing import max_slots
 from ava_core.config.train import TrainConfig
 
@@ -73,7 +74,7 @@ def step_shapes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Step
         vocab_size=vocab_size,
         heads=model.num_attention_heads,
         key_value_heads=model.num_key_value_heads,
-        head_dim=model.head_dim or model.hidden_size // model.num_attention_heads,
+        head_dim=head_dim(model),
         experts=model.num_ffn_experts,
         expert_size=model.expert_intermediate_size,
         experts_per_token=min(max_slots(model), model.num_ffn_experts),
@@ -96,7 +97,7 @@ class Product:
         return 2 * self.rows * self.inner * self.columns
 
 
-def active_parameters(shapes: Shapes, ffn_experts: float, routed_experts: int, constant_experts: int = 0) -> float:
+def multiplied_entries(shapes: Shapes, ffn_experts: float, routed_experts: int, constant_experts: int = 0) -> float:
     """Entries of the matrices that a token is multiplied with inside the layers.
 
     Args:
@@ -107,15 +108,15 @@ def active_parameters(shapes: Shapes, ffn_experts: float, routed_experts: int, c
 
     Embedding, head, norms and gating residuals (E x E) don't count.
     """
-    heads = 2 * (shapes.heads + shapes.key_value_heads) * shapes.head_dim
-    layer = heads + ffn_experts * 3 * shapes.expert_size + routed_experts + 3 * constant_experts
-    return shapes.layers * shapes.hidden_size * layer
+    attention = attention_entries(shapes.hidden_size, shapes.heads, shapes.key_value_heads, shapes.head_dim)
+    experts = ffn_experts * expert_entries(shapes.hidden_size, shapes.expert_size)
+    return shapes.layers * (attention + experts + shapes.hidden_size * (routed_experts + 3 * constant_experts))
 
 
 def training_flops_per_token(
     shapes: Shapes, ffn_experts: float, routed_experts: int, constant_experts: int = 0, *, causal: bool = False
 ) -> float:
-    """FLOPs per token of forward and backward: 6 x active parameters + 6 D V of the head + attention.
+    """FLOPs per token of forward and backward: 6 x multiplied entries + 6 D V of the head + attention.
 
     The two attention products of a layer cost 2 x 2 S H A per token, three times that with their gradients.
     `causal` counts only the (S + 1) / 2 positions that the average token may look at; without it all S count, as in
@@ -124,7 +125,7 @@ def training_flops_per_token(
     looked_at = (shapes.length + 1) / 2 if causal else shapes.length
     attention = 12 * shapes.layers * shapes.heads * shapes.head_dim * looked_at
     head = 6 * shapes.hidden_size * shapes.vocab_size
-    return 6 * active_parameters(shapes, ffn_experts, routed_experts, constant_experts) + head + attention
+    return 6 * multiplied_entries(shapes, ffn_experts, routed_experts, constant_experts) + head + attention
 
 
 def products(shapes: Shapes) -> list[Product]:

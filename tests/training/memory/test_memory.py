@@ -5,13 +5,17 @@ import contextlib
 import pytest
 import torch
 
+from ava_core.config.activations import LayerMemory
+from ava_core.config.estimate import memory_parts
 from ava_core.config.hardware import GIB
+from ava_core.config.parameters import Parameter
 from ava_core.config.precision import WIDTHS
 from ava_core.config.train import TrainConfig
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.engine.precision import weight_dtype
-from ava_core.training.memory.plan import LayerMemory, MemoryPlan, measure, plan_memory, recompute
+from ava_core.training.memory.measure import measure, recompute
+from ava_core.training.memory.plan import MemoryPlan, plan_memory
 
 VOCABULARY = 64
 
@@ -200,10 +204,11 @@ def test_optimizer_state_is_what_the_optimizer_allocates(optimizer, precision, q
 
 
 def test_zero_divides_what_it_partitions(quiet_process):
-    from ava_core.training.memory.plan import _fixed_parts
-
-    model = make_model()
-    parts = [_fixed_parts(model, settings(zero_stage=stage, optimizer="adamw"), 4) for stage in range(4)]
+    trained = [Parameter(name, tuple(p.shape)) for name, p in make_model().named_parameters()]
+    parts = [
+        memory_parts(trained, settings(zero_stage=stage, optimizer="adamw"), 0, 0, ranks=4, gpu=False)
+        for stage in range(4)
+    ]
     for name, first in (("optimizer", 1), ("gradients", 2), ("weights", 3)):
         sizes = [part[name] for part in parts]
         assert all(size == (sizes[0] if stage < first else sizes[0] // 4) for stage, size in enumerate(sizes)), name

@@ -10,7 +10,7 @@ from ava_core.config.model import ModelConfig
 from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.speed.flops import (
-    active_parameters,
+    multiplied_entries,
     products,
     step_shapes,
     training_flops_per_token,
@@ -60,20 +60,20 @@ def test_causal_attention_counts_each_position_that_is_looked_at_once():
     width = SMALL.heads * SMALL.head_dim
     # scores and values, a multiplication and an addition each, forward and twice that backward
     attention = SMALL.layers * 3 * 2 * 2 * width * positions / SMALL.length
-    without = 6 * active_parameters(SMALL, 2, 4) + 6 * SMALL.hidden_size * SMALL.vocab_size
+    without = 6 * multiplied_entries(SMALL, 2, 4) + 6 * SMALL.hidden_size * SMALL.vocab_size
     assert training_flops_per_token(SMALL, 2, 4, causal=True) == without + attention
 
 
 def test_zero_computation_experts_cost_their_mix_and_nothing_else():
-    with_experts = active_parameters(SMALL, 1.5, SMALL.experts + 4, constant_experts=2)
-    without = active_parameters(SMALL, 2, SMALL.experts)
+    with_experts = multiplied_entries(SMALL, 1.5, SMALL.experts + 4, constant_experts=2)
+    without = multiplied_entries(SMALL, 2, SMALL.experts)
     saved = 0.5 * 3 * SMALL.hidden_size * SMALL.expert_size
     added = SMALL.hidden_size * (4 + 2 * 3)  # router rows; two mixing rows and a vector per constant expert
     assert with_experts - without == SMALL.layers * (added - saved)
 
 
 def test_products_of_the_peak_are_the_work_of_a_step_without_router_and_attention():
-    whole = 6 * active_parameters(SMALL, SMALL.experts_per_token, 0) + 6 * SMALL.hidden_size * SMALL.vocab_size
+    whole = 6 * multiplied_entries(SMALL, SMALL.experts_per_token, 0) + 6 * SMALL.hidden_size * SMALL.vocab_size
     assert sum(product.count * product.flops for product in products(SMALL)) == SMALL.tokens * whole
 
 
