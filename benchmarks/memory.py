@@ -44,6 +44,7 @@ CASES = {
         ["processes=2", "micro_batch_size=8", "zero_stage=3", "expert_update_interval=1"],
     ),
     "cpu/small": ("cpu/small", ["global_batch_size=16"]),
+    "cpu/small, 4 sequences": ("cpu/small", ["global_batch_size=4", "micro_batch_size=4", "optimizer=adamw"]),
     "cpu/small, accumulated": ("cpu/small", ["global_batch_size=16", "micro_batch_size=8"]),
     "cpu/small, AdamW": ("cpu/small", ["global_batch_size=16", "optimizer=adamw"]),
     "cpu/small, recomputed": ("cpu/small", ["global_batch_size=16", "gradient_checkpointing=true"]),
@@ -53,10 +54,7 @@ CASES = {
     ),
     "cpu/medium": ("cpu/medium", ["global_batch_size=16"]),
     "cpu/medium, 2 sequences": ("cpu/medium", ["global_batch_size=2", "micro_batch_size=2"]),
-    "gpu/base, 1 sequence, AdamW": (
-        "gpu/base",
-        ["global_batch_size=1", "micro_batch_size=1", "optimizer=lion"],
-    ),
+    "gpu/base, 1 sequence, Lion": ("gpu/base", ["global_batch_size=1", "micro_batch_size=1", "optimizer=lion"]),
 }
 
 
