@@ -16,28 +16,28 @@ NAME = "train"
 
 
 def _compute(run: StepRun) -> None:
-    from ava_core.launching import ranked_step
+    from ava_core.launching.ranked_step import announce_training
+    from ava_core.training.request import TrainRequest
 
-    arguments: dict[str, Any] = {
-        "model_config": run.config.model,
-        "train_config": run.config.train,
-        "seed": run.config.seed,
-        "shards": run.input("shards"),
-        "output": run.output,
-        "state": run.state,
-        "threads": ranked_step.threads_of_each(run.threads),
-        "progress": run.progress,
-        "resume": _optional(run.inputs, "resume"),
-        "reference": _optional(run.inputs, "reference"),
-        "kept": run.kept / "checkpoints",
-    }
-    ranked_step.announce_work(arguments)
+    request = TrainRequest(
+        model_config=run.config.model,
+        train_config=run.config.train,
+        seed=run.config.seed,
+        shards=run.input("shards"),
+        output=run.output,
+        state=run.state,
+        threads=run.threads,
+        resume=_optional(run.inputs, "resume"),
+        reference=_optional(run.inputs, "reference"),
+        kept=run.kept / "checkpoints",
+    )
+    announce_training(request)
+    from ava_core.launching.launch import launch
     from ava_core.tracking.live import live_run
-    from ava_core.training.train import train
 
     parameters = run.config.model_dump(mode="json", by_alias=True)
     with live_run(experiment=run.config.registry.experiment, parameters=parameters, state=run.state):
-        result = train(**arguments)
+        result = launch(request, run.progress)
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)
 
@@ -52,9 +52,9 @@ def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
 
         run_step_on_cluster(request)
         return
-    from ava_core.launching import ranked_step
+    from ava_core.launching.ranked_step import run_step_as_rank
 
-    ranked_step.run_step_as_rank(request, compute)
+    run_step_as_rank(request, compute)
 
 
 command = step_command(NAME, _compute, runner=_run, instead=FIND_RATE)

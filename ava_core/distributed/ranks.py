@@ -98,6 +98,10 @@ class Ranks:
         """Whether this is rank 0, which alone writes outputs and speaks to the user."""
         return self.rank == 0
 
+    def threads_of_each(self, threads: int) -> int:
+        """CPU threads for this process, of those that all processes of its machine have together."""
+        return max(1, threads // (self.local_size or self.size))
+
     def connect(self, timeout: timedelta = TIMEOUT) -> None:
         """Join the process group and hand it to DeepSpeed: NCCL on GPUs, Gloo on CPUs. Does nothing a second time.
 

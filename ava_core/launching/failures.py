@@ -7,7 +7,9 @@ failure must be told from its consequences: when one process ends, all others lo
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,33 @@ def read(folder: Path) -> dict[int, dict[str, Any]]:
     """All failures that were left, by rank."""
     found = (json.loads(path.read_text()) for path in folder.glob("failure-rank-*.json"))
     return {failure["rank"]: failure for failure in found}
+
+
+def explain(codes: Mapping[int, int | None], folder: Path, log_of_first: Path | None) -> Exception:
+    """The cause among all that went wrong: a reported error, then a death by signal, then what is left.
+
+    Args:
+        codes: exit code of each rank's process, negative for a signal; None: it still runs.
+        folder: where the processes left their failures, and those of ranks above 0 their logs.
+        log_of_first: the log of rank 0.
+    """
+    reported = read(folder)
+
+    def log_of(rank: int) -> Path | None:
+        return folder / f"rank-{rank}.log" if rank else log_of_first
+
+    for causes in (("config", "integrity", "out_of_memory", "error"), ("defect",)):
+        for rank, failure in sorted(reported.items()):
+            if failure["kind"] in causes:
+                return rebuild(failure, log_of(rank))
+        for rank, code in codes.items():
+            if code is not None and code < 0:
+                return AvaError(
+                    f"the training process of rank {rank} was killed by {signal.Signals(-code).name}: run the same"
+                    " command again to go on from the last checkpoint; if the kernel did it, memory has run out"
+                )
+    for rank, code in codes.items():
+        if code and rank not in reported:
+            return AvaError(f"the training process of rank {rank} ended with exit code {code} (log: {log_of(rank)})")
+    rank, failure = min(reported.items())
+    return rebuild(failure, log_of(rank))

@@ -12,19 +12,20 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from ava_core.config.hosts import world_size
 from ava_core.config.threads import limit_threads
 from ava_core.distributed.ranks import TIMEOUT, LostPeer, Ranks, require_devices
 from ava_core.errors import ConfigError
-from ava_core.launching import request as requests
 from ava_core.runtime import logs
+from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.step import run_step
+from ava_core.training.request import TrainRequest, decode, encode
 
 log = logging.getLogger(__name__)
 _ANNOUNCEMENT, _HEARD = "ava_announcement", "ava_heard"
@@ -59,18 +60,12 @@ def run_step_as_rank(request: Request, compute: Callable[[StepRun], None]) -> No
         _run_as_other_rank(ranks, request)
 
 
-def threads_of_each(threads: int) -> int:
-    """CPU threads for this process, of those of its machine."""
-    ranks = Ranks.from_environment()
-    return max(1, threads // (ranks.local_size or ranks.size))
-
-
-def announce_work(arguments: Mapping[str, Any]) -> None:
-    """Tell the other processes to call `train()` too; does nothing in a process alone."""
+def announce_training(request: TrainRequest) -> None:
+    """Tell the other ranks to train too; does nothing in a process alone."""
     ranks = Ranks.from_environment()
     if ranks.size > 1:
         require_devices(ranks.local_size or ranks.local_rank + 1)
-        _announce(ranks, {"do": "train", "arguments": requests.encode(arguments)}, TIMEOUT)
+        _announce(ranks, {"do": "train", "request": encode(request)}, TIMEOUT)
 
 
 def _run_as_rank_zero(ranks: Ranks, request: Request, compute: Callable[[StepRun], None]) -> None:
@@ -106,23 +101,22 @@ def _announce(ranks: Ranks, message: dict[str, Any], timeout: timedelta) -> None
 def _run_as_other_rank(ranks: Ranks, request: Request) -> None:
     file = request.output.with_name(f"{request.output.name}.rank-{ranks.rank}.log")
     logs.configure("error", file)
-    threads = threads_of_each(request.threads)
-    limit_threads(threads)
-    message = _hear(ranks)
+    limit_threads(ranks.threads_of_each(request.threads))
+    message = _await_announcement(ranks)
     if message["do"] == "nothing":
         log.info("rank 0 has nothing to compute")
     elif message["do"] == "fail":
         log.info("rank 0 has failed before the training")
         sys.exit(message["exit_code"])
     else:
-        arguments = requests.decode(message["arguments"], quiet=True)
-        arguments |= {"threads": threads, "shards": Path(request.inputs["shards"][0])}
+        training = decode(message["request"])
         from ava_core.training.train import train
 
-        train(**arguments)
+        # This machine may have other threads than rank 0's, and the shards in another place.
+        train(replace(training, threads=request.threads, shards=request.inputs["shards"][0]), Progress(quiet=True))
 
 
-def _hear(ranks: Ranks) -> dict[str, Any]:
+def _await_announcement(ranks: Ranks) -> dict[str, Any]:
     """Wait, as long as it takes: rank 0 may be waiting for another run of the same work to finish."""
     try:
         store = ranks.store()

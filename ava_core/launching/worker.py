@@ -1,6 +1,6 @@
 """One process of a training with several: `python -m ava_core.launching.worker REQUEST [PARENT]`.
 
-Started by `launch`, with the environment of its rank. It trains as the request says; rank 0 leaves
+Started by `processes` or `hosts`, with the environment of its rank. It trains as the request says; rank 0 leaves
 `result.json` beside the request, and a process that fails `failure-rank-N.json`. Only rank 0 writes to the terminal,
 the others to `rank-N.log`.
 """
@@ -23,17 +23,19 @@ from ava_core.errors import AvaError
 from ava_core.interruption import handle_signals, outlive_terminal
 from ava_core.launching import failures
 from ava_core.launching.lifetime import die_with_parent
-from ava_core.launching.request import decode
 from ava_core.runtime import logs
+from ava_core.runtime.progress import Progress
+from ava_core.training.request import TrainRequest, TrainResult, decode
 
 log = logging.getLogger(__name__)
+Train = Callable[[TrainRequest, Progress], TrainResult]
 
 
-def main(train: Callable[..., Any] | None = None) -> NoReturn:
+def main(train: Train | None = None) -> NoReturn:
     """Work as one rank, and end with its exit code.
 
     Args:
-        train: instead of `ava_core.training.train.train`, for tests; gives an object with `metrics` and `timings`.
+        train: instead of `ava_core.training.train.train`, for tests.
     """
     path = Path(sys.argv[1])
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
@@ -44,8 +46,9 @@ def main(train: Callable[..., Any] | None = None) -> NoReturn:
     try:
         request = _read(path)
         _speak_as(ranks, path.parent, request)
-        limit_threads(request["arguments"]["threads"])
-        result = (train or _train())(**decode(request["arguments"], quiet=request["quiet"] or not ranks.is_first))
+        training = decode(request["request"])
+        limit_threads(ranks.threads_of_each(training.threads))
+        result = (train or _train())(training, Progress(quiet=request["quiet"] or not ranks.is_first))
         if ranks.is_first:
             _leave(path.parent / "result.json", asdict(result))
     except SystemExit as error:
@@ -55,7 +58,7 @@ def main(train: Callable[..., Any] | None = None) -> NoReturn:
     _end(0)
 
 
-def _train() -> Callable[..., Any]:
+def _train() -> Train:
     from ava_core.training.train import train  # the first import of torch
 
     return train

@@ -148,7 +148,7 @@ STEPS: dict[str, StepSpec] = {
             summary="Train the model with DeepSpeed.",
             output="model",
             sections=("seed", "model", "train"),
-            function="ava_core.training.train:train",
+            function="ava_core.launching.launch:launch",
             inputs=(
                 _SHARDS,
                 Input(

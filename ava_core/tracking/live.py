@@ -1,7 +1,7 @@
 """Logging a training to the tracking server while it runs.
 
     with live_run(experiment="ava", parameters=..., state=run.state):
-        train(...)
+        launch(...)
 
 It never blocks the training and never fails it: a process of its own (`ava_core.tracking.sender`) tails the files in
 the state folder, retries while the server doesn't answer, and catches up when it does. `ava register` makes a run of

@@ -1,42 +1,59 @@
-"""The arguments of `train()` as JSON, for processes that are told what to do by another one."""
+"""What a training is asked for and what it gives; also as JSON, for the processes that take part in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ava_core.config.model import ModelConfig
-from ava_core.config.section import Section
 from ava_core.config.train import TrainConfig
-from ava_core.runtime.progress import Progress
-
-SECTIONS: dict[str, type[Section]] = {"model_config": ModelConfig, "train_config": TrainConfig}
-PATHS = ("shards", "output", "state", "resume", "reference", "kept")
 
 
-def encode(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `train()` as JSON values; what shows progress is left to each process."""
-    values: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if name in SECTIONS:
-            values[name] = value.model_dump(mode="json", by_alias=True)
-        elif name in PATHS and value is not None:
-            values[name] = str(value)
-        elif name != "progress":
-            values[name] = value
-    return values
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRequest:
+    """What a training is made from, and where it writes."""
+
+    model_config: ModelConfig
+    """The architecture."""
+    train_config: TrainConfig
+    """How it is trained."""
+    seed: int
+    """Of the weights, the batches and all noise."""
+    shards: Path
+    """Output of `ava preprocess`."""
+    output: Path
+    """An empty folder, for the model."""
+    state: Path
+    """A folder that outlives a killed run, for checkpoints and history."""
+    threads: int
+    """CPU threads of all processes of this machine together."""
+    resume: Path | None = None
+    """A checkpoint of another training of the same model to begin from."""
+    reference: Path | None = None
+    """Output of `ava train` whose losses order the curriculum."""
+    kept: Path | None = None
+    """Where checkpoints go that outlive the training; None: none does."""
 
 
-def decode(values: Mapping[str, Any], *, quiet: bool) -> dict[str, Any]:
-    """Keyword arguments for `train()` from what `encode` gave."""
-    arguments: dict[str, Any] = {"progress": Progress(quiet=quiet)}
-    for name, value in values.items():
-        if name in SECTIONS:
-            arguments[name] = SECTIONS[name].model_validate_json(json.dumps(value))
-        elif name in PATHS and value is not None:
-            arguments[name] = Path(value)
-        else:
-            arguments[name] = value
-    return arguments
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a training has measured."""
+
+    metrics: dict[str, float]
+    """Figures that are the same on every run."""
+    timings: dict[str, float]
+    """Figures that a clock or a memory meter gave."""
+
+
+def encode(request: TrainRequest) -> dict[str, Any]:
+    """The request as JSON values."""
+    return TypeAdapter(TrainRequest).dump_python(request, mode="json", by_alias=True)
+
+
+def decode(values: dict[str, Any]) -> TrainRequest:
+    """The request that `encode` made values of."""
+    return TypeAdapter(TrainRequest).validate_json(json.dumps(values))

@@ -5,25 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ava_core.config.hardware import Hardware, detect
-from ava_core.config.memory import require_memory
 from ava_core.config.model import ModelConfig
 from ava_core.config.parameters import active_count
-from ava_core.config.train import TrainConfig
 from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.shards import ShardedSplit, load_splits_info
-from ava_core.data.tokenizer import CONFIG_FILE, FILE, copy_tokenizer, read_settings
+from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.distributed import peers
 from ava_core.distributed.ranks import Ranks
-from ava_core.errors import AvaError, ConfigError
-from ava_core.launching import launch
+from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.runtime.progress import Progress
@@ -34,11 +28,12 @@ from ava_core.training.ema import Ema
 from ava_core.training.engine.engine import TrainingEngine, prepare_loss
 from ava_core.training.gradients import Guard, build_clipper
 from ava_core.training.history import History
-from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
 from ava_core.training.memory.watch import MemoryWatch
+from ava_core.training.preconditions import require_trainable
 from ava_core.training.process import peak_memory_bytes, prepare
 from ava_core.training.regularization import AdaptiveRegularizer
+from ava_core.training.request import TrainRequest, TrainResult
 from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock
 from ava_core.training.speed.flops import utilization
@@ -52,79 +47,27 @@ HEADS = "prediction_heads."
 """Names of weights that only the training has."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """Attributes:
-    metrics: figures that are the same on every run.
-    timings: figures that a clock or a memory meter gave.
-    """
+def train(request: TrainRequest, progress: Progress) -> TrainResult:
+    """Train a model in this process, alone or as one of several ranks.
 
-    metrics: dict[str, float]
-    timings: dict[str, float]
-
-
-def train(
-    *,
-    model_config: ModelConfig,
-    train_config: TrainConfig,
-    seed: int,
-    shards: Path,
-    output: Path,
-    state: Path,
-    threads: int,
-    progress: Progress,
-    resume: Path | None = None,
-    reference: Path | None = None,
-    kept: Path | None = None,
-) -> TrainResult:
-    """Train a model and write it to `output` as a Transformers folder with its tokenizer and history.
-
-    As many processes as the configuration says take part; those that aren't there yet are started.
+    Rank 0 writes it to `request.output` as a Transformers folder with its tokenizer and history. How many processes
+    take part is decided by who starts them: `ava_core.launching`.
 
     Args:
-        model_config: the architecture.
-        train_config: how it is trained.
-        seed: of the weights, the batches and all noise.
-        shards: output of `ava preprocess`.
-        output: an empty folder.
-        state: a folder that outlives a killed run, for checkpoints and history.
-        threads: CPU threads of this process, or of all that it starts.
+        request: what is trained, and how.
         progress: shows progress.
-        resume: a checkpoint of another training of the same model to begin from.
-        reference: output of `ava train` whose losses order the curriculum.
-        kept: where checkpoints go that outlive the training; None: none does.
 
     Raises:
         ConfigError: what is asked for can't be trained here; one line per fault.
-        AvaError: too little text, or the loss is no finite number.
+        OutOfMemory: an allocation failed. A checkpoint may be there to go on from, with a smaller micro-batch.
+        LostPeer: another rank has gone.
+        AvaError: too little text, or the loss is not finite.
         IntegrityError: the shards or a checkpoint can't be read.
     """
-    _require_tokenizer(shards)
+    require_trainable(request)
     ranks = Ranks.from_environment()
-    if ranks.size == 1 and train_config.hostfile is None:  # too many processes are too much memory, for that reason
-        launch.require_devices(train_config.processes)
-    require_memory(model_config, train_config, load_splits_info(shards).vocab_size, _machine())
-    request: dict[str, Any] = {
-        "model_config": model_config,
-        "seed": seed,
-        "shards": shards,
-        "output": output,
-        "state": state,
-        "threads": threads,
-        "resume": resume,
-        "reference": reference,
-        "kept": kept,
-    }
-
-    def attempt(config: TrainConfig) -> TrainResult:
-        if ranks.size == 1 and (config.processes > 1 or config.hostfile):
-            return TrainResult(**launch.train_in_processes(train_config=config, progress=progress, **request))
-        return _Training(train_config=config, ranks=ranks, progress=progress, **request).run()
-
-    if ranks.size > 1:  # whoever started the ranks halves the micro-batch and starts them again
-        with peers.loss_explained(ranks.rank, state / "checkpoints"):
-            return attempt(train_config)
-    return until_it_fits(MicroBatch(train_config, state), attempt)
+    with peers.loss_explained(ranks.rank, request.state / "checkpoints") if ranks.size > 1 else nullcontext():
+        return _Training(request, ranks, progress).run()
 
 
 def build_model(config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausalLM:
@@ -144,35 +87,20 @@ def build_model(config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausa
 class _Training:
     """One attempt at a training in this process: what it is built from, the run, and what it leaves."""
 
-    def __init__(
-        self,
-        *,
-        model_config: ModelConfig,
-        train_config: TrainConfig,
-        seed: int,
-        shards: Path,
-        output: Path,
-        state: Path,
-        threads: int,
-        resume: Path | None,
-        reference: Path | None,
-        kept: Path | None,
-        ranks: Ranks,
-        progress: Progress,
-    ) -> None:
-        self.model_config, self.config, self.seed = model_config, train_config, seed
-        self.shards, self.output, self.state, self.kept = shards, output, state, kept
-        self.ranks, self.threads = ranks, threads
-        self.resume, self.reference = resume, reference
-        self.training, self.validation = (ShardedSplit.open(shards, name) for name in ("train", "validation"))
-        self.callbacks = CallbackList(default_callbacks(train_config, progress, state, shards / "tokenizer"))
+    def __init__(self, request: TrainRequest, ranks: Ranks, progress: Progress) -> None:
+        self.request, self.ranks = request, ranks
+        self.model_config, self.config = request.model_config, request.train_config
+        self.training, self.validation = (ShardedSplit.open(request.shards, name) for name in ("train", "validation"))
+        self.tokenizer = request.shards / "tokenizer"
+        self.callbacks = CallbackList(default_callbacks(self.config, progress, request.state, self.tokenizer))
 
     def run(self) -> TrainResult:
         """Train to the end and write the model folder (rank 0)."""
         self.ranks.connect()
-        prepare(self.threads, self.seed)
-        if self.resume:
-            self._check_resume(self.resume)
+        prepare(self.ranks.threads_of_each(self.request.threads), self.request.seed)
+        resume = self.request.resume
+        if resume:
+            self._check_resume(resume)
         batches = self._batches()
         model = build_model(self.model_config, self.training)
         parameters = model.num_parameters()
@@ -188,11 +116,11 @@ class _Training:
         )
         self.callbacks.callbacks.append(MemoryWatch(plan))
         trainer = self._trainer(model, batches)
-        trainer.run(partial(self._start, trainer.engine, self.resume) if self.resume else None)
+        trainer.run(partial(self._start, trainer.engine, resume) if resume else None)
         peak_bytes = peak_memory_bytes()
         plan.compare(peak_bytes)
-        if self.kept is not None:
-            trainer.checkpoints.keep(self.kept)
+        if self.request.kept is not None:
+            trainer.checkpoints.keep(self.request.kept)
         exact = trainer.engine.exact_state_dict() | (trainer.ema.average if trainer.ema else {})
         result = self._result(trainer, plan, peak_bytes, parameters)
         if self.ranks.is_first:
@@ -216,7 +144,7 @@ class _Training:
         """What a checkpoint must share with this training to be gone on with."""
         return {
             "model": digest_value(self.model_config.model_dump(mode="json")),
-            "tokenizer": digest_tree(self.shards / "tokenizer"),
+            "tokenizer": digest_tree(self.tokenizer),
             "optimizer": self.config.optimizer,
             "precision": self.config.precision,
             "loss.multi_token_depth": self.config.loss.multi_token_depth if self.config.loss.multi_token_weight else 0,
@@ -224,11 +152,11 @@ class _Training:
 
     def _batches(self) -> CurriculumBatches:
         split, difficulty = self.training, None
-        if self.reference:
+        if self.request.reference:
             if self.config.curriculum.difficulty != "reference":
                 raise ConfigError("--reference: is used only with train.curriculum.difficulty = reference")
             model = EnhancedMoEForCausalLM.from_pretrained(
-                self.reference, local_files_only=True, trust_remote_code=False, use_safetensors=True
+                self.request.reference, local_files_only=True, trust_remote_code=False, use_safetensors=True
             )
             difficulty = reference_difficulty(
                 model,
@@ -238,7 +166,7 @@ class _Training:
                 boundary_token_id=split.boundary_token_id,
             )
         boundary = split.boundary_token_id
-        return build_batches(split.tokens, boundary, self.config, self.seed, difficulty, split.fingerprint)
+        return build_batches(split.tokens, boundary, self.config, self.request.seed, difficulty, split.fingerprint)
 
     def _trainer(self, model: EnhancedMoEForCausalLM, batches: CurriculumBatches) -> Trainer:
         config, ranks = self.config, self.ranks
@@ -258,8 +186,8 @@ class _Training:
             guard=Guard(config.guard, loss_scaling=config.precision == "fp16"),
             regularizer=regularizer,
             ema=Ema(config.ema.decay, config.ema.every, buffers) if config.ema.decay else None,
-            checkpoints=CheckpointFolder(self.state / "checkpoints", config, ranks, self._identity()),
-            history=History(self.state / "history.jsonl", durable=ranks.is_first),
+            checkpoints=CheckpointFolder(self.request.state / "checkpoints", config, ranks, self._identity()),
+            history=History(self.request.state / "history.jsonl", durable=ranks.is_first),
             clock=PhaseClock(),
             callbacks=self.callbacks,
         )
@@ -294,13 +222,14 @@ class _Training:
         """The model folder: weights in float32, tokenizer, history, what later steps need to know."""
         model = build_model(self.model_config, self.training)
         model.load_state_dict({name: value for name, value in exact.items() if not name.startswith(HEADS)})
-        model.eval().save_pretrained(self.output, max_shard_size="2GB")
-        copy_tokenizer(self.shards / "tokenizer", self.output, model.config.max_position_embeddings)
+        output, state = self.request.output, self.request.state
+        model.eval().save_pretrained(output, max_shard_size="2GB")
+        copy_tokenizer(self.tokenizer, output, model.config.max_position_embeddings)
         for name in RECORDS:
-            if (self.state / name).exists():
-                shutil.copyfile(self.state / name, self.output / name)
-        history.export(self.output)
-        info = load_splits_info(self.shards)
+            if (state / name).exists():
+                shutil.copyfile(state / name, output / name)
+        history.export(output)
+        info = load_splits_info(self.request.shards)
         corpus = {
             f"{name}_{kind}": getattr(split, f"num_{kind}")
             for name, split in info.splits.items()
@@ -313,17 +242,4 @@ class _Training:
             "active_parameters": result.metrics["active_parameters"],
             "corpus": {**corpus, "vocab_size": info.vocab_size},
         }
-        (self.output / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-
-
-def _machine() -> Hardware:
-    """This machine, with GPUs only if PyTorch may use them."""
-    machine = detect()
-    return machine if torch.cuda.is_available() else replace(machine, gpus=0)
-
-
-def _require_tokenizer(shards: Path) -> None:
-    for name in (FILE, CONFIG_FILE):
-        if not (shards / "tokenizer" / name).is_file():
-            raise AvaError(f"{shards / 'tokenizer' / name}: no such file: run `ava preprocess` again")
-    read_settings(shards / "tokenizer")  # or a damaged file would be found at the end
+        (output / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")

@@ -1,31 +1,26 @@
-"""A worker of `ava_core.launching.launch` that trains nothing: what it does is said by the argument `acts`.
+"""A worker of `ava_core.launching.workers` that trains nothing: what it does is said by the file `acts.json`.
 
-`acts` gives an action for each rank; each process writes its id to `pid-N` in the state folder first.
+It gives an action for each rank, in the state folder; each process writes its id to `pid-N` there first.
 """
 
+import json
 import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from ava_core.distributed.ranks import LostPeer, Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.launching.worker import main
+from ava_core.runtime.progress import Progress
+from ava_core.training.request import TrainRequest, TrainResult
 
 
-@dataclass
-class Result:
-    metrics: dict
-    timings: dict
-
-
-def train(*, state: Path, acts: list[str], threads: int, **_) -> Result:
-    ranks = Ranks.from_environment()
+def train(request: TrainRequest, progress: Progress) -> TrainResult:
+    ranks, state = Ranks.from_environment(), request.state
     (state / f"pid-{ranks.rank}.partial").write_text(str(os.getpid()))
     (state / f"pid-{ranks.rank}.partial").rename(state / f"pid-{ranks.rank}")
-    act = acts[ranks.rank]
+    act = json.loads((state / "acts.json").read_text())[ranks.rank]
     if act == "wait":  # like a process in an exchange that its peers never come to
         time.sleep(600)
     if act == "ignore":
@@ -49,7 +44,10 @@ def train(*, state: Path, acts: list[str], threads: int, **_) -> Result:
             time.sleep(0.01)
         raise LostPeer("rank 1 lost the connection")
     print(f"rank {ranks.rank} speaks", flush=True)
-    return Result({"threads": threads, "size": ranks.size}, {"omp": float(os.environ["OMP_NUM_THREADS"])})
+    return TrainResult(
+        metrics={"threads": ranks.threads_of_each(request.threads), "size": ranks.size},
+        timings={"omp": float(os.environ["OMP_NUM_THREADS"])},
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """Training in several processes: results come back, failures are told by their cause, and no process stays behind."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 
 from ava_core.config import resolve
 from ava_core.config.hosts import read_hostfile, world_size
 from ava_core.errors import AvaError, ConfigError, IntegrityError
-from ava_core.launching import launch
+from ava_core.launching import launch, processes
+from ava_core.launching.workers import train_in_processes
 from ava_core.runtime.progress import Progress
+from ava_core.training.request import TrainRequest
 
 FAKE = "tests.launching.fake_worker"
 SLOW = pytest.mark.slow
@@ -20,21 +24,30 @@ SECONDS = 200.0
 
 
 @pytest.fixture
-def run(tmp_path, make_params, monkeypatch):
-    monkeypatch.setattr(launch, "require_devices", lambda processes: None)
-    monkeypatch.setattr(launch, "PATIENCE_SECONDS", 1.0)
-
-    def call(*acts, threads=5):
-        config = resolve(params=make_params(train={"processes": len(acts)})).config
-        return launch.train_in_processes(
+def make_request(tmp_path, make_params):
+    def make(threads=2, state=tmp_path, **train):
+        config = resolve(params=make_params(train=train)).config
+        return TrainRequest(
             model_config=config.model,
             train_config=config.train,
-            state=tmp_path,
+            seed=0,
+            shards=tmp_path / "shards",
+            output=tmp_path / "output",
+            state=state,
             threads=threads,
-            progress=Progress(quiet=True),
-            module=FAKE,
-            acts=list(acts),
         )
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path, make_request, monkeypatch):
+    monkeypatch.setattr(processes, "PATIENCE_SECONDS", 1.0)
+
+    def call(*acts, threads=5, **train):
+        (tmp_path / "acts.json").write_text(json.dumps(acts))
+        result = train_in_processes(make_request(threads, processes=len(acts), **train), quiet=True, module=FAKE)
+        return asdict(result)
 
     return call
 
@@ -84,35 +97,36 @@ def test_earlier_failure_and_result_are_forgotten(run, tmp_path):
     assert not (tmp_path / "processes" / "result.json").exists()
 
 
-def test_more_processes_than_cores_are_refused_before_the_first_step(tmp_path, make_params, monkeypatch):
+def test_more_processes_than_cores_are_refused_before_the_first_step(tmp_path, make_request, monkeypatch):
     monkeypatch.setattr("ava_core.distributed.ranks.usable_cores", lambda: 1)
-    config = resolve(params=make_params(train={"processes": 2})).config
     with pytest.raises(ConfigError, match=r"^train\.processes = 2: this machine has 1 "):
-        launch.train_in_processes(
-            train_config=config.train, state=tmp_path / "state", threads=1, progress=Progress(quiet=True), module=FAKE
-        )
+        launch.launch(make_request(state=tmp_path / "state", processes=2), Progress(quiet=True))
     assert not (tmp_path / "state").exists()
 
 
 PARENT = """
 import sys
 from pathlib import Path
+from ava_core.config.model import ModelConfig
 from ava_core.config.train import TrainConfig
 from ava_core.interruption import handle_signals
-from ava_core.runtime.progress import Progress
-from ava_core.launching import launch
+from ava_core.launching import processes
+from ava_core.launching.workers import train_in_processes
+from ava_core.training.request import TrainRequest
 
 handle_signals()
-launch.require_devices = lambda processes: None
-launch.PATIENCE_SECONDS = 1.0
-launch.train_in_processes(
+processes.PATIENCE_SECONDS = 1.0
+state = Path(sys.argv[1])
+request = TrainRequest(
+    model_config=ModelConfig(),
     train_config=TrainConfig(processes=2, micro_batch_size=1),
-    state=Path(sys.argv[1]),
+    seed=0,
+    shards=state / "shards",
+    output=state / "output",
+    state=state,
     threads=2,
-    progress=Progress(quiet=True),
-    module="tests.launching.fake_worker",
-    acts=["wait", "ignore"],
 )
+train_in_processes(request, quiet=True, module="tests.launching.fake_worker")
 """
 
 
@@ -126,6 +140,7 @@ launch.train_in_processes(
     ],
 )
 def test_no_process_outlives_ava(tmp_path, number, code):
+    (tmp_path / "acts.json").write_text(json.dumps(["wait", "ignore"]))
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
     _wait_for(lambda: all((tmp_path / f"pid-{rank}").exists() for rank in range(2)))
     parent.send_signal(number)
@@ -137,7 +152,7 @@ def test_workers_lose_the_variables_of_the_launcher_around_them(monkeypatch):
     for name in ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("RANK", "0")
-    environment = launch._environment(1, 2, 1234)
+    environment = processes.rank_environment(1, 2, 1234)
     assert not [name for name in environment if name.startswith("OMPI_")]
     assert (environment["RANK"], environment["WORLD_SIZE"], environment["LOCAL_WORLD_SIZE"]) == ("1", "2", "2")
 
@@ -182,20 +197,12 @@ def test_processes_of_all_machines_are_counted(tmp_path, make_params):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_hostfile_with_this_machine_goes_through_deepspeed(run, tmp_path, make_params):
+def test_hostfile_with_this_machine_goes_through_deepspeed(run, tmp_path):
     path = tmp_path / "hosts"
     path.write_text("localhost slots=2\n")
-    config = resolve(params=make_params(train={"processes": 2, "hostfile": str(path)})).config
 
     def call(*acts):
-        return launch.train_in_processes(
-            train_config=config.train,
-            state=tmp_path,
-            threads=2,
-            progress=Progress(quiet=True),
-            module=FAKE,
-            acts=list(acts),
-        )
+        return run(*acts, threads=2, hostfile=str(path))
 
     assert call("", "")["metrics"] == {"threads": 1, "size": 2}
     with pytest.raises(ConfigError, match=r"train\.a = 1"):

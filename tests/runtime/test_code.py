@@ -20,7 +20,6 @@ from ava_core.steps.table import STEPS
 
 QUOTES = '"""'
 DYNAMIC = {
-    "ava_core.launching.launch": "starts WORKER, a string that is followed, and itself",
     "ava_core.distributed.shared_memory_op": "loads what DeepSpeed's sources were compiled to",
 }
 """Modules in some step's key that import or start others by a value."""
@@ -126,6 +125,7 @@ def _documented(text, comment):
         ("runtime/logs.py", appended("FORMAT = 1")),
         ("training/callbacks/progress.py", appended("WIDTH = 1")),
         ("launching/log_stream.py", appended("LINES = 1")),
+        ("launching/processes.py", appended("POLLS = 1")),
         ("tracking/live.py", appended("EVERY = 1")),
         ("cli/recording.py", appended("EVERY = 1")),
         ("cli/main.py", appended("HELP = 1")),
@@ -186,6 +186,9 @@ def test_each_file_alone_changes_the_digest():
         ("config/register.py", appended("ADDED = 1"), {"gate", "register"}),
         ("models/__init__.py", appended("ADDED = 1"), {"train", "quantize", "evaluate", "register"}),
         ("kernels/native/product.h", appended("#define ADDED"), {"train", "quantize", "evaluate", "register"}),
+        # the module of the launching that calls the training, and how many threads a rank has of those in the key
+        ("launching/launch.py", appended("ADDED = 1"), {"train"}),
+        ("distributed/ranks.py", replaced("max(1, threads // ", "max(2, threads // "), {"train"}),
         # imported by a computed name
         ("models/routing/top_k.py", appended("ADDED = 1"), {"train", "quantize", "evaluate", "register"}),
         ("data/sources/hub.py", appended("ADDED = 1"), {"preprocess"}),

@@ -1,4 +1,4 @@
-"""`train()` on a tiny corpus, for the tests that hold whole trainings to what they promise."""
+"""`launch()` on a tiny corpus, for the tests that hold whole trainings to what they promise."""
 
 import shutil
 
@@ -10,8 +10,9 @@ from ava_core.runtime.progress import Progress
 
 @pytest.fixture
 def run(tmp_path, tiny_shards, make_params):
-    """Call `train()` with changed parameters; the output is `tmp_path / name`, the state stays for the next call."""
-    from ava_core.training.train import train
+    """Call `launch()` with changed parameters; the output is `tmp_path / name`, the state stays for the next call."""
+    from ava_core.launching.launch import launch
+    from ava_core.training.request import TrainRequest
 
     def call(name, *, resume=None, reference=None, shards=tiny_shards, **changes):
         config = resolve(params=make_params(**changes)).config
@@ -19,7 +20,7 @@ def run(tmp_path, tiny_shards, make_params):
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
         state.mkdir(exist_ok=True)
-        result = train(
+        request = TrainRequest(
             model_config=config.model,
             train_config=config.train,
             seed=config.seed,
@@ -27,11 +28,10 @@ def run(tmp_path, tiny_shards, make_params):
             output=output,
             state=state,
             threads=1,
-            progress=Progress(quiet=True),
             resume=resume,
             reference=reference,
             kept=tmp_path / f"{name}.kept",
         )
-        return output, result
+        return output, launch(request, Progress(quiet=True))
 
     return call

@@ -1,0 +1,41 @@
+"""What a training can be refused for before anything is built for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ava_core.config.hardware import Hardware, detect
+from ava_core.config.memory import require_memory
+from ava_core.data.shards import load_splits_info
+from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings
+from ava_core.errors import AvaError
+from ava_core.training.request import TrainRequest
+
+
+def require_trainable(request: TrainRequest) -> None:
+    """Refuse shards without a tokenizer, and a model that no machine like this one can hold.
+
+    Raises:
+        AvaError: a file of the tokenizer is missing or damaged.
+        ConfigError: there is too little memory.
+        IntegrityError: the shards can't be read.
+    """
+    _require_tokenizer(request.shards / "tokenizer")
+    vocab_size = load_splits_info(request.shards).vocab_size
+    require_memory(request.model_config, request.train_config, vocab_size, _machine())
+
+
+def _require_tokenizer(folder: Path) -> None:
+    for name in (FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise AvaError(f"{folder / name}: no such file: run `ava preprocess` again")
+    read_settings(folder)  # or a damaged file would be found at the end
+
+
+def _machine() -> Hardware:
+    """This machine, with GPUs only if PyTorch may use them."""
+    machine = detect()
+    return machine if torch.cuda.is_available() else replace(machine, gpus=0)
