@@ -13,7 +13,7 @@ from ava_core.config.section import Positive, Section
 class TokenizerConfig(Section):
     """Byte-level BPE, trained on the training split only."""
 
-    vocab_size: Annotated[int, Field(ge=260, le=MAX_TOKENIZER_ENTRIES)] = 2048
-    """Entries including the 256 bytes and the special tokens."""
+    vocab_size: Annotated[int, Field(ge=256 + 14, le=MAX_TOKENIZER_ENTRIES)] = 2048
+    """Entries including the 256 bytes and the 14 special tokens (boundary, padding, four for chats, eight spare)."""
     min_frequency: Positive = 2
     """Pairs seen less often are not merged."""

@@ -1,7 +1,9 @@
 """Byte-level BPE: trained on the training split only, stored so that Transformers loads it.
 
 Every text has tokens, and decoding gives its bytes back; there is no unknown token and no added space. Token 0 ends a
-document (and begins and ends a sequence), token 1 fills up batches.
+document (and begins and ends a sequence), token 1 fills up batches. Further special tokens are reserved: a fine-tuned
+model needs tokens that no text can spell, and an entry that is added later would change the shape of its matrices.
+Pretraining never sees them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
 
 BOUNDARY = "<|endoftext|>"
 PADDING = "<|pad|>"
-BOUNDARY_ID, PADDING_ID = 0, 1
+BOUNDARY_ID = 0
+CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+"""Who speaks in what follows, and the end of a message."""
+SPARE_TOKENS = tuple(f"<|reserved_{number}|>" for number in range(8))
+SPECIAL_TOKENS = (BOUNDARY, PADDING, *CHAT_TOKENS, *SPARE_TOKENS)
+"""By their ids."""
 FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 BATCH_CHARACTERS = 8 * 2**20
 """Characters encoded at once: enough for all threads, little enough for the memory."""
@@ -45,7 +52,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=[BOUNDARY, PADDING],
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -62,6 +69,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "bos_token": BOUNDARY,
         "eos_token": BOUNDARY,
         "pad_token": PADDING,
+        # The name that Transformers 4 and 5 both know.
+        "additional_special_tokens": [*CHAT_TOKENS, *SPARE_TOKENS],
         # What is generated is put behind the prompt, so a batch of prompts is filled up in front.
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,

@@ -130,7 +130,7 @@ SAFE = {
     "data.document_separator": st.text(min_size=1, max_size=8),
     "data.cleaning.min_letter_share": st.floats(0, 1),
     "data.deduplication.near": st.booleans(),
-    "tokenizer.vocab_size": st.integers(260, 65536),
+    "tokenizer.vocab_size": st.integers(270, 65536),
     "model.rope_theta": st.floats(1, 1e7),
     "model.tau": st.floats(0.01, 1),
     "model.capacity_factor": st.floats(0.5, 4),

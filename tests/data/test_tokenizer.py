@@ -7,11 +7,13 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.tokenizer import (
-    BOUNDARY,
+    CHAT_TOKENS,
+    SPECIAL_TOKENS,
     copy_tokenizer,
     encode,
     load_tokenizer,
@@ -35,17 +37,27 @@ def folder(trained, tmp_path_factory):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=200) | st.text(alphabet="<|endoftx>pa ", max_size=60))
+@given(st.text(max_size=200) | st.lists(st.sampled_from([*SPECIAL_TOKENS, *"<|>end_ "]), max_size=20).map("".join))
 def test_decoding_gives_the_text_back(trained, text):
     tokens = next(iter(encode(trained, [text])))
     assert trained.decode(tokens.tolist(), skip_special_tokens=False) == text
-    assert not set(tokens.tolist()) & {0, 1}
+    assert not set(tokens.tolist()) & set(range(len(SPECIAL_TOKENS)))
 
 
-def test_text_that_spells_the_boundary_out_doesn_t_end_its_document(trained):
-    tokens = next(iter(encode(trained, [f"Exit {BOUNDARY} Enter"])))
-    assert 0 not in tokens
-    assert trained.decode(tokens.tolist()) == f"Exit {BOUNDARY} Enter"
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_text_that_spells_a_special_token_out_is_its_characters(trained, token):
+    tokens = next(iter(encode(trained, [f"Exit {token} Enter"])))
+    assert SPECIAL_TOKENS.index(token) not in tokens
+    assert trained.decode(tokens.tolist()) == f"Exit {token} Enter"
+
+
+def test_smallest_vocabulary_holds_the_bytes_and_the_special_tokens(corpus_text):
+    size = 256 + len(SPECIAL_TOKENS)
+    smallest = train_tokenizer([corpus_text], TokenizerConfig(vocab_size=size))
+    assert [smallest.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(len(SPECIAL_TOKENS)))
+    assert smallest.get_vocab_size() == size
+    with pytest.raises(ValidationError):
+        TokenizerConfig(vocab_size=size - 1)
 
 
 def test_texts_come_back_one_by_one_across_batches(trained, monkeypatch):
@@ -58,6 +70,10 @@ def test_transformers_loads_it_with_its_special_tokens(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 0, 1)
     assert tokenizer.decode(tokenizer("ROMEO\nO, she doth").input_ids) == "ROMEO\nO, she doth"
+    assert tokenizer.all_special_tokens == list(SPECIAL_TOKENS)
+    reserved = tokenizer.convert_tokens_to_ids([*CHAT_TOKENS, "<|reserved_7|>"])
+    assert reserved == [2, 3, 4, 5, 13]
+    assert tokenizer.decode([*reserved, 300], skip_special_tokens=True) == tokenizer.decode([300])
     assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
     assert len(tokenizer) == 500
 
@@ -89,7 +105,7 @@ def test_another_process_with_other_threads_and_hash_seed_writes_the_same_bytes(
 
 
 def test_more_entries_than_the_text_has_pairs_gives_a_smaller_tokenizer():
-    assert 258 < train_tokenizer(["to be or not to be, to be"], TokenizerConfig(vocab_size=5000)).get_vocab_size() < 300
+    assert 270 < train_tokenizer(["to be or not to be, to be"], TokenizerConfig(vocab_size=5000)).get_vocab_size() < 300
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from tokenizers import AddedToken
 
+from ava_core.config.tokenizer import TokenizerConfig
+from ava_core.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, read_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.data.tokenizer import encode as encode_documents
-from ava_core.data.tokenizer import read_tokenizer
 from ava_core.errors import AvaError
 from ava_core.generation.chat import encode_chat
-from ava_core.generation.prompts import encode, load_tokenizer
+from ava_core.generation.prompts import encode
+from ava_core.generation.token_bytes import token_bytes
 
 CONTROL = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|end|>", "</s>", "[INST]"]
 PIECES = [*CONTROL, "<", "|", ">", "end", "<|", "of", "text|>", " ", "\n", "ä", "a"]
@@ -95,6 +97,18 @@ def test_control_token_swallows_the_space_beside_it_as_the_tokenizer_says(tiny_m
     expected = tokenizer(template, split_special_tokens=False)["input_ids"]
     assert encode_chat(tokenizer, [{"role": "user", "content": ""}], template) == expected
     assert len([token for token in expected if token >= tokenizer.vocab_size or token == 1]) == 3
+
+
+def test_reserved_tokens_of_our_tokenizer_are_the_template_s_alone_and_decode_to_nothing(corpus_text, tmp_path):
+    save_tokenizer(train_tokenizer([corpus_text], TokenizerConfig(vocab_size=300)), tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+    content = "".join(SPECIAL_TOKENS)
+    ids = encode_chat(tokenizer, [{"role": "user", "content": content}], template)
+    assert [token for token in ids if token < len(SPECIAL_TOKENS)] == [3, 5, 4]
+    tokens = token_bytes(tokenizer)
+    assert b"".join(tokens[token] for token in ids).decode() == content
+    assert [tokens.name(token) for token in (3, 5, 4)] == ["<|user|>", "<|end|>", "<|assistant|>"]
 
 
 def test_message_that_is_no_text_is_refused_and_so_is_a_template_s_objection(tokenizer):

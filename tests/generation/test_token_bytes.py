@@ -3,7 +3,8 @@
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from ava_core.generation.prompts import encode, load_tokenizer
+from ava_core.data.tokenizer import load_tokenizer
+from ava_core.generation.prompts import encode
 from ava_core.generation.token_bytes import token_bytes
 
 TEXT = "O e\u0301 👩\u200d🚀 ß \u2026 To be"
