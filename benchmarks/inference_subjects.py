@@ -71,7 +71,7 @@ class Onnx:
         """Tokens per second of so many greedy requests at once, through the engine."""
         import threading
 
-        from ava_core.generation.prompts import load_tokenizer
+        from ava_core.data.tokenizer import load_tokenizer
         from ava_core.serving.engine import Engine
         from ava_core.serving.requests import Request
 

@@ -21,9 +21,6 @@ from ava_core.config.section import Section
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.config.train import TrainConfig
 
-SOURCE_KINDS = ("corpus", "path", "hub")
-"""Keys that name a source, one of which each entry of `data.sources` has; `ava_core/data/sources/KEY.py` opens it."""
-
 
 class AvaConfig(Section):
     """The whole configuration, as `ava config show` prints it."""

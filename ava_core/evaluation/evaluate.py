@@ -19,6 +19,7 @@ import torch
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.data.batches import bits_per_byte
 from ava_core.data.shards import ShardedSplit
+from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import IntegrityError
 from ava_core.evaluation import classification, summary
 from ava_core.evaluation.candidates import (
@@ -33,7 +34,7 @@ from ava_core.evaluation.references import bz2_bits_per_byte, decode_split
 from ava_core.evaluation.report import Report, render
 from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
 from ava_core.evaluation.scoring import Score, score
-from ava_core.generation.loading import load_model, load_tokenizer
+from ava_core.generation.loading import load_model
 from ava_core.runtime import manifest
 from ava_core.runtime.progress import Progress
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from ava_core.errors import AvaError
 from ava_core.exporting.transformers_folder import export_model
-from ava_core.generation.prompts import unreadable
+from ava_core.generation.loading import unreadable
 from ava_core.models import EnhancedMoEConfig
 from ava_core.models.conversion.configs import Rule, check
 from ava_core.models.conversion.peers import PEERS

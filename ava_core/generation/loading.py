@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
+from ava_core.data.tokenizer import CONFIG_FILE, FILE, load_tokenizer
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.generation.prompts import TOKENIZER, load_tokenizer, unreadable
-from ava_core.models.quiet import quiet
+from ava_core.models.pretrained import load_pretrained
 from ava_core.runtime.manifest import verified
 
 ONNX_NAME = "model.onnx"
@@ -54,7 +53,7 @@ def _require_files(folder: Path) -> None:
     remedy = "give the output folder of `ava train` or `ava quantize`"
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder: {remedy}")
-    for name in (CONFIG, *TOKENIZER):
+    for name in (CONFIG, FILE, CONFIG_FILE):
         if not (folder / name).is_file():
             raise AvaError(f"{folder}: has no {name}: {remedy}")
     if not any((folder / name).is_file() for name in (ONNX_NAME, *WEIGHTS)):
@@ -63,19 +62,9 @@ def _require_files(folder: Path) -> None:
 
 def _load_torch(folder: Path) -> PreTrainedModel:
     try:
-        # `dtype` is given because the default would be what config.json says the weights were saved in.
-        with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
+        model, report = load_pretrained(AutoModelForCausalLM, folder)
     except Exception as error:  # safetensors, JSON and shape errors have no common base
         raise unreadable(folder, error) from error
-    model, report = loaded
     if report["missing_keys"]:
         raise IntegrityError(
             f"{folder / WEIGHTS[0]}: lacks the weight {min(report['missing_keys'])}: restore the folder or train again"
@@ -83,9 +72,20 @@ def _load_torch(folder: Path) -> PreTrainedModel:
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def unreadable(path: Path, error: Exception) -> IntegrityError:
+    """The error for a file that a library can't read, or only by running code that lies beside it."""
+    if "trust_remote_code" in str(error):
+        return IntegrityError(
+            f"{path}: asks for code of its own to be run (auto_map): Ava runs none: give a model of Ava's or of an"
+            " architecture that Transformers knows"
+        )
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return IntegrityError(f"{path}: can't be read ({reason}): restore the folder or run its step again")
+
+
 def _require_fit(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     if len(tokenizer) > model.config.vocab_size:
         raise IntegrityError(
-            f"{folder / TOKENIZER[0]}: has {len(tokenizer)} entries, the model's vocab_size is"
+            f"{folder / FILE}: has {len(tokenizer)} entries, the model's vocab_size is"
             f" {model.config.vocab_size}: they don't belong together"
         )

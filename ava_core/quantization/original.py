@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.models.quiet import quiet
+from ava_core.models.pretrained import load_pretrained
 from ava_core.runtime.manifest import verified
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
@@ -56,7 +53,7 @@ def _load(folder: Path) -> Original:
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{folder / 'training.json'}: can't be read ({error}): run `ava train` again") from error
     try:
-        model, report = _from_pretrained(folder)
+        model, report = load_pretrained(EnhancedMoEForCausalLM, folder)
     except Exception as error:  # Transformers and safetensors raise many kinds for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise IntegrityError(f"{folder}: the model can't be loaded ({reason}): run `ava train` again") from error
@@ -67,17 +64,3 @@ def _load(folder: Path) -> Original:
             f"{folder / 'model.safetensors'}: doesn't fit config.json ({described}): run `ava train` again"
         )
     return Original(model.eval(), sequence_length, sum(parameter.numel() for parameter in model.parameters()))
-
-
-def _from_pretrained(folder: Path) -> tuple[EnhancedMoEForCausalLM, dict[str, Any]]:
-    """The model, and what of the weights didn't fit; without Transformers' own progress bar."""
-    with quiet():
-        loaded: Any = EnhancedMoEForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    return loaded

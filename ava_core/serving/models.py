@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import AvaError
-from ava_core.generation.prompts import load_tokenizer
 from ava_core.onnx.session import DecoderSession
 from ava_core.runtime import manifest
 from ava_core.serving.engine import Deliver, Engine

@@ -19,6 +19,7 @@ from ava_core.distributed import peers
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.models.pretrained import load_pretrained
 from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.runtime.progress import Progress
 from ava_core.training.callbacks import CallbackList, default_callbacks
@@ -155,9 +156,7 @@ class _Training:
         if self.request.reference:
             if self.config.curriculum.difficulty != "reference":
                 raise ConfigError("--reference: is used only with train.curriculum.difficulty = reference")
-            model = EnhancedMoEForCausalLM.from_pretrained(
-                self.request.reference, local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
+            model, _ = load_pretrained(EnhancedMoEForCausalLM, self.request.reference)
             difficulty = reference_difficulty(
                 model,
                 split.tokens,

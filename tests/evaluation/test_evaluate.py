@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 
 from ava_core.data.shards import ShardedSplit
+from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.evaluation import evaluate as step
 from ava_core.evaluation.references import decode_split
 from ava_core.evaluation.samples import STRATEGIES
-from ava_core.generation.loading import load_tokenizer
 from ava_core.runtime import manifest
 from ava_core.steps.table import STEPS
 

@@ -13,7 +13,7 @@ import torch
 
 from ava_core.config.generation import GenerationConfig
 from ava_core.data.shards import ShardedSplit
-from ava_core.generation.prompts import load_tokenizer
+from ava_core.data.tokenizer import load_tokenizer
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.onnx.export import export_onnx
 from ava_core.onnx.session import DecoderSession

@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ava_core.config.generation import GenerationConfig
+from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import AvaError
-from ava_core.generation.prompts import encode, load_tokenizer
+from ava_core.generation.prompts import encode
 from ava_core.onnx.session import DecoderSession
 from ava_core.serving.http.answers import Answer, Choice
 from ava_core.serving.requests import Failed, Request

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ava_core.config.generation import GenerationConfig
+from ava_core.data.tokenizer import load_tokenizer
 from ava_core.generation.decoding import generate
-from ava_core.generation.prompts import load_tokenizer
 from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.callbacks.records import JsonLines
 
