@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ava_core.models.released import ReleasedMoEPlusPlusLayer, ReleasedOptions
+from tests.models.released import ReleasedMoEPlusPlusLayer, ReleasedOptions
 
 D, F, E = 6, 5, 7
 NAMES = {"constant": 3, "copy": 5, "zero": 6}  # of E = 7: FFN 0-2, constant 3-4, copy 5, zero 6
