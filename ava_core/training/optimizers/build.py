@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, masters: bool = Tr
 
     Args:
         masters: keep float32 masters of weights in half precision. Under ZeRO 1, 2 and 3 DeepSpeed keeps them; then
-            Lion and Adafactor come as their libraries have them, and ours find float32 weights, which need none.
+            Lion and Adafactor aren't wrapped, and the others find float32 weights, which need none.
     """
     module = import_module(f"ava_core.training.optimizers.{config.optimizer}")
     optimizer = module.build(parameter_groups(model, config), config)
