@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 from transformers.utils.generic import can_return_tuple
 
 from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, auxiliary_losses, weighted_sum
@@ -40,15 +39,11 @@ class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_router_logits: bool | None = None,
-        output_hidden_states: bool | None = None,
         **kwargs,
     ) -> EnhancedMoESequenceClassifierOutput:
-        """Score B sequences; arguments as in `EnhancedMoEModel.forward`, and:
+        """Score B sequences; all arguments of `EnhancedMoEModel.forward`, and:
 
         Args:
             labels: (B,) classes or, with one label, values; (B, num_labels) of several at once.
@@ -63,13 +58,10 @@ class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            output_router_logits=output_router_logits,
-            output_hidden_states=output_hidden_states,
             auxiliary_gradient=gradient,
             return_dict=True,
+            **kwargs,
         )
         last_B = self._last_positions(outputs.last_hidden_state, input_ids, attention_mask)
         rows_B = torch.arange(len(last_B), device=last_B.device)
