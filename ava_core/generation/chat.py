@@ -26,17 +26,6 @@ PRIVATE_USE = range(0xF0000, 0xFFFFE)
 """Code points that no text has a meaning for: the stand-ins."""
 
 
-def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template: str | None = None
-) -> list[int]:
-    """The tokens of a chat, up to where the assistant's answer begins; as `render_chat` otherwise.
-
-    Raises:
-        AvaError: a message is no valid Unicode.
-    """
-    return encode_pieces(tokenizer, render_chat(tokenizer, messages, template))
-
-
 def render_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template: str | None = None
 ) -> list[str | int]:

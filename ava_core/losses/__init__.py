@@ -1,6 +1,6 @@
 """The training objective and its parts. Shapes: see `ava_core.models.shapes`."""
 
-from ava_core.losses.chunked import chunked_head_loss, chunked_token_nll
+from ava_core.losses.chunked import chunked_head_loss
 from ava_core.losses.multi_token import MultiToken, future_labels
 from ava_core.losses.routing import balance_loss, router_diversity_loss, router_z_loss
 from ava_core.losses.rows import IGNORE_INDEX, Candidates, Rows, TokenContext
@@ -26,7 +26,6 @@ __all__ = [
     "Unlikelihood",
     "balance_loss",
     "chunked_head_loss",
-    "chunked_token_nll",
     "future_labels",
     "router_diversity_loss",
     "router_z_loss",

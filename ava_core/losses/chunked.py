@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ava_core import kernels
 from ava_core.losses.rows import Candidates, Rows
-from ava_core.losses.token import CrossEntropy, LogitZLoss, TokenLoss, token_nll
+from ava_core.losses.token import CrossEntropy, LogitZLoss, TokenLoss
 
 CHUNK_TOKENS = 1024
 """Tokens per chunk: large enough for full speed of the products, small enough to stay in a CPU's cache."""
@@ -153,14 +153,3 @@ def chunked_head_loss(
     name; see `Rows`.
     """
     return _ChunkedHeadLoss.apply(hidden_TD, weight_VD, labels_T, losses, chunk, candidates or {})
-
-
-@torch.no_grad()
-def chunked_token_nll(hidden: Tensor, weight_VD: Tensor, labels: Tensor, chunk: int = CHUNK_TOKENS) -> Tensor:
-    """`token_nll` of `hidden @ weight.T`, without holding all logits. Labels are aligned with `hidden`."""
-    hidden_TD, labels_T = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
-    nll = [
-        token_nll(F.linear(hidden_TD[start : start + chunk], weight_VD), labels_T[start : start + chunk])
-        for start in range(0, hidden_TD.shape[0], chunk)
-    ]
-    return torch.cat(nll).view(labels.shape)

@@ -10,7 +10,7 @@ from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, read_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.data.tokenizer import encode as encode_documents
 from ava_core.errors import AvaError
-from ava_core.generation.chat import encode_chat
+from ava_core.generation.chat import encode_pieces, render_chat
 from ava_core.generation.prompts import encode
 from ava_core.generation.token_bytes import token_bytes
 
@@ -29,6 +29,10 @@ def tokenizer(tiny_model):
     loaded = load_tokenizer(tiny_model)
     loaded.add_special_tokens({"additional_special_tokens": CONTROL[2:]})
     return loaded
+
+
+def encode_chat(tokenizer, messages, template=None) -> list[int]:
+    return encode_pieces(tokenizer, render_chat(tokenizer, messages, template))
 
 
 def text_of(tokenizer, ids) -> str:

@@ -22,7 +22,6 @@ from ava_core.losses import (
     TokenContext,
     UnifiedLoss,
     chunked_head_loss,
-    chunked_token_nll,
     shift_labels,
     token_nll,
 )
@@ -168,12 +167,6 @@ def test_chunks_of_any_size_give_the_loss_and_gradients_of_whole_logits(tokens, 
     torch.testing.assert_close(sums, parts)
     for grad, plain in zip(grads, torch.autograd.grad(expected * 1.7, (hidden, weight)), strict=True):
         torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-5)
-
-
-def test_chunked_nll_equals_nll():
-    hidden, weight, labels = inputs()
-    expected = token_nll(hidden @ weight.T, labels)
-    torch.testing.assert_close(chunked_token_nll(hidden, weight, labels, chunk=4), expected)
 
 
 def test_a_frozen_head_gets_no_gradient():
@@ -349,5 +342,3 @@ def test_label_that_is_no_token_is_refused_on_every_path(label, dtype, losses):
             loss(wrong, **predictions)
     with pytest.raises(IndexError):
         token_nll(hidden @ weight.T, wrong)
-    with pytest.raises(IndexError):
-        chunked_token_nll(hidden, weight, wrong, chunk=4)

@@ -66,11 +66,6 @@ class PhaseClock:
         return self._finished + time.perf_counter() - self._started - self._aside
 
     @property
-    def steps_per_second(self) -> float:
-        """Of all steps so far; 0 before the first has ended."""
-        return self.steps / self._finished if self._finished else 0.0
-
-    @property
     def overhead_share(self) -> float:
         """Share of the time in finished steps that is neither forward, backward nor optimiser; in [0, 1]."""
         if not self._finished:
