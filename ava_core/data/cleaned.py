@@ -84,7 +84,7 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
 
 
 class Column(Sequence[str]):
-    """A column of the file, or a choice of its rows; a text is in memory only while it is used."""
+    """A column of the file, or some of its rows; a text is in memory only while it is used."""
 
     def __init__(self, values: Any, positions: Sequence[int] | None = None) -> None:
         self._values = values

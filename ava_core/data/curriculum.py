@@ -107,7 +107,7 @@ class CurriculumBatches:
         if self.scores.shape != expected:
             raise AvaError(f"{name}: has scores of shape {self.scores.shape}: must be {expected}, one per window")
         if not np.isfinite(self.scores).all():
-            raise AvaError(f"{name}: some scores are no finite numbers: use another reference model, or rarity")
+            raise AvaError(f"{name}: some scores are not finite: use another reference model, or rarity")
         if self.scores.min() == self.scores.max():
             raise AvaError(f"{name}: all {len(self.scores)} windows are equally hard: use rarity or reference, or none")
 

@@ -17,15 +17,15 @@ from ava_core.config.data import DeduplicationConfig
 
 WORD = re.compile(r"\w+")
 SEED = 1
-"""Of the permutations: fixed, so that the same documents always go."""
+"""Of the permutations: fixed, so that the same documents are always removed."""
 RECALL = 0.95
-"""Chance, at least, that two documents as similar as the threshold are compared at all."""
+"""Least probability with which two documents as similar as the threshold become candidates."""
 MAX_SAMPLES = 20
 
 
 @dataclass
 class Deduplicated:
-    """What stays, and what went.
+    """The documents that stay, and counts of the removed ones.
 
     Attributes:
         kept: positions of the documents that stay, rising.
@@ -103,7 +103,7 @@ class NearDuplicates:
         self._signatures: dict[int, Any] = {}
 
     def find_or_add(self, position: int, text: str) -> tuple[int, float] | None:
-        """The earliest document that `text` repeats, and the estimated similarity; None if it is new, and now kept."""
+        """The earliest document that `text` repeats, and its estimated similarity; None if it is new: it is added."""
         signature = self._empty.copy()
         signature.update_batch(shingles(text, self._words))
         for candidate in sorted(self._index.query(signature)):
@@ -126,9 +126,9 @@ def choose_bands(threshold: float, num_permutations: int) -> tuple[int, int]:
     """Bands and rows of the index: documents are compared if all rows of one band agree.
 
     The most rows, and so the fewest needless comparisons, with which two documents of similarity `threshold` are
-    compared with a chance of `RECALL`: 1 - (1 - threshold^rows)^bands (Leskovec et al., Mining of Massive Datasets,
-    section 3.4). What is compared is then held against the threshold itself. The library's own choice minds needless
-    comparisons as much as missed ones, and refuses thresholds near 1.
+    compared with a probability of `RECALL`: 1 - (1 - threshold^rows)^bands (Leskovec et al., Mining of Massive
+    Datasets, section 3.4). The estimate of each candidate is then compared with the threshold. The library's own choice
+    weighs false positives as much as false negatives, and refuses thresholds near 1.
     """
     rows = 1
     for candidate in range(1, num_permutations // 2 + 1):

@@ -1,6 +1,6 @@
-"""How hard a window of the training split is: one score each, easy ones low.
+"""Difficulty of each window of the training split: one score, low for easy ones.
 
-Scores are of the grid: window w of T inputs has the tokens [w T, w T + T], and its score is a mean over its T targets,
+Windows don't overlap: window w of T inputs has the tokens [w T, w T + T], and its score is a mean over its T targets,
 which are all but the first. Every score is computed in blocks of windows, so memory stays bounded however long the
 stream is.
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 BLOCK_TOKENS = 2**20
-"""Tokens looked at in one go."""
+"""Tokens per block."""
 BIGRAM_BUCKETS = 16_777_213
 """Most counters of the bigram model (128 MiB); a prime, so that pairs that share one have nothing else in common."""
 SMOOTHING = 0.1

@@ -1,4 +1,4 @@
-"""Folders that a killed run leaves whole: what is finished stays, what is unfinished is built again."""
+"""Folders that are complete or absent, whenever a run is killed: finished ones stay, others are built again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = "seconds.json"
 
 
 class DurableFolders:
-    """Named folders below `root`, each built once.
+    """Named folders below `root`, each built once and renamed into place when it is complete.
 
     Args:
         root: survives a killed run; only runs with the same inputs and configuration share it.
@@ -23,7 +23,7 @@ class DurableFolders:
         self.root = root
 
     def get(self, name: str, build: Callable[[Path], object]) -> Path:
-        """The folder `name`; if there is none, `build` fills a temporary sibling, which is renamed at its end."""
+        """The folder `name`; if there is none yet, `build` fills NAME.partial, which is renamed when it is complete."""
         folder = self.root / name
         if folder.is_dir():
             return folder
@@ -33,7 +33,7 @@ class DurableFolders:
         started = time.monotonic()
         build(partial)
         (partial / SECONDS).write_text(json.dumps(time.monotonic() - started))
-        # On the disk before the name says that it is whole: a crash of the machine must not leave empty files.
+        # On the disk before the name says that it is complete: a crash of the machine must not leave empty files.
         for path in partial.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
@@ -42,5 +42,5 @@ class DurableFolders:
         return folder
 
     def seconds(self, name: str) -> float:
-        """What building `name` took, in whichever run that was."""
+        """Seconds that building `name` took, in whichever run that was."""
         return float(json.loads((self.root / name / SECONDS).read_text()))

@@ -28,7 +28,7 @@ class Piece:
 
 
 def split_documents(texts: Sequence[str], config: SplitConfig) -> dict[str, list[Piece]]:
-    """Divide documents as the configuration says.
+    """Assign documents to the splits.
 
     `document`: documents are ranked by SHA-256(salt, content) and cut at cumulative bytes, as near to the shares as
     whole documents allow; equal documents are never in two splits. `position`: the texts in their order are one text,

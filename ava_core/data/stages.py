@@ -1,7 +1,7 @@
-"""The stages of preprocessing, each durable: what an interrupted run has finished isn't computed again.
+"""The stages of preprocessing. The result of each is durable: an interrupted run resumes after the last finished one.
 
-Cleaned documents, what deduplication keeps, the tokenizer and each split's shards are folders in the work folder; a run
-that goes on after any of them ends with the same bytes.
+Cleaned documents, the positions that deduplication keeps, the tokenizer and each split's shards are folders in the work
+folder; a resumed run ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -55,9 +55,16 @@ class SplitShards:
 
 @dataclass
 class Stages:
-    """The stages, each computed when its result is first asked for, unless an earlier run left it.
+    """The stages, each computed when its result is first needed, unless an earlier run has finished it.
 
-    A stage asks for what it builds on before it begins: its seconds are its own.
+    A stage computes its inputs before its clock starts, so that its seconds are its own.
+
+    Attributes:
+        config: the section `data`.
+        tokenizer_config: the section `tokenizer`.
+        sources: what is read.
+        durable: the results of the stages.
+        progress: shows progress.
     """
 
     config: DataConfig

@@ -1,7 +1,7 @@
 """Byte-level BPE: trained on the training split only, stored so that Transformers loads it.
 
 Every text has tokens, and decoding gives its bytes back; there is no unknown token and no added space. Token 0 ends a
-document (and begins and ends a sequence), token 1 fills up batches. Further special tokens are reserved: a fine-tuned
+document (and begins and ends a sequence), token 1 pads batches. Further special tokens are reserved: a fine-tuned
 model needs tokens that no text can spell, and an entry that is added later would change the shape of its matrices.
 Pretraining never sees them.
 """
@@ -33,7 +33,7 @@ SPECIAL_TOKENS = (BOUNDARY, PADDING, *CHAT_TOKENS, *SPARE_TOKENS)
 """By their ids."""
 FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 BATCH_CHARACTERS = 8 * 2**20
-"""Characters encoded at once: enough for all threads, little enough for the memory."""
+"""Characters of text that are encoded at once: enough to use all threads, little enough to bound the memory."""
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -71,7 +71,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "pad_token": PADDING,
         # The name that Transformers 4 and 5 both know.
         "additional_special_tokens": [*CHAT_TOKENS, *SPARE_TOKENS],
-        # What is generated is put behind the prompt, so a batch of prompts is filled up in front.
+        # New tokens are appended to the prompt, so a batch of prompts is padded on the left.
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
     }

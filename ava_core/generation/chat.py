@@ -1,9 +1,9 @@
-"""Chats as tokens: control tokens come from the template, never from what a message says.
+"""Chats as tokens: special tokens come from the template, never from what a message says.
 
-A template can do what it likes with a message, cut it, trim it and put control tokens around it in one expression, so
-the offsets of the contents aren't known in its result. But a control token is known by a few characters
-(`|` for `<|endoftext|>`). In the messages these are replaced by stand-ins, one for one, before the template runs. What
-then spells a control token was spelt by the template; in the rest the stand-ins are turned back.
+A template can do what it likes with a message, cut it, trim it and put special tokens around it in one expression, so
+where contents begin and end isn't known in its result. But every special token has one of a few characters (`|` for
+`<|endoftext|>`). Before the template runs, these characters are replaced in the messages by placeholders, one for one.
+What then spells a special token was written by the template; in the rest the placeholders are replaced back.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ PLAIN_TEMPLATE = (
 )
 """For tokenizers without a template of their own: base models, which know no turns but may continue a dialogue."""
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
-"""Code points that no text has a meaning for: the stand-ins."""
+"""Code points without a meaning in any text: the placeholders."""
 
 
 def render_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template: str | None = None
 ) -> list[str | int]:
-    """A chat as the template writes it, up to where the assistant's answer begins: texts, and control tokens by id.
+    """A chat as the template writes it, up to where the assistant's answer begins: texts, and ids of special tokens.
 
     Args:
         tokenizer: of the model.
-        messages: each with `role`, which the template may make control tokens of, `content`, and what else it looks at.
+        messages: each with `role`, of which the template may make special tokens, `content`, and further keys that it
+            reads.
         template: Jinja text; None: the tokenizer's own, or `PLAIN_TEMPLATE`.
 
     Raises:
         jinja2.TemplateError: the template refuses the messages, or can't be read.
     """
     template = template or getattr(tokenizer, "chat_template", None) or PLAIN_TEMPLATE
-    control = _Control(tokenizer)
+    special = _SpecialTokens(tokenizer)
     there = set(template).union(*(text for message in messages for text in message.values()))
     unused = (chr(code) for code in PRIVATE_USE if chr(code) not in there)
-    stand_ins = dict(zip(control.telltales, unused, strict=False))
-    disguise = str.maketrans(stand_ins)
-    undisguise = str.maketrans({stand_in: char for char, stand_in in stand_ins.items()})
+    placeholders = dict(zip(special.telltales, unused, strict=False))
+    disguise = str.maketrans(placeholders)
+    undisguise = str.maketrans({placeholder: char for char, placeholder in placeholders.items()})
     disguised = [
         {key: text if key == "role" else text.translate(disguise) for key, text in message.items()}
         for message in messages
@@ -56,22 +57,26 @@ def render_chat(
         )
     except TemplateError as error:  # it may quote a message
         raise TemplateError(str(error).translate(undisguise)) from error
-    return [piece.translate(undisguise) if isinstance(piece, str) else piece for piece in control.split(rendered)]
+    return [piece.translate(undisguise) if isinstance(piece, str) else piece for piece in special.split(rendered)]
 
 
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[str | int]) -> list[int]:
-    """The tokens of what `render_chat` gives; the boundary token for nothing at all."""
+    """The tokens of what `render_chat` gives; the boundary token if that is empty.
+
+    Raises:
+        AvaError: a text is no valid Unicode.
+    """
     ids: list[int] = []
     for piece in pieces:
         ids += encode_text(tokenizer, piece) if isinstance(piece, str) else [piece]
     return ids or [tokenizer.eos_token_id]
 
 
-class _Control:
-    """The control tokens of a tokenizer.
+class _SpecialTokens:
+    """The special tokens of a tokenizer.
 
     Attributes:
-        telltales: characters of which each control token has one.
+        telltales: characters of which each special token has one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -83,7 +88,7 @@ class _Control:
         self._pattern = re.compile("|".join(map(_pattern, ordered))) if ordered else None
 
     def split(self, text: str) -> Iterator[str | int]:
-        """The control tokens, and the texts between them."""
+        """The ids of special tokens, and the texts between them."""
         end = 0
         for match in self._pattern.finditer(text) if self._pattern else ():
             yield text[end : match.start()]
@@ -93,14 +98,14 @@ class _Control:
 
 
 def _pattern(added: Any) -> str:
-    """What the tokenizer takes for this token, with the space that it swallows beside it."""
+    """What the tokenizer takes for this token, with the space beside it that it strips."""
     word = re.escape(added.content)
     word = rf"(?<!\w)({word})(?!\w)" if added.single_word else f"({word})"
     return (r"\s*" if added.lstrip else "") + word + (r"\s*" if added.rstrip else "")
 
 
 def _cover(words: Iterable[str]) -> Iterator[str]:
-    """Few characters of which each word has one; signs before letters, which a template is likelier to look for."""
+    """A few characters of which each word has one; punctuation before letters, which templates are likelier to test."""
     left = list(words)
     while left:
         chars = {char for word in left for char in word}

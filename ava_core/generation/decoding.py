@@ -1,4 +1,4 @@
-"""Continuing prompts, over Transformers' `generate`, with PyTorch and ONNX models alike."""
+"""Decoding: continuations of prompts by Transformers' `generate`, for PyTorch and ONNX models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ava_core.generation.strategies import SAMPLED, require_strategy, require_st
 from ava_core.generation.text_stream import TextStream
 
 MAX_BATCH_TOKENS = 2**14
-"""Prompt and new tokens that are decoded at once; bounds the memory for a long list of prompts."""
+"""Prompt and new tokens of one batch, at most; bounds the memory for a long list of prompts."""
 
 
 def generate(
@@ -80,7 +80,7 @@ def _require_room(model: PreTrainedModel, prompt: str, length: int, new_tokens: 
 
 
 def _batches(token_ids: list[list[int]], new_tokens: int) -> list[list[list[int]]]:
-    """Neighbouring prompts together, as many as MAX_BATCH_TOKENS allows with padding."""
+    """Consecutive prompts in batches, as many as MAX_BATCH_TOKENS allows with padding."""
     batches: list[list[list[int]]] = []
     longest = 0
     for ids in token_ids:
@@ -125,7 +125,7 @@ def _decode(
 
 
 def _decoding_config(tokenizer: PreTrainedTokenizerBase, strategy: str, settings: GenerationConfig) -> DecodingConfig:
-    """Everything is said here or in the processors, so that nothing comes from the folder's generation_config.json."""
+    """Settings that leave nothing to the folder's generation_config.json; filters of logits are in the processors."""
     beam: dict[str, Any] = {"num_beams": settings.num_beams, "early_stopping": False, "length_penalty": 1.0}
     return DecodingConfig(
         max_new_tokens=settings.max_new_tokens,
@@ -140,7 +140,7 @@ def _decoding_config(tokenizer: PreTrainedTokenizerBase, strategy: str, settings
 
 
 class _Show(BaseStreamer):
-    """Hands the only sequence's text on, piece by piece."""
+    """Passes the text of the only sequence on, piece by piece."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig, show: Callable[[str], None]

@@ -1,4 +1,4 @@
-"""A folder with a model, as `ava train` or `ava quantize` left it, to a model and its tokenizer."""
+"""Loads a model and its tokenizer from the output folder of `ava train` or `ava quantize`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ CONFIG = "config.json"
 def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load what is in `folder`: `model.onnx` with ONNX Runtime, else safetensors with PyTorch.
 
-    Weights are float32 and the model is in evaluation mode, on a GPU where there is one. The folder is held against its
-    manifest; one that has none is told of in the log. Nothing is fetched, nothing is unpickled, no code of the folder's
-    is run.
+    Weights are float32 and the model is in evaluation mode, on a GPU where there is one. The folder is verified against
+    its manifest; the log says if it has none. Nothing is fetched, nothing is unpickled, no code of the folder's is run.
 
     Args:
         folder: a model in the layout of Transformers, or one exported to ONNX.
-        threads: CPU threads to compute with, process-wide for PyTorch; 0 leaves them as they are.
+        threads: CPU threads, of the whole process for PyTorch; 0 keeps the present number.
 
     Raises:
         AvaError: there is no such folder, or a file is missing; the message names it.

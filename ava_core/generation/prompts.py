@@ -8,9 +8,9 @@ from ava_core.errors import AvaError
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The prompt's tokens; the boundary token for an empty one, since a model has to start from something.
+    """The prompt's tokens; the boundary token for an empty one, since a model needs at least one input.
 
-    Text is text, as in the training data: a special token that is spelt out gives the tokens of its characters.
+    As in the training data, text that spells a special token out gives the tokens of its characters.
 
     Raises:
         AvaError: the prompt is no valid Unicode, as an argument in another encoding is not.
@@ -19,7 +19,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """As `encode`, but no text has no tokens."""
+    """As `encode`, but an empty text has no tokens."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""The routes of a rollout, for a training pass over what it generated. Shapes: see `ava_core.models.shapes`.
+"""Routing replay: a rollout's routes, for the training pass over its tokens. Shapes: see `ava_core.models.shapes`.
 
 Decoding and training compute a token's logits in different ways (one token against a cache, all at once), and a router
 may send a token elsewhere for a rounding error. Replaying the rollout's routes keeps the policy that is trained the one
@@ -23,7 +23,7 @@ from ava_core.models.routing import Routes
 
 
 class Rollout:
-    """Token ids that a model read, pass by pass, and where each layer sent them."""
+    """The token ids of a model's forward passes, and to which experts each layer routed them."""
 
     def __init__(self) -> None:
         self._input_ids: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Choosing the next token, by Transformers' own logits processors. Shapes: see `ava_core.models.shapes`."""
+"""Choosing the next token, with Transformers' logits processors. Shapes: see `ava_core.models.shapes`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ava_core.config.generation import GenerationConfig
 from ava_core.generation.strategies import SAMPLED
 
 TOP_K, MIN_P = 50, 0.05
-"""Where the strategy of that name is asked for without a value."""
+"""Defaults of the strategies of these names."""
 
 
 def logits_processors(strategy: str, settings: GenerationConfig) -> LogitsProcessorList:
-    """What happens to the logits before a token is chosen, in the order of Transformers' `generate`.
+    """The processors of a strategy, in the order of Transformers' `generate`.
 
-    Nucleus applies `top_k` and `min_p` as well where they are set; top-k and min-p apply themselves alone.
+    Nucleus sampling also applies `top_k` and `min_p` where they are set; top-k and min-p sampling apply only their own.
     """
     processors = LogitsProcessorList()
     if settings.repetition_penalty != 1:
@@ -48,9 +48,9 @@ def logits_processors(strategy: str, settings: GenerationConfig) -> LogitsProces
 
 
 class SeededDraw(LogitsProcessor):
-    """Draws each row's token with a generator of the row's own and leaves no other token possible.
+    """Samples each row's token with the row's own generator, and sets all other logits to -inf.
 
-    So a row's tokens depend on its own seed alone, whatever else is in the batch; `generate` then takes the maximum.
+    So a row's tokens depend on its seed alone, whatever else is in the batch; `generate` then takes the maximum.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -63,12 +63,12 @@ class SeededDraw(LogitsProcessor):
 
 
 def draw(logits_V: Tensor, generator: torch.Generator) -> int:
-    """A token from the softmax of processed logits."""
+    """A token sampled from the softmax of processed logits."""
     return int(torch.multinomial(logits_V.float().softmax(-1).cpu(), 1, generator=generator))
 
 
 class Sampler:
-    """Chooses the tokens of one sequence, for a loop that runs the model itself.
+    """Chooses the tokens of one sequence, for a decoding loop outside of Transformers.
 
     Args:
         strategy: any but beam.
@@ -85,11 +85,11 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """The next token is the maximum of the logits as they are."""
+        """Whether the next token is the maximum of the unprocessed logits."""
         return self.generator is None and not self.repeats
 
     def next(self, logits_V: Tensor) -> int:
-        """Choose a token from the model's logits and remember it."""
+        """Choose a token from the model's logits and append it to the sequence."""
         scores = logits_V[None]
         if self.processors:
             seen = torch.tensor([self.token_ids]) if self.repeats else torch.empty(1, 0, dtype=torch.long)

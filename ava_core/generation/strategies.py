@@ -9,11 +9,11 @@ STRATEGIES = ("greedy", "beam", "nucleus", "top-k", "min-p")
 (arXiv 1904.09751), from the `top_k` most probable ones (arXiv 1805.04833), or from those with at least `min_p` times
 the probability of the most probable one (arXiv 2407.01082)."""
 SAMPLED = ("nucleus", "top-k", "min-p")
-"""Those that depend on a seed."""
+"""Those that sample, so that they depend on a seed."""
 
 
 def require_strategy(strategy: str) -> None:
-    """Refuse a strategy that there isn't.
+    """Refuse an unknown strategy.
 
     Raises:
         ConfigError: an unknown name.
@@ -23,7 +23,7 @@ def require_strategy(strategy: str) -> None:
 
 
 def require_streamable(strategy: str, prompts: int) -> None:
-    """Refuse to show a text as it comes where it can't be.
+    """Refuse streaming for several prompts and for beam search.
 
     Raises:
         ConfigError: several prompts, or a beam.

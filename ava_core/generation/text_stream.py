@@ -1,4 +1,4 @@
-"""Text from tokens as they come: whole characters only, and nothing of a stop string."""
+"""Incremental detokenization: text as soon as its characters are complete and can't belong to a stop string."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TextStream:
     """Decodes a sequence token by token. Bytes that are no UTF-8 become U+FFFD, as the tokenizer has it.
 
     Attributes:
-        stopped: a stop string was met; what it and anything after it would have added is left out.
+        stopped: a stop string occurred; it and what follows are left out.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
@@ -27,13 +27,13 @@ class TextStream:
         """The next character began in what was echoed."""
 
     def echo(self, tokens: Iterable[int]) -> str:
-        """Begin with these, in which no stop string is looked for; return their whole characters."""
+        """Begin with these tokens, in which no stop string is searched; return their complete characters."""
         text = self._decoder.decode(b"".join(self._bytes[token] for token in tokens))
         self._echoing = bool(self._decoder.getstate()[0])
         return text
 
     def push(self, token: int) -> str:
-        """Add a token; return the text that is certain now."""
+        """Add a token; return the text that has become certain."""
         return "" if self.stopped else self._release(self._decoder.decode(self._bytes[token]))
 
     def flush(self) -> str:

@@ -122,7 +122,7 @@ def _native_chunk(
     grad_weight_VD: Tensor | None,
     _candidates: Mapping[str, Candidates],
 ) -> Tensor:
-    """Like `_reference_chunk` with loss and gradient in one visit of the logits; our products don't round those."""
+    """Like `_reference_chunk` with loss and gradient in one pass over the logits; our products don't round those."""
     cross_entropy, *others = losses
     ours = kernels.products_pay()
     nll_T, lse_T, grad_TV = kernels.cross_entropy_and_gradient(

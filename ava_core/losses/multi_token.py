@@ -1,4 +1,4 @@
-"""Predicting further tokens ahead with extra heads on the shared trunk. Shapes: see `ava_core.models.shapes`."""
+"""Multi-token prediction: extra heads on the shared trunk. Shapes: see `ava_core.models.shapes`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MultiToken:
 
     @property
     def names(self) -> list[str]:
-        """Name of each head's part."""
+        """Name of each head's part of the loss."""
         return [f"multi_token_{d}" for d in range(1, self.depth + 1)]
 
     def __call__(

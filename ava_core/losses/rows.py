@@ -1,4 +1,4 @@
-"""Rows of logits as the token losses get them, and what is known of each row. Shapes: see `ava_core.models.shapes`;
+"""Logits by row, one per predicted token, and what several losses need of them. Shapes: see `ava_core.models.shapes`;
 here N is candidates, pairs of a row and a token."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IGNORE_INDEX = -100
 
 @dataclass(slots=True, kw_only=True)
 class TokenContext:
-    """What surrounds the predictions, for the parts of the loss that look at more than logits and labels.
+    """The inputs, for parts of the loss that depend on more than logits and labels.
 
     Attributes:
         inputs_BS: the token at each position, whose label is the next one; None if only embeddings are known.
@@ -31,7 +31,7 @@ class TokenContext:
 
 @dataclass(slots=True, kw_only=True)
 class Candidates:
-    """Tokens that are wrong at a row, sparse: no pair occurs twice, and rows ascend.
+    """Negative tokens of some rows, as sparse pairs: none occurs twice, and rows ascend.
 
     Attributes:
         rows_N: int64, indices of rows.
@@ -110,7 +110,7 @@ class Rows:
         """-log(1 - p) of tokens, (N,), in nats: finite, and with gradients of at most 1, however near p is to 1.
 
         Only a row's largest logit can have p > 1/2. For it 1 - p is the sum of the others, taken as such:
-        -log(1 - p) = log(1 + exp(logit - rest)). For all others log1p(-p) has nothing to cancel. Costs two visits of
+        -log(1 - p) = log(1 + exp(logit - rest)). For all others log1p(-p) has nothing to cancel. Costs two passes over
         the logits for all calls together.
         """
         logits_N = self.logits_TV[rows_N, tokens_N]

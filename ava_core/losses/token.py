@@ -1,4 +1,4 @@
-"""Losses of single predictions, given logits. Shapes: see `ava_core.models.shapes`.
+"""Losses per predicted token, computed from logits. Shapes: see `ava_core.models.shapes`.
 
 To add one, write a class with `name`, `weight` and `__call__`, and hand it to `UnifiedLoss`.
 """
@@ -65,7 +65,7 @@ class FocalLoss:
 
     Beside the cross-entropy it gives hard tokens more of the gradient and leaves the model less sure of itself
     (arXiv 2002.09437, section 4). gamma = 0 is the cross-entropy. (1 - p)^gamma is taken as exp(gamma log(1 - p)),
-    whose gradient is finite for every gamma, also below 1. Costs three visits of the logits.
+    whose gradient is finite for every gamma, also below 1. Costs three passes over the logits.
     """
 
     name: str = "focal"

@@ -32,15 +32,15 @@ class LossOutput:
 
 
 class UnifiedLoss:
-    """Token losses and further tokens ahead, averaged over predicted tokens, plus auxiliary losses that the model
-    computed itself.
+    """Token losses and multi-token prediction, averaged over the predicted tokens, plus auxiliary losses that the model
+    has computed.
 
     Args:
         token_losses: parts computed from logits; see `ava_core.losses.token.TokenLoss`.
-        auxiliary_weights: weight of each auxiliary part by name, kept as it is: a mapping whose values change is
-            followed. A part without a weight is refused; a weight without a part is allowed, for not every model has
+        auxiliary_weights: weight of each auxiliary part by name; read at every call, so that a mapping may change its
+            values. A part without a weight is refused; a weight without a part is allowed, for not every model has
             every part.
-        multi_token: what the extra heads learn; None: there are none.
+        multi_token: loss of the extra heads; None: there are none.
 
     Raises:
         ValueError: two parts have one name, or a weight is negative.
@@ -114,7 +114,7 @@ class UnifiedLoss:
 
     @property
     def needs_context(self) -> bool:
-        """Whether a part looks at more than logits and labels."""
+        """Whether a part depends on more than logits and labels."""
         return self.multi_token is not None or any(isinstance(loss, Unlikelihood) for loss in self.token_losses)
 
     def __call__(
@@ -132,12 +132,12 @@ class UnifiedLoss:
         """Compute the loss of `labels` (...), aligned with `logits` (..., V), or with `hidden` (..., D).
 
         Args:
-            labels: (B, S) if a part looks at neighbouring tokens.
+            labels: (B, S) if a part depends on neighbouring tokens.
             logits, hidden: one of them; with `hidden` and `head_weight_VD` the logits exist in chunks only.
             future_hidden: (B, S, D) of each extra head, with `head_weight_VD`; None leaves `multi_token` out, as in
                 evaluation.
             auxiliary: parts that the model computed, by name.
-            context: what the parts need that `needs_context` tells of.
+            context: needed if `needs_context`.
             num_items: predicted tokens of a whole batch that this is a part of, where such parts are accumulated: the
                 divisor of the token losses. The auxiliary parts, means of their own, get this part's share of it.
 

@@ -1,8 +1,8 @@
-"""Unlikelihood of tokens that shouldn't follow. Shapes: see `ava_core.models.shapes`; N is candidates, pairs of a row
-and a token, and W is windows, n-grams of a sequence.
+"""Unlikelihood losses, which lower the probability of negative candidates. Shapes: see `ava_core.models.shapes`; N is
+candidates, pairs of a row and a token, and W is windows, n-grams of a sequence.
 
-sum over a row's candidates c of -log(1 - p(c)) (arXiv 1908.04319, eq. 4). The parts differ in who the candidates are;
-a row's target is never one. They are found once per batch, without gradients, and are few beside the T x V logits.
+sum over a row's candidates c of -log(1 - p(c)) (arXiv 1908.04319, eq. 4). The parts differ in their candidates; a row's
+target is never one. They are found once per batch, without gradients, and are few beside the T x V logits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ava_core.losses.rows import Candidates, Rows, TokenContext
 
 
 class Unlikelihood:
-    """Base of the parts; a subclass says who the candidates are."""
+    """Base of the parts; a subclass finds the candidates."""
 
     name: str
     weight: float
@@ -30,7 +30,7 @@ class Unlikelihood:
         """Candidates of `labels`, (B, S) or (T,), aligned with the logits.
 
         Raises:
-            ValueError: the context lacks what the part looks at, or has another shape than the labels.
+            ValueError: the context lacks what the part needs, or has another shape than the labels.
         """
         return self.find(labels, context).without_targets(labels.reshape(-1))
 
@@ -43,7 +43,7 @@ class Unlikelihood:
         return context.inputs_BS
 
     def __call__(self, rows: Rows) -> Tensor:
-        """(T,), nats. Costs two visits of the logits, which all parts of this kind share."""
+        """(T,), nats. Costs two passes over the logits, which all parts of this kind share."""
         found = rows.candidates[self.name]
         loss_T = rows.logits_TV.new_zeros(len(rows.labels_T))
         return loss_T.index_add(0, found.rows_N, rows.unlikelihood(found.rows_N, found.tokens_N))

@@ -325,7 +325,7 @@ def test_scores_that_order_nothing_are_refused():
         build({"difficulty": "length"})
     with pytest.raises(AvaError, match=r"has scores of shape \(3,\): must be \(62,\), one per window"):
         build(COMPETENCE, difficulty=np.arange(3.0))
-    with pytest.raises(AvaError, match="some scores are no finite numbers"):
+    with pytest.raises(AvaError, match="some scores are not finite"):
         build(COMPETENCE, difficulty=np.where(grid_scores() == 3, np.nan, grid_scores()))
     with pytest.raises(AvaError, match=r"difficulty = rarity: uses no reference model: set it to reference"):
         build({"difficulty": "rarity"}, difficulty=grid_scores())

@@ -51,7 +51,7 @@ def part_of(sources: list[Source], index: int, count: int) -> list[Source]:
         index: which part, from 1.
         count: how many there are. With more parts than files some are empty.
     """
-    files = [file for source in sources for file in source.files_apart()]
+    files = [file for source in sources for file in source.split_by_file()]
     sizes = [max(file.size, 1) for file in files]
     # A file belongs to the part in which its middle lies.
     middles = (end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True))

@@ -130,11 +130,11 @@ def _unreadable(path: Path, kind: str, error: Exception) -> AvaError:
 
 @dataclass(frozen=True)
 class Format:
-    """A way to hold documents in a file.
+    """A file format.
 
     Attributes:
-        suffixes: endings of the files that a folder gives to it; a glob or a file may have any ending.
-        read: the documents of a file, with the arguments of `read_file`.
+        suffixes: of the files that are read when a folder is named; a glob or a file may have any suffix.
+        read: gives the documents of a file, with the arguments of `read_file`.
     """
 
     suffixes: tuple[str, ...]

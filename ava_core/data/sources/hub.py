@@ -55,7 +55,7 @@ class HubSource:
                 raise missing_field(f"hub {config.hub}: row {number}", config.text_field, row)
             yield document_of_row(row[config.text_field], f"{config.split}:{number}", config.text_field)
 
-    def files_apart(self) -> list[Source]:
+    def split_by_file(self) -> list[Source]:
         return [self]
 
     def digest(self) -> str:

@@ -1,9 +1,9 @@
-"""Links among the files of a data source: which are followed.
+"""Which symbolic links among the files of a source are followed.
 
 A path that the user names is read, link or not. What is found below it is somebody else's choice: a link in a folder of
 text could bring any file of the machine into the shards. So links are followed inside the source, and out of it only
-into stores in which a file is called by the digest of its own content, which is checked: DVC's cache (`cache.type
-symlink`) and the Hugging Face Hub's.
+into content-addressed stores, in which a file's name is the digest of its content, which is checked: DVC's cache
+(`cache.type symlink`) and the Hugging Face Hub's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ava_core.errors import AvaError
 
 
 def files_to_read(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
-    """Files below `folder` with one of the endings (any without), none hidden, sorted, each allowed to be read.
+    """Files below `folder` with one of the suffixes (all files without any), sorted, without hidden ones.
 
     Raises:
         AvaError: there is a link that isn't followed.
@@ -27,7 +27,7 @@ def files_to_read(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
 
 
 def is_readable(path: Path, root: Path) -> bool:
-    """Whether what was found below `root` is a file.
+    """Whether `path`, which was found below `root`, is a file that may be read.
 
     Raises:
         AvaError: it is reached by a link that isn't followed.
@@ -39,7 +39,7 @@ def is_readable(path: Path, root: Path) -> bool:
         real = Path(os.path.realpath(path, strict=True))
     except OSError as error:
         raise AvaError(f"{path}: is a link to nothing, or to itself: restore what it leads to, or remove it") from error
-    if path.is_symlink() and not real.is_relative_to(root.resolve()) and not _is_called_by_its_content(real):
+    if path.is_symlink() and not real.is_relative_to(root.resolve()) and not _is_content_addressed(real):
         raise AvaError(
             f"{path}: is a link to {real}, outside {root}: put a copy there, or name the file itself in data.sources"
         )
@@ -47,7 +47,7 @@ def is_readable(path: Path, root: Path) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """What lies below a folder and is no folder; nothing hidden."""
+    """Everything below `folder` but folders and hidden entries."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -64,7 +64,7 @@ def _to_folder(path: Path) -> AvaError:
     return AvaError(f"{path}: is a link to a folder: name that folder in data.sources, as a source of its own")
 
 
-def _is_called_by_its_content(path: Path) -> bool:
+def _is_content_addressed(path: Path) -> bool:
     """DVC: `ab/cdef...`, an MD5 without its first two digits. The Hub: a SHA-256, of small files git's SHA-1."""
     try:
         with path.open("rb") as file:

@@ -45,7 +45,7 @@ class FileSource:
         for path in self.files:
             yield from read_file(path, path.relative_to(self.root).as_posix(), self.reading)
 
-    def files_apart(self) -> list[Source]:
+    def split_by_file(self) -> list[Source]:
         return [replace(self, files=(path,)) for path in self.files]
 
     def digest(self) -> str:

@@ -51,8 +51,8 @@ class Source(Protocol):
         """All documents, in an order that is always the same."""
         ...
 
-    def files_apart(self) -> list[Source]:
-        """Sources that hold the same documents in the same order, as small as can be read by themselves."""
+    def split_by_file(self) -> list[Source]:
+        """The same documents in the same order, as sources of one file each; the source itself if it can't be split."""
         ...
 
     def digest(self) -> str:
