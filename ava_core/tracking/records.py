@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ava_core.config.schema import SOURCE_KINDS
+from ava_core.config.data import SOURCE_KINDS
 from ava_core.errors import IntegrityError
 
 # MLflow's limits (mlflow.utils.validation): entries per request, characters per value.

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from importlib import import_module
+from typing import get_args
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from ava_core.config.data import DataConfig
+from ava_core.config.data import SOURCE_KINDS, DataConfig, SourceConfig
 from ava_core.data.corpora import CORPORA, Corpus, digest_files
 from ava_core.data.sources import digest_sources, open_sources, read_documents
+from ava_core.data.sources.formats import FORMATS
 from ava_core.errors import AvaError, IntegrityError
 
 TEXTS = ["O for a Muse of fire,\nthat would ascend", "Once more unto the breach, dear friends", "Ü, ß: «naïve» café"]
@@ -81,6 +84,12 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path):
 def test_missing_text_in_a_row_is_an_empty_document(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "Hark"}\n')
     assert [item.text for item in read(config({"path": "a.jsonl", "format": "jsonl"}), tmp_path)] == ["", "Hark"]
+
+
+def test_every_kind_and_every_format_of_the_configuration_can_be_opened():
+    for kind in SOURCE_KINDS:
+        assert callable(import_module(f"ava_core.data.sources.{kind}").open_source)
+    assert set(get_args(SourceConfig.model_fields["format"].annotation)) == FORMATS.keys()
 
 
 @pytest.mark.parametrize("streaming", [False, True])
