@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ava_core.config.hardware import usable_cores
 from ava_core.distributed import peers
@@ -236,17 +236,6 @@ class Ranks:
         with self._exchange():
             distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
         return bool(flags.item())
-
-    def all_equal(self, value: Any) -> bool:
-        """Whether all processes give the same value (numbers, text, lists and dictionaries of them)."""
-        if self.size == 1:
-            return True
-        from torch import distributed
-
-        values: list[Any] = [None] * self.size
-        with self._exchange():
-            distributed.all_gather_object(values, value)
-        return all(other == values[0] for other in values)
 
     def _exchange(self):
         return peers.connection_explained(self.rank)

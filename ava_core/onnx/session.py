@@ -46,10 +46,6 @@ class KVCache:
                 buffer[target, :, :length] = buffer[source, :, :length]
             self.lengths[target] = length
 
-    def truncate(self, row: int, length: int) -> None:
-        """Forget what row `row` holds beyond `length` tokens."""
-        self.lengths[row] = min(int(self.lengths[row]), length)
-
 
 @dataclass
 class Experts:

@@ -68,7 +68,7 @@ def test_moved_row_goes_on_where_it_was(make_model, export):
     decoder.run(rows[:, :10], cache)
     cache.move(2, 0)
     np.testing.assert_allclose(decoder.run(rows[[2], 10][:, None], cache), expected[[2], 10], atol=ATOL)
-    cache.truncate(1, 4)
+    cache.lengths[1] = 4
     np.testing.assert_allclose(decoder.run(rows[[1], 4][:, None], cache, first_row=1), expected[[1], 4], atol=ATOL)
 
 
