@@ -23,7 +23,7 @@ class Batch:
     Attributes:
         windows: int64 array of shape (B, L + 1): inputs are `[:, :-1]`, targets `[:, 1:]`. L may be shorter than
             train.sequence_length; B is then larger, so that a batch keeps its number of tokens.
-        figures: what the curriculum did, for the history; of the whole batch, the same on every rank.
+        figures: the curriculum's values at this step, for the history; of the global batch, the same on every rank.
     """
 
     windows: np.ndarray
@@ -42,7 +42,7 @@ class TrainingBatches:
         sequence_length: T.
         global_batch_size: B over all ranks.
         seed: seeds the offsets and orders.
-        stream: what tells the stream from others.
+        stream: fingerprint of the stream.
 
     Raises:
         AvaError: the stream is shorter than one window.
@@ -68,7 +68,7 @@ class TrainingBatches:
 
     @property
     def order(self) -> dict[str, Any]:
-        """What determines in which order the windows are dealt out, and which they are; of JSON types."""
+        """All that determines the windows and their order, as JSON values."""
         return {
             "stream": self.stream,
             "sequence_length": self.sequence_length,
@@ -126,7 +126,7 @@ class ScoringBatch:
     Attributes:
         inputs: int64 array of shape (B, T).
         targets: int64 array of shape (B, T); `targets[b, t]` follows `inputs[b, t]`.
-        mask: bool array of shape (B, T); False where the last window is filled up, which is not to be scored.
+        mask: bool array of shape (B, T); False for the padding of the last window, which is not to be scored.
     """
 
     inputs: np.ndarray

@@ -27,12 +27,12 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufff9-\uff
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a filter made of a document.
+    """A filter's result for one document.
 
     Attributes:
-        text: the text that goes on.
-        reasons: how often each reason to change or to drop applied; empty: it goes on as it was.
-        dropped: whether the document ends here.
+        text: what the next filter gets.
+        reasons: how often each reason to change or to drop applied; empty: the text is unchanged.
+        dropped: whether the document is dropped.
     """
 
     text: str
@@ -151,7 +151,7 @@ def filters(config: CleaningConfig) -> list[tuple[str, Filter]]:
 
 @dataclass
 class Count:
-    """What one filter did so far."""
+    """What one filter has done so far, as cleaning.json counts it."""
 
     name: str
     documents_in: int = 0
@@ -163,7 +163,7 @@ class Count:
     samples: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, document: Document, size: int, outcome: Outcome) -> int:
-        """Count one document of `size` bytes; returns the bytes that go on."""
+        """Count one document of `size` bytes; returns the bytes that the next filter gets."""
         self.documents_in += 1
         self.bytes_in += size
         self.reasons.update(outcome.reasons)

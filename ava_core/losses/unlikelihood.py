@@ -98,7 +98,7 @@ class NgramRepetition(Unlikelihood):
 
 @dataclass(slots=True, kw_only=True)
 class EarlyEnd(Unlikelihood):
-    """-log(1 - p(end)) wherever the document goes on: against stopping short."""
+    """-log(1 - p(end)) at every position that doesn't end its document: against documents that end too early."""
 
     name: str = "early_end"
     weight: float = 1.0

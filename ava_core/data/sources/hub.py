@@ -1,7 +1,7 @@
 """`hub: NAME`: a data set that `datasets` loads, from the Hugging Face Hub or from a local folder.
 
 The digest covers the name and the commit that was read; of a folder, the names and bytes of its files. `datasets`
-follows every link, so all links of a folder are held against `links.py` before.
+follows every link, so all links of a folder are checked before, as `links.py` says.
 """
 
 from __future__ import annotations
