@@ -190,7 +190,7 @@ class LocalRunner:
         """Run one task and note how it ended; True if it succeeded."""
         output = next((Path(word) for word in command if Path(word).name == EXECUTOR_OUTPUT), None)
         if output is None:
-            raise ValueError(f"{command[:2]}: the component passes no place for its {EXECUTOR_OUTPUT}")
+            raise ValueError(f"{command[:2]}: the component passes no path for its {EXECUTOR_OUTPUT}")
         if self._stopping:
             return False
         folder = output.parent

@@ -39,7 +39,7 @@ class KVCache:
         return sum(buffer.nbytes for buffer in self.buffers)
 
     def move(self, source: int, target: int) -> None:
-        """Put row `source` in the place of row `target`."""
+        """Overwrite row `target` with row `source`."""
         if source != target:
             length = int(self.lengths[source])
             for buffer in self.buffers:

@@ -1,7 +1,7 @@
 """The weights of an exported folder, read back from its files and held against the model's, bit by bit.
 
-They are read by what the operators define, and at the node that computes with a weight: a matrix that is intact but in
-another's place is as wrong as a damaged one. Shares no code with the export, so a fault in its packing shows, which a
+They are read by what the operators define, and at the node that computes with a weight: a matrix that is intact but at
+another's node is as wrong as a damaged one. Shares no code with the export, so a fault in its packing shows, which a
 digest taken after it can't see.
 
 The operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.

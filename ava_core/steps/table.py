@@ -80,7 +80,7 @@ class StepSpec:
         metrics: names in metrics.json that always exist.
         timings: names in OUTPUT.timings.json that always exist.
         headlines: those of both that a table of runs shows.
-        exports: parts of the output that can be written to a place of their own as well.
+        exports: parts of the output that can be written to files of their own as well.
         cacheable: False for a step that looks or writes outside its folders, which is never skipped.
     """
 

@@ -1,7 +1,7 @@
 """Model in, quantised model out: one component per scheme.
 
 The scheme is part of the command rather than a parameter, for kfp.local names a task's folder after its component:
-two tasks of one component would write into the same place.
+two tasks of one component would write into the same folder.
 """
 
 from kfp import dsl

@@ -36,7 +36,7 @@ def expert_capacities(
 def within_capacity(ids_TK: Tensor, counted_TK: Tensor, capacity_E: Tensor) -> Tensor:
     """True (T, K) where an assignment is among the first `capacity` of its expert, in token order.
 
-    Token order keeps a later token from displacing an earlier one. Uncounted slots take no place.
+    Token order keeps a later token from displacing an earlier one. Uncounted slots take no capacity.
     """
     num_experts = capacity_E.shape[0]
     flat = torch.where(counted_TK, ids_TK, num_experts).reshape(-1)

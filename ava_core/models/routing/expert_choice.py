@@ -16,7 +16,7 @@ class ExpertChoiceRouter(TopKRouter):
 
     While training only, for a token's fate depends on the tokens after it. Expert e takes the C_e tokens with the
     largest probability of e, C_e being the capacity of eq. 8 for T * K assignments (gamma = 1 unless configured), so
-    that K experts per token is the average; a token may get none, or all E: it has E slots. Padding takes no place.
+    that K experts per token is the average; a token may get none, or all E: it has E slots. Padding takes no slot.
     Nothing is dropped beyond that. In evaluation: plain top-k.
     """
 

@@ -66,7 +66,7 @@ class Router(nn.Module):
     """Base of all routers: float32 softmax, selection, weights, capacity, losses, statistics.
 
     `forward` ignores tokens whose `token_mask_T` is False (padding) in losses and statistics and lets them take no
-    place in an expert's capacity. It changes no state: everything is in what it returns, or on the caller's tape.
+    slot of an expert's capacity. It changes no state: everything is in what it returns, or on the caller's tape.
     """
 
     exported_as: ClassVar[str | None] = None

@@ -60,7 +60,7 @@ def test_ours_comes_back_bit_equal(kind, tied, tokens):
     for model in (theirs, back):
         assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
         assert not model.training
-    # tau and the coefficient's quotient by E are the only numbers that have no place over there
+    # tau and the coefficient's quotient by E are the only numbers without a counterpart over there
     expected = described(ours.config) | {"tau": 1.0, "balance_loss_weight": pytest.approx(0.01)}
     assert described(back.config) == expected
     with torch.no_grad():

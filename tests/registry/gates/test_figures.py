@@ -1,6 +1,10 @@
 """Any figure of an evaluation can be bounded, for all of them are on the version that it is compared with."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +14,7 @@ from ava_core.registry.candidate import read_candidate
 from ava_core.registry.versions import FIGURES
 from tests.registry.conftest import Inputs, write_evaluation
 
+ROOT = Path(__file__).parents[3]
 MYSQL_TEXT = 65_535
 """Bytes of a tag's value in the database with the narrowest column that MLflow runs on."""
 NEVER_WORSE = {"mine": {"figure": "reading_score", "at_least": "champion", "tolerance": 0.1}}
@@ -85,3 +90,21 @@ def test_a_thousand_figures_with_long_names_fit_every_database(
     (version,) = list_versions(model_name, mlflow_server)
     assert many.items() <= version.figures.items()
     assert len(client.get_model_version(model_name, "1").tags[FIGURES].encode()) < MYSQL_TEXT
+
+
+def test_a_line_in_params_yaml_is_all_that_a_bound_takes(make_measured, tmp_path):
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("  gate:")) + 1
+    lines.insert(first, "    reading: {figure: reading_score, at_least: 0.9}")
+    params, output, inputs = tmp_path / "params.yaml", tmp_path / "out", make_measured(reading_score=0.8)
+    params.write_text("\n".join(lines))
+    command = [sys.executable, "-m", "ava_core.cli.main", "gate", "--work", str(tmp_path / "work")]
+    flags = {"params": params, "model": inputs.model, "evaluation": inputs.evaluation, "output": output}
+    command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AVA_", "MLFLOW_"))}
+    environment["AVA_TRACKING_URI"] = f"sqlite:///{tmp_path / 'none.db'}"
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    row = "| `reading_score` | 0.8000 | at least 0.9000 | 0.1000 below | `reading` | **failed** |"
+    assert row in (output / "gate.md").read_text().splitlines()
+    assert json.loads((output / "metrics.json").read_text())["bounds_failed"] == 1
