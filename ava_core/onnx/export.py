@@ -51,7 +51,7 @@ def export_onnx(
             metadata[SHAPE] = graph.shape().to_json()
         writer.save(
             model.config.model_type,
-            f"A causal language model; see ava_core/quantization/{kind}.py for its inputs and outputs.",
+            f"A causal language model; see ava_core/onnx/{kind}.py for its inputs and outputs.",
             metadata,
         )
     return writer.digests
