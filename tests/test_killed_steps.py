@@ -132,6 +132,10 @@ def test_killed_registration_run_again_ends_with_one_version(undisturbed, tmp_pa
     assert set(version.aliases) >= {"challenger"}
 
 
+ASKED = ("config", "distributed", "steps")
+"""Where what is outside of the keys asks for values that are in them: settings, threads, ranks. Nothing computes there."""
+
+
 def not_in_the_key(step: str, imported: Path) -> set[str]:
     """Modules of Ava that were imported, and neither enter the step's key nor are known to change no result."""
     package = Path(ava_core.__file__).parent
@@ -139,7 +143,8 @@ def not_in_the_key(step: str, imported: Path) -> set[str]:
     paths = {name: package.joinpath(*name.split(".")[1:]) for name in names}
     modules = {name for name, path in paths.items() if path.is_dir() or path.with_suffix(".py").is_file()}
     assert len(modules) > 20
-    return {name for name in modules - code_of(STEPS[step]).files.keys() if not is_outside(name)}
+    unknown = {name for name in modules - code_of(STEPS[step]).files.keys() if not is_outside(name)}
+    return {name for name in unknown if name.split(".")[1] not in ASKED}
 
 
 @pytest.mark.parametrize("step", STEPS)
