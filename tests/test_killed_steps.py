@@ -133,7 +133,7 @@ def test_killed_registration_run_again_ends_with_one_version(undisturbed, tmp_pa
 
 
 ASKED = ("config", "distributed", "steps")
-"""Where what is outside of the keys asks for values that are in them: settings, threads, ranks. Nothing computes there."""
+"""Where what is outside of the keys asks for values that are in them: settings, threads, ranks. It computes nothing."""
 
 
 def not_in_the_key(step: str, imported: Path) -> set[str]:
