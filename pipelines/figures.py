@@ -13,7 +13,8 @@ import contextlib
 import json
 from pathlib import Path
 
-from ava_core.steps.table import SCHEMES, STEPS, StepSpec
+from ava_core.config.schemes import SCHEMES
+from ava_core.steps.table import STEPS, StepSpec
 
 
 def gather(outputs: Path) -> dict[str, dict[str, float]]:

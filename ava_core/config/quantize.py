@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ava_core.config.schemes import SchemeName
 from ava_core.config.section import Fraction, NonNegative, Positive, PositiveNumber, Section, Weight
 
 
@@ -51,7 +52,7 @@ class Int4Config(SchemeConfig):
 class QuantizeConfig(Section):
     """ONNX export and weight quantisation."""
 
-    schemes: Annotated[list[Literal["fp32", "int8", "int4"]], Field(min_length=1)] = ["int8"]
+    schemes: Annotated[list[SchemeName], Field(min_length=1)] = ["int8"]
     """Schemes that the pipeline and dvc.yaml build, each once; `ava quantize` builds the one given with --scheme."""
     portable: bool = False
     """Standard ONNX operators only, for runtimes other than ONNX Runtime; evaluates every expert for every token."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMES = ("fp32", "int8", "int4")
+from ava_core.config.schemes import SCHEMES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

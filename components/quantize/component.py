@@ -6,7 +6,7 @@ two tasks of one component would write into the same folder.
 
 from kfp import dsl
 
-from ava_core.steps.table import SCHEMES
+from ava_core.config.schemes import SCHEMES
 from components.container import folder, step_container
 
 

@@ -132,6 +132,7 @@ def _documented(text, comment):
         ("redaction.py", appended("SECRETS = 1")),
         ("interruption.py", appended("SIGNALS = 1")),
         ("config/presets.py", appended("FOLDER = 1")),
+        ("steps/table.py", appended("ANOTHER = 1")),
         ("config/kubernetes.py", appended("PODS = 1")),
         (
             "config/schema.py",
