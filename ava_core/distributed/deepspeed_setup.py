@@ -1,4 +1,4 @@
-"""How DeepSpeed is set up for a configuration, and what it is refused for before the first step."""
+"""How DeepSpeed is set up for a configuration."""
 
 from __future__ import annotations
 
@@ -12,31 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ava_core.config.train import TrainConfig
-from ava_core.distributed.ranks import Ranks, import_deepspeed
-from ava_core.errors import ConfigError
+from ava_core.distributed.deepspeed import import_deepspeed
+from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.modeling import DecoderLayer
-from ava_core.training.engine.precision import require_support
 
-log = logging.getLogger(__name__)
 MAX_BUCKET = 500_000_000
 """DeepSpeed's default for the elements that one exchange takes; it allocates so many."""
-
-
-def refuse_impossible(config: TrainConfig, ranks: Ranks) -> None:
-    """Refuse what this machine, or this number of ranks, can't train.
-
-    Raises:
-        ConfigError: one line, with the way out.
-    """
-    require_support(config)
-    if config.global_batch_size % (config.micro_batch_size * ranks.size):
-        raise ConfigError(
-            f"train.global_batch_size = {config.global_batch_size}: must be a multiple of micro_batch_size x ranks"
-            f" = {config.micro_batch_size} x {ranks.size}"
-        )
-    if config.offload != "none" and not torch.cuda.is_available():
-        log.warning("train.offload = %s: there is no GPU here whose memory it would relieve", config.offload)
 
 
 def deepspeed_config(config: TrainConfig, ranks: Ranks, parameters: int) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Sums over the processes of one machine through shared memory: DeepSpeed's compiled op `deepspeed_shm_comm`.
+"""All-reduce over the processes of one machine through shared memory: DeepSpeed's compiled op `deepspeed_shm_comm`.
 
     python -m ava_core.distributed.shared_memory_op     # builds it, about half a minute; needs g++ and ninja
 
 For training on CPUs in several processes. Gloo sends gradients through sockets; the op takes half of its time or less
-(20 million float32 in 2 processes: 60 instead of 110 ms). DeepSpeed itself uses it only for inference, so its sums are
-led here by `use_for_sums`. Two processes get the same bits with and without it; more add up in another order, so
-their results differ by rounding.
+(20 million float32 in 2 processes: 60 instead of 110 ms). DeepSpeed itself uses it only for inference, so
+`use_for_all_reduce` routes all-reduces over every process through it. Two processes get the same bits with and without
+it; more add up in another order, so their results differ by rounding.
 
 A training never compiles it. DeepSpeed would, in every process at once where `__compatible_ops__` has it: one builds,
 the others wait for its lock file, for ever if that one is killed. Here it is built once, renamed into place when it is
@@ -32,12 +32,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ava_core.distributed.deepspeed import import_deepspeed
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
-
-if TYPE_CHECKING:
-    from ava_core.distributed.ranks import Ranks
 
 log = logging.getLogger(__name__)
 NAME = "deepspeed_shm_comm"
@@ -57,8 +56,6 @@ def build() -> Path | None:
     Raises:
         AvaError: a tool is missing, or the compiler fails.
     """
-    from ava_core.distributed.ranks import import_deepspeed
-
     import_deepspeed()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
@@ -80,7 +77,13 @@ def build() -> Path | None:
 
 
 def choose(deepspeed: Any, ranks: Ranks) -> bool:
-    """Whether the op is used; tells DeepSpeed so. Collective, and before `deepspeed.init_distributed`."""
+    """Load the op where every process can, and tell DeepSpeed whether to use it.
+
+    Collective, and before `deepspeed.init_distributed`.
+
+    Returns:
+        Whether it is used.
+    """
     import torch
 
     deepspeed.ops.__compatible_ops__[NAME] = False
@@ -104,8 +107,8 @@ def choose(deepspeed: Any, ranks: Ranks) -> bool:
     return True
 
 
-def use_for_sums(backend: Any) -> None:
-    """Lead the sums of DeepSpeed's communication through the op where they are over all processes.
+def use_for_all_reduce(backend: Any) -> None:
+    """Route DeepSpeed's all-reduces over every process through the op: sums of contiguous tensors whose dtype it knows.
 
     Args:
         backend: `deepspeed.comm.comm.cdb`, which has loaded the op.

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from ava_core.config.hosts import read_hostfile
 from ava_core.config.train import TrainConfig
-from ava_core.distributed.ranks import import_deepspeed
+from ava_core.distributed.deepspeed import import_deepspeed
 from ava_core.errors import AvaError
 from ava_core.launching import failures
 from ava_core.launching.lifetime import die_with_parent

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ava_core.config.train import TrainConfig
-from ava_core.distributed.ranks import Ranks, require_devices
+from ava_core.distributed.group import require_devices
+from ava_core.distributed.ranks import Ranks
 from ava_core.launching.workers import train_in_processes
 from ava_core.runtime.progress import Progress
 from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ava_core.distributed.ranks import FAMILIES, LISTEN_DESCRIPTOR, LOCAL_SIZES
+from ava_core.distributed.environment import FAMILIES, LISTEN_DESCRIPTOR, LOCAL_SIZES
 from ava_core.launching import failures
 
 POLL_SECONDS = 0.1

@@ -19,7 +19,9 @@ from typing import Any
 
 from ava_core.config.hosts import world_size
 from ava_core.config.threads import limit_threads
-from ava_core.distributed.ranks import TIMEOUT, LostPeer, Ranks, require_devices
+from ava_core.distributed.group import TIMEOUT, require_devices, store_of
+from ava_core.distributed.peers import LostPeer
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.runtime import logs
 from ava_core.runtime.progress import Progress
@@ -89,7 +91,7 @@ def _announce(ranks: Ranks, message: dict[str, Any], timeout: timedelta) -> None
     """Say it, and wait until all have heard it: the store may end with this process."""
     global _announced
     _announced = True
-    store = ranks.store(timeout)
+    store = store_of(ranks, timeout)
     store.set(_ANNOUNCEMENT, json.dumps(message))
     deadline = time.monotonic() + timeout.total_seconds()
     while store.add(_HEARD, 0) < ranks.size - 1:
@@ -119,7 +121,7 @@ def _run_as_other_rank(ranks: Ranks, request: Request) -> None:
 def _await_announcement(ranks: Ranks) -> dict[str, Any]:
     """Wait, as long as it takes: rank 0 may be waiting for another run of the same work to finish."""
     try:
-        store = ranks.store()
+        store = store_of(ranks)
         while not store.check([_ANNOUNCEMENT]):
             time.sleep(POLL_SECONDS)
         message = json.loads(store.get(_ANNOUNCEMENT))

@@ -9,6 +9,7 @@ from ava_core.config.model import ModelConfig
 from ava_core.config.train import TrainConfig
 from ava_core.data.curriculum import build_batches
 from ava_core.data.shards import ShardedSplit
+from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
 from ava_core.runtime.progress import Progress
 from ava_core.training.engine.engine import TrainingEngine, prepare_loss
@@ -37,7 +38,7 @@ def explore_rates(
     """
     config = train_config.model_copy(update={"processes": 1, "hostfile": None})
     ranks = Ranks()
-    ranks.connect()
+    connect(ranks)
     prepare(threads, seed)
     split = ShardedSplit.open(shards, "train")
     model = build_model(model_config, split)

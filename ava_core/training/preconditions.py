@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import torch
 
 from ava_core.config.hardware import Hardware, detect
 from ava_core.config.memory import require_memory
+from ava_core.config.train import TrainConfig
 from ava_core.data.shards import load_splits_info
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings
-from ava_core.errors import AvaError
+from ava_core.distributed.ranks import Ranks
+from ava_core.errors import AvaError, ConfigError
+from ava_core.training.engine.precision import require_support
 from ava_core.training.request import TrainRequest
+
+log = logging.getLogger(__name__)
 
 
 def require_trainable(request: TrainRequest) -> None:
@@ -26,6 +32,22 @@ def require_trainable(request: TrainRequest) -> None:
     _require_tokenizer(request.shards / "tokenizer")
     vocab_size = load_splits_info(request.shards).vocab_size
     require_memory(request.model_config, request.train_config, vocab_size, _machine())
+
+
+def refuse_impossible(config: TrainConfig, ranks: Ranks) -> None:
+    """Refuse a precision that this machine can't compute in, and a global batch that doesn't divide among the ranks.
+
+    Raises:
+        ConfigError: one line, with the way out.
+    """
+    require_support(config)
+    if config.global_batch_size % (config.micro_batch_size * ranks.size):
+        raise ConfigError(
+            f"train.global_batch_size = {config.global_batch_size}: must be a multiple of micro_batch_size x ranks"
+            f" = {config.micro_batch_size} x {ranks.size}"
+        )
+    if config.offload != "none" and not torch.cuda.is_available():
+        log.warning("train.offload = %s: there is no GPU here whose memory it would relieve", config.offload)
 
 
 def _require_tokenizer(folder: Path) -> None:

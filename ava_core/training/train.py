@@ -15,7 +15,7 @@ from ava_core.config.parameters import active_count
 from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.shards import ShardedSplit, load_splits_info
 from ava_core.data.tokenizer import copy_tokenizer
-from ava_core.distributed import peers
+from ava_core.distributed import group, peers
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
@@ -97,7 +97,7 @@ class _Training:
 
     def run(self) -> TrainResult:
         """Train to the end and write the model folder (rank 0)."""
-        self.ranks.connect()
+        group.connect(self.ranks)
         prepare(self.ranks.threads_of_each(self.request.threads), self.request.seed)
         resume = self.request.resume
         if resume:
@@ -127,7 +127,7 @@ class _Training:
         if self.ranks.is_first:
             self._write(exact, trainer.history, result)
         self.ranks.barrier()
-        self.ranks.disconnect()
+        group.disconnect()
         return result
 
     def _check_resume(self, folder: Path) -> None:

@@ -102,19 +102,20 @@ PROGRAM = """
 import logging, os, signal, sys
 from ava_core.launching import mpi
 from ava_core.distributed import heartbeat
+from ava_core.distributed.group import connect, disconnect
 from ava_core.distributed.ranks import Ranks
 
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 heartbeat.EVERY_SECONDS, heartbeat.WARN_SECONDS, heartbeat.LOST_SECONDS = 0.5, 2.0, 6.0
 ranks = Ranks.from_environment()
-ranks.connect()
+connect(ranks)
 ranks.barrier()
 if ranks.rank == int(sys.argv[1]):
     print("stopping", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
 ranks.barrier()
 if sys.argv[2:]:
-    ranks.disconnect()
+    disconnect()
     if ranks.rank == 1:
         import time
         time.sleep(8)

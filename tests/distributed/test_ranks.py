@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ava_core.distributed.ranks import Ranks, require_devices
+from ava_core.distributed.group import require_devices
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
@@ -73,7 +74,7 @@ def test_process_alone_hears_only_itself():
 def test_more_processes_than_devices_are_refused(monkeypatch):
     import torch
 
-    monkeypatch.setattr("ava_core.distributed.ranks.usable_cores", lambda: 2)
+    monkeypatch.setattr("ava_core.distributed.group.usable_cores", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     require_devices(2)
     with pytest.raises(ConfigError, match=r"^train\.processes = 3: this machine has 2 usable cores and no GPU: use at"):
@@ -86,13 +87,15 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
 
 PROGRAM = """
 import json, sys
-from ava_core.distributed import ranks as module
-from ava_core.distributed.ranks import LostPeer, Ranks
+from ava_core.distributed import group as module
+from ava_core.distributed.group import connect
+from ava_core.distributed.peers import LostPeer
+from ava_core.distributed.ranks import Ranks
 
 module.usable_cores = lambda: 2
 ranks = Ranks.from_environment()
-ranks.connect()
-ranks.connect()
+connect(ranks)
+connect(ranks)
 figures = {"b": ranks.rank, "a": 0.1} if ranks.rank else {"a": 0.2, "b": ranks.rank}
 said = {
     "mean": ranks.mean(figures),

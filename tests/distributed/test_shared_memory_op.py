@@ -14,7 +14,8 @@ import torch
 
 from ava_core.config.hardware import usable_cores
 from ava_core.distributed import shared_memory_op
-from ava_core.distributed.ranks import Ranks, import_deepspeed
+from ava_core.distributed.deepspeed import import_deepspeed
+from ava_core.distributed.ranks import Ranks
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_only_sums_that_the_op_can_do_go_through_it(monkeypatch, tensor, changes
     monkeypatch.setitem(torch.ops.__dict__, "deepspeed", op)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: group or 2)
     backend = SimpleNamespace(shm_vector_kernel_level=level, all_reduce=lambda *_: calls.append("gloo"))
-    shared_memory_op.use_for_sums(backend)
+    shared_memory_op.use_for_all_reduce(backend)
     backend.all_reduce(tensor, **changes)
     assert calls == ["op" if through_op else "gloo"]
 
@@ -94,10 +95,11 @@ def test_only_sums_that_the_op_can_do_go_through_it(monkeypatch, tensor, changes
 PROGRAM = """
 import json, os, torch
 from torch import distributed
+from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
 
 ranks = Ranks.from_environment()
-ranks.connect()
+connect(ranks)
 import deepspeed
 
 calls = []

@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 
-from ava_core.distributed.ranks import LostPeer, Ranks
+from ava_core.distributed.peers import LostPeer
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.launching.worker import main
 from ava_core.runtime.progress import Progress

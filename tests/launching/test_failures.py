@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ava_core.distributed.ranks import LostPeer
+from ava_core.distributed.peers import LostPeer
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.launching import failures
 from ava_core.training.memory.out_of_memory import OutOfMemory

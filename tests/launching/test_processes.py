@@ -98,7 +98,7 @@ def test_earlier_failure_and_result_are_forgotten(run, tmp_path):
 
 
 def test_more_processes_than_cores_are_refused_before_the_first_step(tmp_path, make_request, monkeypatch):
-    monkeypatch.setattr("ava_core.distributed.ranks.usable_cores", lambda: 1)
+    monkeypatch.setattr("ava_core.distributed.group.usable_cores", lambda: 1)
     with pytest.raises(ConfigError, match=r"^train\.processes = 2: this machine has 1 "):
         launch.launch(make_request(state=tmp_path / "state", processes=2), Progress(quiet=True))
     assert not (tmp_path / "state").exists()

@@ -96,7 +96,7 @@ def test_registered_version_is_in_the_registry(finished):
 def test_two_processes_train_with_zero_through_the_compiled_operation(image, folder, finished):
     """Without ninja and a compiler DeepSpeed can't compile its operation, so it is the one of its wheel."""
     code = (
-        "from ava_core.distributed.ranks import import_deepspeed\n"
+        "from ava_core.distributed.deepspeed import import_deepspeed\n"
         "import_deepspeed()\n"
         "from ava_core.distributed import shared_memory_op as op\n"
         "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder\n"

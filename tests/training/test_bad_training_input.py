@@ -100,7 +100,7 @@ def test_more_processes_than_devices(ava_train, tmp_path, no_steps):
 
 
 def test_half_precision_without_support(ava_train, tmp_path, no_steps, monkeypatch):
-    from ava_core.distributed.ranks import import_deepspeed
+    from ava_core.distributed.deepspeed import import_deepspeed
 
     accelerator = import_deepspeed().accelerator.get_accelerator()
     monkeypatch.setattr(type(accelerator), "is_fp16_supported", lambda self: False)

@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 from ava_core.config.estimate import accumulates
 from ava_core.config.train import TrainConfig
 from ava_core.data.batches import Batch
+from ava_core.distributed.deepspeed_setup import exact_parameters, initialize
+from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
 from ava_core.losses import UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM, RoutingStatistics
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.models.prediction_heads import attach_prediction_heads
 from ava_core.training.engine.balance import BalanceMonitor
-from ava_core.training.engine.deepspeed_setup import exact_parameters, initialize, refuse_impossible
 from ava_core.training.engine.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.engine.zero_muon import PartitionedMuon
 from ava_core.training.gradients.surgery import GradientSurgery
@@ -31,6 +32,7 @@ from ava_core.training.optimizers import (
     sampled_label_gradients,
 )
 from ava_core.training.optimizers.parameters import parameter_groups
+from ava_core.training.preconditions import refuse_impossible
 from ava_core.training.validation import packed_document_ids
 
 
@@ -54,7 +56,7 @@ class TrainingEngine:
     """
 
     def __init__(self, model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks) -> None:
-        ranks.connect()
+        connect(ranks)
         refuse_impossible(config, ranks)
         self.config, self.ranks = config, ranks
         prepare_loss(model, config)

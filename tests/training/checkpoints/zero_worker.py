@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from ava_core.config.train import TrainConfig
-from ava_core.distributed.ranks import Ranks, import_deepspeed
+from ava_core.distributed.deepspeed import import_deepspeed
+from ava_core.distributed.group import connect
+from ava_core.distributed.ranks import Ranks
 from ava_core.training.checkpoints import CheckpointFolder, resume_from
 
 IDENTITY = {"model": "0" * 64, "tokenizer": "1" * 64, "optimizer": "adamw", "precision": "fp32"}
@@ -44,7 +46,7 @@ class TinyModel(nn.Module):
 def build(stage, ranks, *, rate=1e-2, precision="fp32", dropout=True):
     """Something with `.deepspeed`, as the training engine has it."""
     deepspeed = import_deepspeed()
-    ranks.connect()
+    connect(ranks)
     torch.manual_seed(7)
     model = TinyModel().train(dropout)
     groups = [

@@ -171,7 +171,7 @@ def test_sophia_estimates_the_curvature_from_the_batch_of_every_tenth_step():
 
 
 def test_batch_that_does_not_divide_by_the_ranks_is_refused_before_the_first_step(monkeypatch):
-    monkeypatch.setattr(Ranks, "connect", lambda self: None)
+    monkeypatch.setattr("ava_core.training.engine.engine.connect", lambda ranks: None)
     with pytest.raises(ConfigError) as refused:
         TrainingEngine(tiny(), settings(), Ranks(0, 0, 3))
     assert str(refused.value) == ("train.global_batch_size = 8: must be a multiple of micro_batch_size x ranks = 2 x 3")
