@@ -24,9 +24,8 @@ from ava_core.runtime.source import ROOT, Import, Source, read_source
 from ava_core.steps.table import StepSpec
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PRESETS = "config/files"
-"""Where an installed package has the presets, whose values enter the key by themselves."""
-COMPILED = {"pyc", "so"}
+NOT_READ = {"pyc", "so", "pth"}
+"""Endings of files beside modules that no step reads: compiled, or for the environment."""
 CACHE = "code.json"
 LARGEST_CACHE = 2_000
 """Files; a checkout has some 300, and each change of one adds one."""
@@ -117,17 +116,16 @@ class _Tree:
 def _look_at(package: Path) -> _Tree:
     tree = _Tree({}, {})
     owners = {str(package.parent): ""}
-    presets = str(package / PRESETS)
     for folder, folders, files in os.walk(package):
         above, name = os.path.split(folder)
         owner = f"{owners[above]}.{name}".lstrip(".") if "__init__.py" in files else owners[above]
         owners[folder] = owner
-        folders[:] = [name for name in folders if name != "__pycache__" and f"{folder}/{name}" != presets]
+        folders[:] = [name for name in folders if name != "__pycache__"]
         for name in files:
             stem, _, kind = name.rpartition(".")
             if kind == "py":
                 tree.modules[owner if stem == "__init__" else f"{owner}.{stem}"] = f"{folder}/{name}"
-            elif kind not in COMPILED:
+            elif kind not in NOT_READ and not name.startswith("."):
                 tree.data.setdefault(owner, []).append(f"{folder}/{name}")
     return tree
 

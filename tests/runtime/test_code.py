@@ -166,6 +166,20 @@ def test_changed_constant_in_whatever_a_step_runs_reruns_it(copy, step):
     assert not before.items() & after.items()
 
 
+def test_what_is_compiled_or_left_by_an_editor_and_presets_rerun_nothing(copy):
+    before = copy.digests()
+    (copy.package / "config" / "files").mkdir()  # where an installed package has them; their values count
+    strays = [copy.package / "kernels" / name for name in ("_native-0.so", ".library.py.swp", "native/.DS_Store")]
+    strays.append(copy.package / "config" / "files" / "tiny.yaml")
+    try:
+        for path in strays:
+            path.write_bytes(b"stray")
+        assert copy.digests() == before
+    finally:
+        for path in strays:
+            path.unlink()
+
+
 def test_each_file_alone_changes_the_digest():
     files = dict.fromkeys(("ava_core.models", "ava_core.models.moe", "kernels/native/experts.cpp"), "0")
     digests = {code.Code({**files, name: "1"}).digest for name in files} | {code.Code(files).digest}
