@@ -1,1 +1,1 @@
-"""Processes that train together: their ranks, what they exchange, and how a lost one is noticed."""
+"""Data-parallel processes: ranks, process group, collectives, detection of lost peers, and DeepSpeed's set-up."""

@@ -1,4 +1,4 @@
-"""DeepSpeed's import."""
+"""Importing DeepSpeed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def import_deepspeed():
-    """DeepSpeed without its own log lines, on the CPU where there is no GPU."""
+    """Import DeepSpeed, with its log lines below a warning hidden and its CPU accelerator chosen without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

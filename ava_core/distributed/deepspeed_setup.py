@@ -1,4 +1,4 @@
-"""How DeepSpeed is set up for a configuration."""
+"""DeepSpeed's configuration and engine for a training section."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def deepspeed_config(config: TrainConfig, ranks: Ranks, parameters: int) -> dict
     # Ours are no optimisers of DeepSpeed's list; they treat every element alike, or gather what they need.
     result["zero_allow_untested_optimizer"] = True
     if config.precision == "bf16":
-        # As in float32 and float16: a gradient that is no finite number is left out instead of spread over the weights.
+        # As in float32 and float16: a gradient that is not finite is left out instead of spread over the weights.
         result["bf16"] = {"enabled": True, "check_grad_overflow": True}
     elif config.precision == "fp16":
         result["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16, "hysteresis": 1}

@@ -1,4 +1,4 @@
-"""Joining the other processes of a training: the store that they meet at, the process group, DeepSpeed's use of it."""
+"""Rendezvous of the processes of a training: the key-value store, the process group, and DeepSpeed on top of it."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def connect(ranks: Ranks, timeout: timedelta = TIMEOUT) -> None:
 
 
 def disconnect() -> None:
-    """From now on the others may end; to be called when all have done what they do together."""
+    """Stop watching the others, which may end from here on; to be called after the last collective."""
     if _heartbeat is not None:
         _heartbeat.stop()
 
 
 def _meet(ranks: Ranks, timeout: timedelta) -> Store:
-    """The store, when all processes have said where they run; those on other machines are then watched."""
+    """The store, once all processes have registered there; starts the heartbeat if there are several machines."""
     global _heartbeat
     store = store_of(ranks, timeout)
     if ranks.size == 1:
@@ -100,7 +100,7 @@ def _meet(ranks: Ranks, timeout: timedelta) -> Store:
 
 
 def store_of(ranks: Ranks, timeout: timedelta = TIMEOUT) -> Store:
-    """The key-value store that the processes meet at; in memory for one process.
+    """The key-value store of the rendezvous; in memory for one process.
 
     Raises:
         LostPeer: it can't be reached.

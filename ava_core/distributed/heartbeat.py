@@ -1,9 +1,9 @@
-"""Notices a machine that has vanished from the training without closing its connections.
+"""Heartbeats over the store: detect a machine that has vanished without closing its connections.
 
 A process that dies closes its connections, and the others' exchanges end at once. A machine that loses its power or
 its network closes none: an exchange would wait for it as long as TCP does, a quarter of an hour and more, or as long as
-the process group allows. So one process of each machine counts in the store, every few seconds, and looks whether the
-others' counts go on.
+the process group allows. So one process of each machine increments a counter in the store every few
+seconds, and watches that the others' counters advance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 5.0
 WARN_SECONDS = 20.0
-"""Silence of a machine after which it is named in the log: before mpirun ends all, and says less."""
+"""Silence of a machine after which it is named in the log: before mpirun ends all with a message that names none."""
 LOST_SECONDS = 90.0
 """Silence of a machine after which this process ends. Longer than mpirun's own patience (60 s, `launching/mpi.py`):
 an mpirun that hears first of a failed rank waits for the silent machine's daemon, for as long as TCP does."""
@@ -43,7 +43,7 @@ when_lost: Callable[[LostPeer], None] = end_process
 
 
 class Heartbeat:
-    """The exchange of signs of life between machines.
+    """Heartbeats of this machine, and the watch over those of the others.
 
     Args:
         rank: of this process.
@@ -61,12 +61,12 @@ class Heartbeat:
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
 
     def start(self) -> None:
-        """Begin, in two threads: one may wait for the store, the other one notices it."""
+        """Start two threads: one talks to the store and may block there, the other watches the time."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End: from now on others may go.
+        """Stop: from here on others may end.
 
         Waits for the threads: an interpreter that ends while one is inside the store aborts the process.
         """

@@ -1,4 +1,4 @@
-"""Who the other processes of a training are, where they run, and how their loss is told.
+"""The other processes of a training: on which machine they run, and errors that name a lost one.
 
 What Gloo says of a connection that has ended names an address; here it becomes a rank and its machine.
 """
@@ -29,7 +29,7 @@ _peers: list[Peer] = []
 
 
 class LostPeer(AvaError):
-    """Another process has gone: what this one reports is the consequence, not the cause."""
+    """The connection to another process is lost: the consequence of a failure there, not the cause."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def use_interface_towards(master: str, port: int) -> None:
 
 
 def own_address(master: str, port: int) -> str:
-    """This machine's address on the way to rank 0's; empty if there is no way. Sends nothing."""
+    """Address of the interface that routes to rank 0's machine; empty if there is no route. Sends nothing."""
     try:
         for family, kind, protocol, _, target in socket.getaddrinfo(master, port, type=socket.SOCK_DGRAM):
             with socket.socket(family, kind, protocol) as probe:
@@ -78,7 +78,7 @@ def own_address(master: str, port: int) -> str:
 
 
 def meet(store: Store, own: Peer, size: int) -> list[Peer]:
-    """Tell the others where this process runs, and learn where they do. Collective.
+    """Exchange machine names and addresses with all processes through the store. Collective.
 
     Returns:
         All processes, by rank.
@@ -90,7 +90,7 @@ def meet(store: Store, own: Peer, size: int) -> list[Peer]:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says that another process has gone."""
+    """Whether an error means that the connection to another process was lost."""
     return isinstance(error, LostPeer) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST_CONNECTION)
     )
@@ -98,7 +98,7 @@ def is_lost_connection(error: BaseException) -> bool:
 
 @contextmanager
 def connection_explained(rank: int) -> Iterator[None]:
-    """What an exchange raises becomes a `LostPeer` that names the other process and its machine."""
+    """Turn the error of a collective into a `LostPeer` that names the other process and its machine."""
     try:
         yield
     except RuntimeError as error:  # torch's DistError and its kin, and Gloo's plain ones
@@ -108,7 +108,7 @@ def connection_explained(rank: int) -> Iterator[None]:
 
 @contextmanager
 def loss_explained(rank: int, checkpoints: Path) -> Iterator[None]:
-    """As `connection_explained`, around a whole training: other errors pass; adds what can be done."""
+    """As `connection_explained`, around a whole training: other errors pass; the message adds how to resume."""
     try:
         try:
             yield

@@ -1,4 +1,4 @@
-"""Which process of a training this one is, and the exchanges among all of them.
+"""The rank of this process, and the collectives that the training itself uses.
 
 A process is told its rank by environment variables, whoever started it: torchrun, DeepSpeed's launcher and
 `launching.processes` set RANK, WORLD_SIZE and LOCAL_RANK, Open MPI and MPICH names of their own. A process without them
@@ -46,7 +46,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which alone writes outputs and speaks to the user."""
+        """Whether this is rank 0, which alone writes outputs and logs to the terminal."""
         return self.rank == 0
 
     def threads_of_each(self, threads: int) -> int:
@@ -54,12 +54,12 @@ class Ranks:
         return max(1, threads // (self.local_size or self.size))
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             self.any(False)
 
     def broadcast_object(self, value: T) -> T:
-        """What rank 0 gives; the others' values are ignored."""
+        """Rank 0's value, on all ranks."""
         if self.size == 1:
             return value
         from torch import distributed
@@ -70,7 +70,7 @@ class Ranks:
         return values[0]
 
     def mean(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """Means over the processes, the same bits on all; all must give the same names."""
+        """Means over the ranks, bitwise the same on all of them; all must give the same names."""
         if self.size == 1:
             return dict(figures)
         import torch

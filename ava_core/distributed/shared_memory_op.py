@@ -10,7 +10,7 @@ it; more add up in another order, so their results differ by rounding.
 A training never compiles it. DeepSpeed would, in every process at once where `__compatible_ops__` has it: one builds,
 the others wait for its lock file, for ever if that one is killed. Here it is built once, renamed into place when it is
 whole, and loaded from there without ninja or a compiler; without a built one the processes use Gloo. The file is named
-after the versions of DeepSpeed, torch and Python, and lies in TORCH_EXTENSIONS_DIR, else in `~/.cache/ava`.
+after the versions of DeepSpeed, torch and Python, and is kept in TORCH_EXTENSIONS_DIR, else in `~/.cache/ava`.
 
 A container image runs the command above as the user and with the TORCH_EXTENSIONS_DIR that it trains with, in a stage
 that has g++, ninja and Python's headers, and copies the file; or it installs a DeepSpeed wheel that was built with
@@ -43,7 +43,7 @@ NAME = "deepspeed_shm_comm"
 
 
 def library_path() -> Path:
-    """Where the built op lies, or would."""
+    """Path of the compiled op, whether it is there or not."""
     folder = os.environ.get("TORCH_EXTENSIONS_DIR")
     versions = [f"{name}{importlib.metadata.version(name)}" for name in ("deepspeed", "torch")]
     name = "-".join([NAME, *versions, str(sys.implementation.cache_tag)])
@@ -51,7 +51,10 @@ def library_path() -> Path:
 
 
 def build() -> Path | None:
-    """Build the op, whole or not at all; where it lies, or None if DeepSpeed's wheel carries it.
+    """Compile the op and rename it to its path when it is complete.
+
+    Returns:
+        Its path; None if DeepSpeed's wheel contains it.
 
     Raises:
         AvaError: a tool is missing, or the compiler fails.
@@ -139,7 +142,7 @@ def use_for_all_reduce(backend: Any) -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """DeepSpeed prints that the op was built, whenever it loads it."""
+    """Hide what DeepSpeed prints whenever it loads the op."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 

@@ -1,4 +1,4 @@
-"""Errors on their way from one training process to another, as JSON.
+"""Exceptions of worker processes, serialised as JSON for the process that started them.
 
 A `ConfigError` must still end the step with exit code 2 and its own lines when a worker raised it, and the cause of a
 failure must be told from its consequences: when one process ends, all others lose a connection.
@@ -43,7 +43,7 @@ def _kind(error: BaseException) -> str:
 
 
 def rebuild(failure: dict[str, Any], log: Path | None = None) -> Exception:
-    """The error that `describe` described, with the rank in its message where that says something.
+    """The exception that `describe` serialised, with the rank in its message where that helps.
 
     Args:
         failure: what `describe` gave.
@@ -65,7 +65,7 @@ def rebuild(failure: dict[str, Any], log: Path | None = None) -> Exception:
 
 
 def write(folder: Path, error: BaseException, rank: int) -> dict[str, Any]:
-    """Leave `failure-rank-N.json` for whoever started this process."""
+    """Write `failure-rank-N.json` into `folder`; gives what it holds."""
     failure = describe(error, rank)
     partial = folder / f"failure-rank-{rank}.json.partial"
     partial.write_text(json.dumps(failure, indent=2) + "\n")
@@ -74,17 +74,17 @@ def write(folder: Path, error: BaseException, rank: int) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[int, dict[str, Any]]:
-    """All failures that were left, by rank."""
+    """Failures in `folder`, by rank."""
     found = (json.loads(path.read_text()) for path in folder.glob("failure-rank-*.json"))
     return {failure["rank"]: failure for failure in found}
 
 
 def explain(codes: Mapping[int, int | None], folder: Path, log_of_first: Path | None) -> Exception:
-    """The cause among all that went wrong: a reported error, then a death by signal, then what is left.
+    """The root cause of a failed run: a reported error before a death by signal, lost connections last.
 
     Args:
-        codes: exit code of each rank's process, negative for a signal; None: it still runs.
-        folder: where the processes left their failures, and those of ranks above 0 their logs.
+        codes: exit code by rank, negative for a signal; None: it still runs.
+        folder: has the failures of all ranks, and the logs of ranks above 0.
         log_of_first: the log of rank 0.
     """
     reported = read(folder)

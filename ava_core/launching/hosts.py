@@ -65,7 +65,7 @@ def run_on_hosts(config: TrainConfig, module: str, request: Path, log_of_first: 
 
 
 def main() -> None:
-    """DeepSpeed's launcher in a process that ends, with all that it has started, when its parent does."""
+    """Run DeepSpeed's launcher, which ends with its whole process group when the parent does."""
 
     def end_all(number: int, frame: object) -> NoReturn:
         os.killpg(0, signal.SIGKILL)

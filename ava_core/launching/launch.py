@@ -1,4 +1,4 @@
-"""A training in as many processes as its configuration says, started again with less at once while memory runs out."""
+"""Launch a training in as many processes as its configuration says; out of memory, again with a smaller micro-batch."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def launch(request: TrainRequest, progress: Progress) -> TrainResult:
 
 
 def _train() -> Callable[[TrainRequest, Progress], TrainResult]:
-    from ava_core.training.train import train  # seconds, which a process that only starts others need not wait
+    from ava_core.training.train import train  # takes seconds that a process which only starts others can save
 
     return train

@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def die_with_parent(parent: int | None = None, number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when its parent ends, even if that was by SIGKILL (Linux).
+    """Have the kernel signal this process when its parent ends, even by SIGKILL (Linux: PR_SET_PDEATHSIG).
 
     Args:
         parent: the parent's process id, if known: when it has ended already, this process ends at once.

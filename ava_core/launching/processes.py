@@ -1,7 +1,9 @@
-"""Training processes of this machine: started together, watched, and ended together.
+"""Worker processes on this machine: started together, supervised, and terminated together.
 
-They are started right here and not by torchrun, which would bring one more interpreter with its import of torch, and
-tell of a process that was killed only in a text.
+Not by torchrun, which would take one more interpreter with its import of torch. Not by its
+`torch.distributed.elastic.multiprocessing` either: that one waits 30 s before it kills a process that doesn't answer
+SIGTERM (one inside a collective doesn't), takes the earliest failure for the cause, which may be a lost connection,
+can't pass an open socket on or take variables away, and replaces the handlers of this process's signals.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], descriptors: S
 
 
 def end(processes: Sequence[subprocess.Popen]) -> None:
-    """End all that still run, with whatever they have started: politely, then not."""
+    """Terminate the process groups that still run: SIGTERM, then SIGKILL after `PATIENCE_SECONDS`."""
     for number, patience in ((signal.SIGTERM, PATIENCE_SECONDS), (signal.SIGKILL, PATIENCE_SECONDS)):
         running = [process for process in processes if process.poll() is None]
         for process in running:

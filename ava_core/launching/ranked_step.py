@@ -88,7 +88,7 @@ def _run_as_rank_zero(ranks: Ranks, request: Request, compute: Callable[[StepRun
 
 
 def _announce(ranks: Ranks, message: dict[str, Any], timeout: timedelta) -> None:
-    """Say it, and wait until all have heard it: the store may end with this process."""
+    """Publish a message and wait until all ranks have read it: the store may end with this process."""
     global _announced
     _announced = True
     store = store_of(ranks, timeout)

@@ -1,7 +1,7 @@
 """One process of a training with several: `python -m ava_core.launching.worker REQUEST [PARENT]`.
 
-Started by `processes` or `hosts`, with the environment of its rank. It trains as the request says; rank 0 leaves
-`result.json` beside the request, and a process that fails `failure-rank-N.json`. Only rank 0 writes to the terminal,
+Started by `processes` or `hosts`, with the environment of its rank. It trains as the request says; rank 0 writes
+`result.json` beside the request, a process that fails `failure-rank-N.json`. Only rank 0 writes to the terminal,
 the others to `rank-N.log`.
 """
 
@@ -45,7 +45,7 @@ def main(train: Train | None = None) -> NoReturn:
     heartbeat.when_lost = lambda error: _fail(path.parent, error, ranks.rank)
     try:
         request = _read(path)
-        _speak_as(ranks, path.parent, request)
+        _configure_output(ranks, path.parent, request)
         training = decode(request["request"])
         limit_threads(ranks.threads_of_each(training.threads))
         result = (train or _train())(training, Progress(quiet=request["quiet"] or not ranks.is_first))
@@ -71,7 +71,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise AvaError(f"{path}: no such file here: --work must be on storage that all machines share") from error
 
 
-def _speak_as(ranks: Ranks, folder: Path, request: dict[str, Any]) -> None:
+def _configure_output(ranks: Ranks, folder: Path, request: dict[str, Any]) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     if ranks.is_first:
         file = request["log_file"]

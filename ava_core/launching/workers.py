@@ -1,4 +1,4 @@
-"""A training handed to worker processes: the request that they read, and the result or the failure that they leave."""
+"""A training in worker processes: the request file that they read, and the result or failure files that they write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORKER = "ava_core.launching.worker"
 def train_in_processes(request: TrainRequest, *, quiet: bool, module: str = WORKER) -> TrainResult:
     """Train in `train.processes` processes on each machine, and wait for them.
 
-    They find the request, and leave logs and results, in the folder `processes` of its state.
+    Request, logs and result are files in the folder `processes` of the state folder.
 
     Args:
         request: what is trained; its threads are those of all processes of a machine together.

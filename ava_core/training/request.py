@@ -1,4 +1,4 @@
-"""What a training is asked for and what it gives; also as JSON, for the processes that take part in it."""
+"""Request and result of a training; also as JSON, for the processes that take part in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training from shards to a model folder: what a training is built from, and what it leaves behind."""
+"""Training from shards to a model folder: how a training is built, run and written."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from ava_core.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 RECORDS = ("experts.jsonl", "samples.jsonl")
-"""What callbacks leave in the state folder that is the same on every run."""
+"""Deterministic files that callbacks write into the state folder."""
 HEADS = "prediction_heads."
-"""Names of weights that only the training has."""
+"""Prefix of the weights that only the training has: multi-token prediction heads."""
 
 
 def train(request: TrainRequest, progress: Progress) -> TrainResult:
@@ -86,7 +86,7 @@ def build_model(config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausa
 
 
 class _Training:
-    """One attempt at a training in this process: what it is built from, the run, and what it leaves."""
+    """One attempt at a training in this process: built, run, and written."""
 
     def __init__(self, request: TrainRequest, ranks: Ranks, progress: Progress) -> None:
         self.request, self.ranks = request, ranks
@@ -142,7 +142,7 @@ class _Training:
         return resume_from(engine, folder, self._identity(), self.ranks, self.config)
 
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with this training to be gone on with."""
+        """What a checkpoint must have in common with this training to be resumed from."""
         return {
             "model": digest_value(self.model_config.model_dump(mode="json")),
             "tokenizer": digest_tree(self.tokenizer),

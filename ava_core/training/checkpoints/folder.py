@@ -1,4 +1,4 @@
-"""What lies on disk: the layout of a checkpoint, its record, its verification, and which ones are kept.
+"""A checkpoint on disk: its layout, its record, its verification, and the retention policy.
 
 Layout: `FOLDER/step-00000050/` holds DeepSpeed's files below `engine/`, `rank-00000.pt` with what each process adds,
 and `checkpoint.json` with the SHA-256 of each file. While it is written it is called `step-00000050.partial`; while it
@@ -38,7 +38,7 @@ FIELDS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk; none of its files has been looked at yet.
+    """A checkpoint on disk, not verified yet.
 
     Attributes:
         folder: where it lies.
@@ -50,7 +50,7 @@ class Checkpoint:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """step, ranks, zero_stage, tokens_seen, windows (how far they were dealt out), validation_loss, identity,
+        """step, ranks, zero_stage, tokens_seen, windows (position in their order), validation_loss, identity,
         parameters and files (SHA-256 by name).
 
         Raises:
@@ -73,7 +73,7 @@ class Checkpoint:
         return record
 
     def verify(self, share: int = 0, shares: int = 1) -> None:
-        """Hold the files against their digests: all, or every `shares`-th beginning with `share`.
+        """Compare the files with their SHA-256: all, or every `shares`-th beginning with `share`.
 
         Raises:
             IntegrityError: a file is missing, added or changed; the message names it.
@@ -109,7 +109,7 @@ def checkpoints_in(folder: Path) -> list[Checkpoint]:
 
 
 def chosen(checkpoints: Iterable[Checkpoint], config: TrainConfig, *, finished: bool = False) -> list[Checkpoint]:
-    """Those that the policy keeps, oldest first.
+    """Checkpoints that the retention policy keeps, oldest first.
 
     Kept are the last `keep_checkpoints`, with `keep_best_checkpoint` the one with the lowest validation loss (the
     earlier of equals), and those at multiples of `keep_checkpoint_every`.
@@ -128,9 +128,9 @@ def chosen(checkpoints: Iterable[Checkpoint], config: TrainConfig, *, finished: 
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write checkpoint.json, the last file of a checkpoint, and bring it to the disk.
+    """Write checkpoint.json, the last file of a checkpoint, and flush it (fsync).
 
-    A validation loss that is no finite number counts as not measured.
+    A validation loss that is not finite is recorded as null.
     """
     loss = record.get("validation_loss")
     record = {**record, "validation_loss": loss if loss is not None and math.isfinite(loss) else None}
@@ -139,7 +139,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give a whole checkpoint its name; one of the same step, of before a rewind, gives way."""
+    """Rename a complete checkpoint to its final name; replaces one of the same step from before a rewind."""
     for folder in sorted(path for path in partial.rglob("*") if path.is_dir()):
         flush(folder)
     flush(partial)
@@ -153,7 +153,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def remove(checkpoint: Checkpoint) -> None:
-    """Remove a checkpoint; a kill in the middle leaves nothing that is taken for one."""
+    """Remove a checkpoint: renamed first, so that a kill in the middle leaves nothing that counts as a checkpoint."""
     doomed = checkpoint.folder.with_name(checkpoint.folder.name + REMOVED)
     shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.folder.rename(doomed)
@@ -168,7 +168,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def write_flushed(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all, and bring it to the disk."""
+    """Write a small file, whole or not at all, and flush it (fsync)."""
     beside = path.with_name(path.name + PARTIAL)
     beside.write_text(text)
     flush(beside)
@@ -176,7 +176,7 @@ def write_flushed(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring a file or folder to the disk, so that a rename never stands for bytes that a power cut took."""
+    """Flush a file or folder (fsync), so that a rename never stands for bytes that a power cut took."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

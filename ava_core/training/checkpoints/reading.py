@@ -1,4 +1,4 @@
-"""Reading what lies in a checkpoint without running it.
+"""Reading the files of a checkpoint without executing code from them.
 
 A file of a checkpoint is a pickle, and a digest beside it is no proof: whoever rewrote the one can rewrite the other.
 So torch's restricted reader takes tensors, plain containers and the few classes that DeepSpeed's files hold, and
@@ -21,12 +21,12 @@ _REFUSED = re.compile(r"GLOBAL (?P<name>\S+)")
 
 
 def read_tensors(path: Path | str, map_location: Any = "cpu", *, mmap: bool = True) -> Any:
-    """What a file of a checkpoint holds.
+    """The tensors and plain values in a file of a checkpoint.
 
     Args:
         path: a file as `torch.save` writes it.
         map_location: as `torch.load` takes it.
-        mmap: leave tensors where they lie until they are used.
+        mmap: map tensors from the file, instead of reading them at once.
 
     Raises:
         IntegrityError: it holds something else than tensors and plain values, or can't be read.

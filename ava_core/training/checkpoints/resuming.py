@@ -1,6 +1,6 @@
 """Going on from a checkpoint: the same run, or another one that begins where a checkpoint ends.
 
-Nothing of a checkpoint is loaded before its digests matched, and what is loaded can't run code (see `reading`).
+A checkpoint is loaded only after its digests have matched, and loading executes no code (see `reading`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ HYPERPARAMETERS = ("lr", "peak_lr", "initial_lr", "weight_decay", "betas", "eps"
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a run goes on.
+    """State of a run that was restored from a checkpoint.
 
     Attributes:
         step: optimiser steps done.
         parts: states by name, as they were given to `save`.
         tokens_seen: tokens trained on.
-        windows: how far the windows were dealt out, as it was given to `save`.
+        windows: position in the order of the windows, as it was given to `save`.
     """
 
     step: int
@@ -116,7 +116,7 @@ def check_resume(folder: Path, identity: dict[str, Any], config: TrainConfig, ra
 
 
 def resume_from(engine: Any, folder: Path, identity: dict[str, Any], ranks: Ranks, config: TrainConfig) -> Restored:
-    """Begin where the checkpoint in `folder` ends, with the rates, decays and schedule of this run.
+    """Continue from the checkpoint in `folder`, with the rates, decays and schedule of this run.
 
     Raises:
         ConfigError: as `check_resume`.
@@ -134,7 +134,7 @@ def resume_from(engine: Any, folder: Path, identity: dict[str, Any], ranks: Rank
 
 
 def verify_together(checkpoint: Checkpoint, ranks: Ranks) -> None:
-    """Each rank holds a share of the files against their digests.
+    """Verify the SHA-256 of all files; each rank takes a share of them. Collective.
 
     Raises:
         IntegrityError: on all ranks, where one of them found a file missing or changed; that one names it.

@@ -36,7 +36,7 @@ class CheckpointFolder:
     """The checkpoints of one run, written in the background. All ranks make the same calls.
 
     Args:
-        folder: where they lie, seen by all ranks; outlives a killed run.
+        folder: of the checkpoints, shared by all ranks; outlives a killed run.
         config: which are kept, and the ZeRO stage.
         ranks: this process among those that train.
         identity: what must be equal to go on from one of them: digests of the model section and of the tokenizer,
@@ -72,7 +72,7 @@ class CheckpointFolder:
             parts: states by name, of JSON types and tensors, the same on all ranks: the first rank's are written.
             validation_loss: nats per token, if it was measured at this step.
             tokens_seen: tokens trained on.
-            windows: how far the order of the training split's windows has been dealt out, of JSON types.
+            windows: position in the order of the training split's windows, of JSON types.
 
         Raises:
             AvaError: the checkpoint before couldn't be written.
@@ -105,7 +105,7 @@ class CheckpointFolder:
         self._writer.start(job.write, self._prune)
 
     def restore(self, engine: Any, may_restore: Callable[[int], bool] | None = None) -> Restored | None:
-        """Load the newest checkpoint whose bytes are right; None without one.
+        """Load the newest checkpoint that passes verification; None without one.
 
         Args:
             engine: the training engine, built by the same configuration.
@@ -128,7 +128,7 @@ class CheckpointFolder:
         return None
 
     def forget_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps: after a rewind they are of a run that is no more."""
+        """Remove the checkpoints of later steps: after a rewind they belong to the abandoned branch."""
         self.wait()
         if self.ranks.is_first:
             for checkpoint in self.all():
@@ -137,7 +137,7 @@ class CheckpointFolder:
         self.ranks.barrier()
 
     def wait(self) -> None:
-        """Wait until the checkpoint that is being written lies on the disk.
+        """Wait until the checkpoint that is being written is complete and flushed.
 
         Raises:
             AvaError: it couldn't be written, by this rank or another one.
@@ -161,7 +161,7 @@ class CheckpointFolder:
             raise met
 
     def keep(self, folder: Path) -> None:
-        """Put what the policy keeps of a finished training into `folder`; a kill leaves these here as they are.
+        """Copy the checkpoints that the policy keeps after a finished training into `folder`; the originals stay.
 
         Files are linked, not copied, where the file system can. Does nothing if the policy keeps nothing.
         """

@@ -2,7 +2,7 @@
 
 The same idea as DeepSpeed's universal checkpoint (arXiv 2406.18820), without its detour over the disk. DeepSpeed's own
 `ds_to_universal` (0.19) knows only Adam's moments, reads and writes unverified pickles in between, and can't change the
-stage; ours reads the verified files where they lie, memory-mapped, so that each rank holds one parameter at a time.
+stage; ours reads the verified files memory-mapped, so that each rank holds one parameter at a time.
 ZeRO cuts the concatenated parameters of a group (1, 2) or each parameter (3) into one slice per rank.
 """
 
@@ -29,8 +29,8 @@ class Slice:
     """A part of one parameter as one file holds it.
 
     Attributes:
-        states: weight and optimiser state of the flat tensor that the part lies in.
-        start, count: where it lies.
+        states: weight and optimiser state of the flat tensor that contains the part.
+        start, count: elements of it.
     """
 
     states: dict[str, Any]

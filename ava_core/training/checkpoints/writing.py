@@ -1,4 +1,4 @@
-"""Writing in the background: the state is copied into host memory, and a thread brings it to the disk.
+"""Writing in the background: the state is copied into host memory, and a thread writes and flushes it.
 
 DeepSpeed hands every file of a checkpoint to its engine's `checkpoint_engine` (deepspeed.runtime.checkpoint_engine);
 ours copies what it is given and writes nothing. The thread serialises, hashes and flushes. Measured (8 tensors,
@@ -30,7 +30,7 @@ from ava_core.training.checkpoints.folder import flush, publish, write_flushed, 
 from ava_core.training.checkpoints.reading import read_tensors
 
 RECORDS = "records"
-"""Folder inside a partial checkpoint in which each rank says what it has written."""
+"""Folder inside a partial checkpoint in which each rank lists the files that it has written."""
 WAIT_SECONDS = 1_800.0
 """How long the first rank's writer waits for the other ranks' files."""
 GRACE_SECONDS = 10.0
@@ -58,7 +58,7 @@ class CopyingCheckpointEngine:
         self._files.append((Path(path), copied(state_dict)))
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """What a file holds.
+        """The tensors and plain values in a file.
 
         Raises:
             IntegrityError: it holds something that could run code.
@@ -206,7 +206,7 @@ class Job:
 
 
 class BackgroundWriter:
-    """At most one thread that writes; what it meets is raised by the next `wait`."""
+    """At most one writing thread; its exception is raised by the next `wait`."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
