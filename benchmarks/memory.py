@@ -53,7 +53,7 @@ CASES = {
         ["processes=2", "global_batch_size=8", "micro_batch_size=2", "zero_stage=2", "expert_update_interval=1"],
     ),
     "cpu/medium": ("cpu/medium", ["global_batch_size=16"]),
-    "cpu/medium, 2 sequences": ("cpu/medium", ["global_batch_size=2", "micro_batch_size=2"]),
+    "cpu/medium, 4 sequences": ("cpu/medium", ["global_batch_size=4", "micro_batch_size=4", "optimizer=adamw"]),
     "gpu/base, 1 sequence, Lion": ("gpu/base", ["global_batch_size=1", "micro_batch_size=1", "optimizer=lion"]),
 }
 

@@ -7,6 +7,7 @@ import ctypes.util
 import logging
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -49,4 +50,8 @@ def peak_memory_bytes() -> int:
     """The most resident memory that this process has had, or on a GPU the most that PyTorch allocated there."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:  # not ru_maxrss, which begins with the memory of the program that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -73,6 +73,13 @@ def test_one_of_several_processes_does_not_recompute_other_layers_than_the_other
     assert recomputing == [False] * 3
 
 
+def test_peak_is_not_that_of_the_program_that_started_this_one():
+    held = b"x" * (1 << 30)
+    program = "from ava_core.training.process import peak_memory_bytes as peak; print(peak())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < len(held)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("native", [True, False])
 def test_long_sequences_take_what_was_planned(native, tmp_path, tiny_shards, make_params):
