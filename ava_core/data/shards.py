@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.files import parse_json, write_json
 
 SPLITS = ("train", "validation", "test")
 INFO_NAME = "splits.json"
@@ -154,7 +154,7 @@ def _save_quietly(dataset, folder: Path, num_shards: int) -> None:
 
 def write_splits_info(folder: Path, info: SplitsInfo) -> None:
     """Write `folder`/splits.json, and dataset_dict.json as `DatasetDict.save_to_disk` does."""
-    (folder / INFO_NAME).write_text(json.dumps(asdict(info), indent=2, sort_keys=True) + "\n")
+    write_json(folder / INFO_NAME, asdict(info))
     (folder / DATASETS_NAME).write_text(json.dumps({"splits": list(info.splits)}) + "\n")
 
 
@@ -169,7 +169,7 @@ def load_splits_info(folder: Path) -> SplitsInfo:
     if not path.is_file():
         raise AvaError(f"{path}: no such file: give the output folder of `ava preprocess`")
     try:
-        fields = read_json(path.read_bytes())
+        fields = parse_json(path.read_bytes())
         splits = {name: SplitInfo(**counts) for name, counts in fields.pop("splits").items()}
         return SplitsInfo(**fields, splits=splits)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -91,9 +91,9 @@ class Stages:
     def _parts(self) -> list[Path]:
         """The folders of `clean_part`, in order, if all parts of some number of them are there."""
         for first in self.durable.root.glob("cleaned-1-of-*"):
-            count = int(first.name.rpartition("-")[-1]) if first.suffix != ".partial" else 0
+            count = int(first.name.rpartition("-")[-1])
             parts = [self.durable.root / part_folder(index, count) for index in range(1, count + 1)]
-            if parts and all(part.is_dir() for part in parts):
+            if all(part.is_dir() for part in parts):
                 return parts
         return []
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.files import write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -75,7 +76,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    write_json(folder / CONFIG_FILE, settings)
 
 
 def copy_tokenizer(source: Path, folder: Path, context: int) -> None:
@@ -87,7 +88,7 @@ def copy_tokenizer(source: Path, folder: Path, context: int) -> None:
     settings = read_settings(source) | {"model_max_length": context}
     settings.pop("auto_map", None)
     shutil.copyfile(source / FILE, folder / FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    write_json(folder / CONFIG_FILE, settings)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

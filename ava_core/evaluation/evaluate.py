@@ -34,6 +34,7 @@ from ava_core.evaluation.references import bz2_bits_per_byte, decode_split
 from ava_core.evaluation.report import Report, render
 from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
 from ava_core.evaluation.scoring import Score, score
+from ava_core.files import write_json
 from ava_core.generation.loading import load_model
 from ava_core.runtime import manifest
 from ava_core.runtime.progress import Progress
@@ -138,7 +139,7 @@ def evaluate(
     (output / "summary.md").write_text(summary.to_markdown(report))
     answers = measurements[0].score
     metadata = classification.describe(answers.right, answers.wrong, answers.class_pairs)
-    (output / "classification.json").write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n")
+    write_json(output / "classification.json", metadata)
     return Evaluation(
         metrics={
             f"{measurement.candidate.prefix}{name}": value

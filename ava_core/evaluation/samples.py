@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation.diversity import distinct, repetition
-from ava_core.evaluation.scoring import write_whole
+from ava_core.files import write_whole
 from ava_core.generation.decoding import generate
 
 STRATEGIES = ("greedy", "beam", "nucleus")
@@ -65,7 +65,7 @@ def draw_samples(
             strict=True,
         )
     ]
-    write_whole(kept, json.dumps([sample.to_json() for sample in samples], ensure_ascii=False))
+    write_whole(kept, json.dumps([sample.to_json() for sample in samples], ensure_ascii=False), durable=True)
     return samples
 
 

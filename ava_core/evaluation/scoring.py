@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from ava_core.data.batches import ScoringBatch, document_ids, scoring_windows
 from ava_core.errors import AvaError
 from ava_core.evaluation.classification import BINS, CLASSES
 from ava_core.evaluation.experts import LayerCounts
+from ava_core.files import write_whole
 from ava_core.losses.token import IGNORE_INDEX, token_nll
 
 SAVE_EVERY_SECONDS = 10.0
@@ -67,17 +67,7 @@ class Score:
 
     def save(self, path: Path) -> None:
         """Write all sums to `path`, whole or not at all; numbers come back bit by bit."""
-        write_whole(path, json.dumps(asdict(self)))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file so that a kill at any moment leaves the old or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+        write_whole(path, json.dumps(asdict(self)), durable=True)
 
 
 def score(

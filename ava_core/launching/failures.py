@@ -15,6 +15,7 @@ from typing import Any
 
 from ava_core.distributed.peers import is_lost_connection
 from ava_core.errors import AvaError, ConfigError, IntegrityError, one_line
+from ava_core.files import write_json
 
 
 def describe(error: BaseException, rank: int) -> dict[str, Any]:
@@ -67,9 +68,7 @@ def rebuild(failure: dict[str, Any], log: Path | None = None) -> Exception:
 def write(folder: Path, error: BaseException, rank: int) -> dict[str, Any]:
     """Write `failure-rank-N.json` into `folder`; gives what it holds."""
     failure = describe(error, rank)
-    partial = folder / f"failure-rank-{rank}.json.partial"
-    partial.write_text(json.dumps(failure, indent=2) + "\n")
-    partial.rename(folder / f"failure-rank-{rank}.json")
+    write_json(folder / f"failure-rank-{rank}.json", failure)
     return failure
 
 

@@ -18,8 +18,9 @@ import yaml
 from ava_core.config.hosts import require_divisible_batches
 from ava_core.config.schema import AvaConfig
 from ava_core.errors import AvaError, ConfigError
+from ava_core.files import remove
 from ava_core.launching.trainjob import ENVIRONMENT, SECRETS, TrainJob, job_command, job_environment, job_name
-from ava_core.runtime.atomic_copy import copy_atomically, remove
+from ava_core.runtime.atomic_copy import copy_atomically
 from ava_core.runtime.code import code_of
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.step import find_entry, run_step

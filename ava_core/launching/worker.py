@@ -20,6 +20,7 @@ from ava_core.config.threads import limit_threads
 from ava_core.distributed import heartbeat
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
+from ava_core.files import write_json
 from ava_core.interruption import handle_signals, outlive_terminal
 from ava_core.launching import failures
 from ava_core.launching.lifetime import die_with_parent
@@ -50,7 +51,7 @@ def main(train: Train | None = None) -> NoReturn:
         limit_threads(ranks.threads_of_each(training.threads))
         result = (train or _train())(training, Progress(quiet=request["quiet"] or not ranks.is_first))
         if ranks.is_first:
-            _leave(path.parent / "result.json", asdict(result))
+            write_json(path.parent / "result.json", asdict(result))
     except SystemExit as error:
         _end(error.code if isinstance(error.code, int) else 1)
     except BaseException as error:
@@ -91,12 +92,6 @@ def _fail(folder: Path, error: BaseException, rank: int) -> NoReturn:
         log.debug("traceback", exc_info=True, extra={"file_only": rank == 0})
     finally:
         _end(code)
-
-
-def _leave(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.rename(path)
 
 
 def _end(code: int) -> NoReturn:

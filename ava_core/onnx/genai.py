@@ -6,11 +6,11 @@ that it doesn't feed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ava_core.data.tokenizer import load_tokenizer
+from ava_core.files import write_json
 from ava_core.models import EnhancedMoEConfig
 from ava_core.onnx.shape import GRAPH_FILE, SESSION_OPTIONS
 
@@ -49,4 +49,4 @@ def write_genai_config(folder: Path, config: EnhancedMoEConfig) -> None:
         },
     }
     search = {"do_sample": False, "max_length": config.max_position_embeddings}
-    (folder / GENAI_FILE).write_text(json.dumps({"model": model, "search": search}, indent=2, sort_keys=True) + "\n")
+    write_json(folder / GENAI_FILE, {"model": model, "search": search})

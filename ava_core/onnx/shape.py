@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ava_core.config.json_text import read_json
+from ava_core.files import parse_json
 
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
@@ -48,6 +48,6 @@ class DecoderShape:
         Raises:
             ValueError, TypeError, KeyError: it is something else.
         """
-        values = read_json(text)
+        values = parse_json(text)
         outputs = tuple((logits, weights) for logits, weights in values.pop("router_outputs"))
         return cls(**values, router_outputs=outputs)

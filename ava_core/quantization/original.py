@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.files import parse_json
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.runtime.manifest import verified
@@ -49,7 +49,7 @@ def _load(folder: Path) -> Original:
         if not (folder / name).is_file():
             raise AvaError(f"{folder / name}: no such file: give the output folder of `ava train`")
     try:
-        sequence_length = int(read_json((folder / "training.json").read_bytes())["sequence_length"])
+        sequence_length = int(parse_json((folder / "training.json").read_bytes())["sequence_length"])
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{folder / 'training.json'}: can't be read ({error}): run `ava train` again") from error
     try:

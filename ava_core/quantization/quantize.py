@@ -17,6 +17,7 @@ from ava_core.config.quantize import QuantizeConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.errors import AvaError
+from ava_core.files import write_json
 from ava_core.onnx.block_weights import Stored
 from ava_core.onnx.export import export_onnx, onnx_bytes
 from ava_core.onnx.genai import write_genai_config
@@ -257,7 +258,7 @@ def _write_record(
             name.removeprefix("parity_"): value for name, value in figures.items() if name.startswith("parity_")
         },
     }
-    (output / "quantization.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    write_json(output / "quantization.json", record)
 
 
 class _Finished:
@@ -273,7 +274,5 @@ class _Finished:
             log.info("quantize: %s: measured before the interruption", name)
             return json.loads(path.read_text())
         figures = compute()
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(figures))
-        partial.replace(path)
+        write_json(path, figures)
         return figures

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.files import replace_folder, unfinished_folder
 from ava_core.redaction import redact_address
 from ava_core.registry.promotion import why_no_champion
 from ava_core.registry.remembered import Remembered, recall, remember
@@ -122,17 +121,15 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
         if away is not None:
             raise away
         log.info("%s: fetching %s of version %s", uri, chosen, version.version)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
+        with unfinished_folder(folder) as partial:
             try:
                 with server_errors(tracking_uri, f"fetching {uri}"):
-                    fetched = _fetch(version, tracking_uri, Path(partial), chosen)
+                    fetched = _fetch(version, tracking_uri, partial, chosen)
                 pins.check(fetched, expected)
                 _require_safe(fetched)
             except IntegrityError as error:  # the folder is gone when somebody reads this
                 raise IntegrityError(f"{uri}: {str(error).replace(f'{partial}/', '')}") from error
-            shutil.rmtree(folder, ignore_errors=True)
-            fetched.rename(folder)
+            replace_folder(fetched, folder)
     if isinstance(version, Remembered):
         log.warning("%s: the registry is away, so it is version %s, as it last was: %s", uri, version.version, away)
     else:

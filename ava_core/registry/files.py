@@ -11,6 +11,7 @@ from typing import Any
 
 from ava_core.config import to_yaml
 from ava_core.errors import IntegrityError
+from ava_core.files import write_json
 from ava_core.registry.candidate import Candidate
 
 # Input folder, file in it, path among the run's artifacts. `ava evaluate` always writes the first two.
@@ -43,7 +44,7 @@ def write_run_files(folder: Path, candidate: Candidate, resolved: Mapping[str, A
     manifests = folder / "manifests"
     manifests.mkdir()
     for name, contents in candidate.manifests.items():
-        (manifests / f"{name}.json").write_text(json.dumps(asdict(contents), indent=2, sort_keys=True) + "\n")
+        write_json(manifests / f"{name}.json", asdict(contents))
     (folder / "samples.txt").write_text(_samples(candidate.evaluation / "evaluation.json"))
     (folder / "params.yaml").write_text(to_yaml(resolved))
 

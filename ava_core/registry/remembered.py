@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ava_core.files import write_whole
 from ava_core.redaction import redact_address
 
 if TYPE_CHECKING:
@@ -49,13 +48,8 @@ def remember(cache: Path, tracking_uri: str, uri: str, version: ModelVersion) ->
     path = _path(cache, tracking_uri, uri)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, for several processes share a cache; readable for its owner alone.
-        descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"registry": redact_address(tracking_uri), "address": uri, **asdict(note)}, file)
-            file.flush()
-            os.fsync(descriptor)
-        Path(partial).replace(path)
+        text = json.dumps({"registry": redact_address(tracking_uri), "address": uri, **asdict(note)})
+        write_whole(path, text, durable=True, mode=0o600)  # for its owner alone
     except OSError as error:
         log.warning("%s: what %s means can't be remembered (%s)", path, uri, error.strerror or error)
 

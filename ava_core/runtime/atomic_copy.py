@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ava_core.files import clear_leftovers, remove, sibling, whole_folder
+
 _UNSUPPORTED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
@@ -26,57 +28,23 @@ def copy_atomically(source: Path, target: Path, beside: Mapping[Path, Path]) -> 
         OSError: no space, no permission; `target` is then what it was before.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target)
-    partial, replaced = _sibling(target, "partial"), _sibling(target, "replaced")
-    staged = {path: _sibling(path, "partial") for path in beside}
+    staged = {path: sibling(path, "partial") for path in beside}
     try:
-        _copy_tree(source, partial)
-        for path, kept in beside.items():
-            _copy_file(kept, staged[path])
-        if os.path.lexists(target):
-            target.rename(replaced)
-        for path, copy in staged.items():
-            copy.replace(path)
-        try:
-            partial.rename(target)
-        except OSError:
-            if os.path.lexists(replaced):
-                replaced.rename(target)
-            raise
+        with whole_folder(target) as partial:
+            _copy_tree(source, partial)
+            for path, kept in beside.items():
+                clear_leftovers(path)
+                _copy_file(kept, staged[path])
+            for path, copy in staged.items():
+                copy.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
-        for path in (partial, replaced, *staged.values()):
+        for path in staged.values():
             remove(path)
 
 
-def remove(path: Path) -> None:
-    """Remove a folder, a file or a link, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sibling(path: Path, purpose: str) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{purpose}")
-
-
-def _remove_leftovers(target: Path) -> None:
-    """What a killed process left half-copied: its number is ours (the same in every container), or it is gone."""
-    for leftover in target.parent.glob(f".{target.name}.*"):
-        _, _, rest = leftover.name.partition(f".{target.name}.")
-        number, _, purpose = rest.partition(".")
-        if purpose in ("partial", "replaced") and number.isdigit() and not _is_another_process(int(number)):
-            remove(leftover)
-
-
-def _is_another_process(number: int) -> bool:
-    return number != os.getpid() and Path(f"/proc/{number}").exists()
-
-
 def _copy_tree(source: Path, target: Path) -> None:
-    target.mkdir()
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
         if path.is_dir():

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ava_core.files import write_whole
 from ava_core.runtime.boundary import CONTRACT, is_outside
 from ava_core.runtime.digests import digest_file, digest_value
 from ava_core.runtime.source import ROOT, Import, Source, read_source
@@ -161,11 +162,9 @@ class _Reader:
             return
         known = {} if len(self._known) > LARGEST_CACHE else self._known
         files = known | {key: [source.digest, *source.imports] for key, source in self._used.items()}
-        partial = self._cache.with_name(f".{self._cache.name}.{os.getpid()}.partial")
         with suppress(OSError):  # no room, or not ours to write: it is read anew next time
             self._cache.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"reader": self._reader, "files": files}))
-            partial.replace(self._cache)
+            write_whole(self._cache, json.dumps({"reader": self._reader, "files": files}))
 
 
 def _restored(digest: str, *imports: list[str]) -> Source:

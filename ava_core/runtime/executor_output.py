@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import ConfigError
+from ava_core.files import write_whole
 from ava_core.runtime.request import Request
 
 MOUNTS = {"/gcs/": "gs://", "/minio/": "minio://", "/s3/": "s3://"}
@@ -33,9 +34,7 @@ def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, An
             entry["uri"] = address(artifact)
         listed[name] = {"artifacts": [entry]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps({"artifacts": listed}, sort_keys=True))
-    partial.rename(path)
+    write_whole(path, json.dumps({"artifacts": listed}, sort_keys=True))
 
 
 def report(request: Request, reused: bool) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.hardware import usable_cores
-from ava_core.config.json_text import read_json
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.files import parse_json, write_whole
 from ava_core.runtime.digests import digest_unchanged, digest_value, files_below
 
 log = logging.getLogger(__name__)
@@ -84,9 +84,7 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json, whole or not at all; what a link in its place leads to stays as it is."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.write_bytes(_text(manifest))
-    partial.replace(folder / NAME)
+    write_whole(folder / NAME, _text(manifest), beside=folder)
 
 
 def read(folder: Path) -> Manifest:
@@ -104,7 +102,7 @@ def read(folder: Path) -> Manifest:
     content = path.read_bytes()
     remedy = "restore the folder or run its step again"
     try:
-        fields = read_json(content)
+        fields = parse_json(content)
         has_digest = fields.pop(SELF, None) is not None
         manifest = Manifest(**fields)
         _check_shape(manifest)

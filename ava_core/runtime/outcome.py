@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ava_core.errors import ConfigError
+from ava_core.files import write_json
 
 NAME = "outcome.json"
 
@@ -49,6 +50,4 @@ class Outcome:
     def write(self, folder: Path) -> None:
         """Write `folder`/outcome.json, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{NAME}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
-        partial.rename(folder / NAME)
+        write_json(folder / NAME, asdict(self))

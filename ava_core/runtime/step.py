@@ -18,6 +18,7 @@ from typing import Any
 
 from ava_core.config.threads import limit_threads
 from ava_core.errors import AvaError, ConfigError
+from ava_core.files import write_json, write_whole
 from ava_core.runtime import executor_output, manifest
 from ava_core.runtime.full_disk import full_disk_explained
 from ava_core.runtime.identity import identify, is_present, name_origin
@@ -108,10 +109,8 @@ def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, An
             entry.state.mkdir(parents=True, exist_ok=True)
             report = compute(entry.state)
         request.output.mkdir(parents=True, exist_ok=True)
-        path = request.output / "report.json"
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps({"part": name, "report": report}, indent=2, ensure_ascii=False) + "\n")
-        partial.rename(path)
+        text = json.dumps({"part": name, "report": report}, indent=2, ensure_ascii=False)
+        write_whole(request.output / "report.json", text + "\n")
     if request.executor_output is not None:
         executor_output.write(request.executor_output, {"report": (request.output, {"part": name, "reused": finished})})
 
@@ -147,7 +146,7 @@ def _compute_staged(
     run.timings["wall_seconds"] = round(time.monotonic() - started, 3)
     require_unchanged(request, identity)
     _check_figures(request.spec, run)
-    (entry.staging / "metrics.json").write_text(json.dumps(run.metrics, indent=2, sort_keys=True) + "\n")
+    write_json(entry.staging / "metrics.json", run.metrics)
     entry.finish(replace(identity, files=manifest.describe_files(entry.staging)), run.timings)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from ava_core.errors import AvaError
+from ava_core.files import replace_folder, write_json
 from ava_core.runtime import manifest
 from ava_core.runtime.atomic_copy import copy_atomically
 
@@ -58,7 +59,7 @@ class Entry:
 
     @property
     def staging(self) -> Path:
-        """Where an output is built before it is renamed to `output`."""
+        """Where an output is built before it is renamed to `output`: one name, for one process holds the entry."""
         return self.folder / "output.partial"
 
     @property
@@ -114,16 +115,14 @@ class Entry:
     def finish(self, contents: manifest.Manifest, timings: dict[str, float]) -> None:
         """Turn the staging folder into the finished output."""
         manifest.write(self.staging, contents)
-        self.timings.write_text(json.dumps(timings, indent=2, sort_keys=True) + "\n")
-        shutil.rmtree(self.output, ignore_errors=True)
-        self.staging.rename(self.output)
+        write_json(self.timings, timings)
+        replace_folder(self.staging, self.output)
         self._end_state()
 
     def _end_state(self) -> None:
         """Keep what is to be kept of the state, and remove the rest."""
         if self.keeping.is_dir():
-            shutil.rmtree(self.kept, ignore_errors=True)
-            self.keeping.rename(self.kept)
+            replace_folder(self.keeping, self.kept)
         shutil.rmtree(self.state, ignore_errors=True)
 
     def finished(self) -> manifest.Manifest | None:

@@ -25,6 +25,7 @@ from typing import Any
 
 import ava_core
 from ava_core.errors import ConfigError
+from ava_core.files import write_json
 from ava_core.redaction import redact_address
 from ava_core.tracking.address import given_uri
 from ava_core.tracking.authorship import authorship
@@ -173,7 +174,5 @@ def _identity(state: Path) -> str:
         return str(json.loads(note.read_text())["training"])
     except (OSError, ValueError, KeyError, TypeError):
         identity = uuid.uuid4().hex
-        partial = note.with_suffix(".partial")
-        partial.write_text(json.dumps({"training": identity}) + "\n")
-        partial.replace(note)
+        write_json(note, {"training": identity})
         return identity

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.distributed import group, peers
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
+from ava_core.files import write_json
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.runtime.digests import digest_tree, digest_value
@@ -241,4 +241,4 @@ class _Training:
             "active_parameters": result.metrics["active_parameters"],
             "corpus": {**corpus, "vocab_size": info.vocab_size},
         }
-        (output / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        write_json(output / "training.json", record)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ava_core.files import write_json
 from components.image import RECORD
 
 IGNORED = ("__pycache__", ".so")
@@ -26,9 +27,7 @@ def write(target: str, entry: Mapping[str, Any]) -> None:
     """Record an image, beside the others."""
     images = {**read(), target: dict(entry)}
     RECORD.parent.mkdir(parents=True, exist_ok=True)
-    partial = RECORD.with_suffix(".json.partial")
-    partial.write_text(json.dumps(images, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(RECORD)
+    write_json(RECORD, images)
 
 
 def digest_inputs(root: Path, settings: Mapping[str, str]) -> str:

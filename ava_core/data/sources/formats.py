@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.json_text import read_json
 from ava_core.data.sources.source import Document, document_of_row, missing_field
 from ava_core.errors import AvaError
+from ava_core.files import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def _read_jsonl(path: Path, name: str, reading: Reading) -> Iterator[Document]:
             if not line.strip():
                 continue
             try:
-                record = read_json(line)
+                record = parse_json(line)
             except ValueError as error:
                 reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error
                 raise AvaError(f"{path}: line {number}: can't be read as JSON ({reason}): mend or remove it") from error

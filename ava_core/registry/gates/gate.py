@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ava_core.config.register import RegisterConfig
+from ava_core.files import write_json
 from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.gates.decision import NAME, Decision, decide, gate_digest
@@ -60,7 +60,7 @@ def gate(
         decision = _ask(config, candidate, tracking_uri)
         advance(1)
     _report(decision)
-    (output / NAME).write_text(json.dumps(decision.record(), indent=2, sort_keys=True) + "\n")
+    write_json(output / NAME, decision.record())
     (output / PAGE).write_text(to_markdown(decision))
     return decision
 

@@ -1,15 +1,13 @@
 """A checkpoint on disk: its layout, its record, its verification, and the retention policy.
 
 Layout: `FOLDER/step-00000050/` holds DeepSpeed's files below `engine/`, `rank-00000.pt` with what each process adds,
-and `checkpoint.json` with the SHA-256 of each file. While it is written it is called `step-00000050.partial`; while it
-is removed, `step-00000050.removed`.
+and `checkpoint.json` with the SHA-256 of each file. While it is written it is called `step-00000050.partial`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,11 +17,13 @@ from typing import Any
 
 from ava_core.config.train import TrainConfig
 from ava_core.errors import IntegrityError
+from ava_core.files import flush, replace_folder, write_json
 from ava_core.runtime.digests import digest_file, digest_value
 
 RECORD = "checkpoint.json"
 ENGINE = "engine"
-PARTIAL, REMOVED = ".partial", ".removed"
+PARTIAL = ".partial"
+"""No writer's number in it, as other unfinished folders have: all processes of a training write into the same one."""
 FIELDS: dict[str, type] = {
     "step": int,
     "ranks": int,
@@ -134,8 +134,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     """
     loss = record.get("validation_loss")
     record = {**record, "validation_loss": loss if loss is not None and math.isfinite(loss) else None}
-    text = json.dumps({**record, "digest": digest_value(record)}, indent=2, sort_keys=True)
-    write_flushed(folder / RECORD, text + "\n")
+    write_json(folder / RECORD, {**record, "digest": digest_value(record)}, durable=True)
 
 
 def publish(partial: Path, final: Path) -> None:
@@ -143,42 +142,11 @@ def publish(partial: Path, final: Path) -> None:
     for folder in sorted(path for path in partial.rglob("*") if path.is_dir()):
         flush(folder)
     flush(partial)
-    replaced = final.with_name(final.name + REMOVED)
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    partial.rename(final)
-    flush(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def remove(checkpoint: Checkpoint) -> None:
-    """Remove a checkpoint: renamed first, so that a kill in the middle leaves nothing that counts as a checkpoint."""
-    doomed = checkpoint.folder.with_name(checkpoint.folder.name + REMOVED)
-    shutil.rmtree(doomed, ignore_errors=True)
-    checkpoint.folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    replace_folder(partial, final, durable=True)
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing or removing."""
-    for ending in (PARTIAL, REMOVED):
-        for leftover in folder.glob(f"step-*{ending}"):
+    """Remove what a killed run was writing or removing; no other run is at work in the folder."""
+    for pattern in (f"step-*{PARTIAL}", ".step-*"):
+        for leftover in folder.glob(pattern):
             shutil.rmtree(leftover)
-
-
-def write_flushed(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all, and flush it (fsync)."""
-    beside = path.with_name(path.name + PARTIAL)
-    beside.write_text(text)
-    flush(beside)
-    beside.rename(path)
-
-
-def flush(path: Path) -> None:
-    """Flush a file or folder (fsync), so that a rename never stands for bytes that a power cut took."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from typing import Any
 from ava_core.config.train import TrainConfig
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.files import discard
 from ava_core.training.checkpoints.folder import (
     ENGINE,
     PARTIAL,
@@ -22,7 +23,6 @@ from ava_core.training.checkpoints.folder import (
     chosen,
     clear_leftovers,
     folder_name,
-    remove,
 )
 from ava_core.training.checkpoints.resuming import Restored, load, parameter_names, rank_state, verify_together
 from ava_core.training.checkpoints.writing import BackgroundWriter, CopyingCheckpointEngine, Job
@@ -133,7 +133,7 @@ class CheckpointFolder:
         if self.ranks.is_first:
             for checkpoint in self.all():
                 if checkpoint.step > step:
-                    remove(checkpoint)
+                    discard(checkpoint.folder)
         self.ranks.barrier()
 
     def wait(self) -> None:
@@ -176,7 +176,7 @@ class CheckpointFolder:
         if self.ranks.is_first:
             everything = self.all()
             for checkpoint in set(everything) - set(chosen(everything, self.config)):
-                remove(checkpoint)
+                discard(checkpoint.folder)
 
 
 def _link(source: str, target: str) -> None:

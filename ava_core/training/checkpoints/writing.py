@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from ava_core.errors import AvaError
+from ava_core.files import flush, write_json
 from ava_core.runtime.digests import digest_file
 from ava_core.runtime.full_disk import full_disk_explained
-from ava_core.training.checkpoints.folder import flush, publish, write_flushed, write_record
+from ava_core.training.checkpoints.folder import publish, write_record
 from ava_core.training.checkpoints.reading import read_tensors
 
 RECORDS = "records"
@@ -155,7 +156,7 @@ class Job:
             with _in_one_line(self.final), full_disk_explained(self.partial.parent):
                 records.mkdir(parents=True, exist_ok=True)
                 digests = self._write_files()
-                write_flushed(records / name, json.dumps({"files": digests}))
+                write_json(records / name, {"files": digests}, durable=True)
         except AvaError as error:
             _tell_first_rank(records / name, error)
             raise
@@ -237,7 +238,7 @@ class BackgroundWriter:
 def _tell_first_rank(path: Path, error: AvaError) -> None:
     """So that it needn't wait; a disk that is too full even for this makes it wait."""
     try:
-        write_flushed(path, json.dumps({"error": str(error)}))
+        write_json(path, {"error": str(error)}, durable=True)
     except OSError:
         return
 

@@ -17,6 +17,7 @@ import torch
 
 from ava_core.config.train import TrainConfig
 from ava_core.errors import AvaError
+from ava_core.files import write_json
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,9 +98,7 @@ class MicroBatch:
                 " train.sequence_length, or set train.memory_budget or train.gradient_checkpointing"
             )
         self.size = next(size for size in range(before // 2, 0, -1) if before % size == 0)
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps({"configured": config.micro_batch_size, "size": self.size}) + "\n")
-        partial.replace(self._file)
+        write_json(self._file, {"configured": config.micro_batch_size, "size": self.size})
         log.warning(
             "out of memory (%s): going on with train.micro_batch_size = %d instead of %d, and %d passes accumulated"
             " for the same global batch",

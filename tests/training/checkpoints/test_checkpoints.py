@@ -115,7 +115,7 @@ def test_death_at_any_point_of_writing_leaves_whole_checkpoints(engine, tmp_path
 
 def die_at(patch, point):
     calls = []
-    for name in ("rename", "fsync"):
+    for name in ("rename", "replace", "fsync"):
         real = getattr(os, name)
 
         def call(*args, real=real, **options):
