@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 Precision = Literal["bf16", "fp16", "fp32"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Names of the attributes of torch."""
 WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4}
