@@ -33,9 +33,8 @@ def _kind(error: BaseException) -> str:
         return "config"
     if isinstance(error, IntegrityError):
         return "integrity"
-    module = sys.modules.get(
-        "ava_core.training.memory.out_of_memory"
-    )  # the error's class has been imported if it is one
+    # Not imported here, for it imports torch: if the error is of that class, its module is loaded.
+    module = sys.modules.get("ava_core.training.memory.out_of_memory")
     if module is not None and isinstance(error, module.OutOfMemory):
         return "out_of_memory"
     if is_lost_connection(error):
