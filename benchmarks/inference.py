@@ -71,7 +71,7 @@ def make_models(folder: Path, **changes: Any) -> dict[str, Path]:
         made[scheme].mkdir()
         options = {group: formats(group, scheme, None) for group in groups_of(model)}
         # Eight bits for everything, or four for the experts: what the mixed precision starts from.
-        wanted = {group.name: unmeasured(group, scheme, given) for group, given in options.items()}
+        wanted = {group.name: unmeasured(scheme, given) for group, given in options.items()}
         export_onnx(model, made[scheme], rounded=round_model(model, wanted, settings), accuracy_level=4)
         model.config.save_pretrained(made[scheme])
         finish(made[scheme])

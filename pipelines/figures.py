@@ -13,8 +13,9 @@ import contextlib
 import json
 from pathlib import Path
 
-from ava_core.config.schemes import SCHEMES
-from ava_core.steps.table import STEPS, StepSpec
+from ava_core.steps.schemes import SCHEMES
+from ava_core.steps.spec import StepSpec
+from ava_core.steps.table import STEPS
 
 
 def gather(outputs: Path) -> dict[str, dict[str, float]]:

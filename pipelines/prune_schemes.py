@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from ava_core.config import resolve
-from ava_core.config.schemes import SCHEMES
+from ava_core.steps.schemes import SCHEMES
 
 
 def prune(folder: Path, schemes: list[str]) -> list[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.schemes import SCHEMES
+from ava_core.steps.schemes import SCHEMES
 from ava_core.steps.table import STEPS
 from pipelines.results import PipelineResult, TaskResult, last_lines
 

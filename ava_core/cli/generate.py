@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ava_core.steps.schemes import SMALLEST_FIRST
+
 if TYPE_CHECKING:
     from ava_core.config.generation import GenerationConfig
 
@@ -30,7 +32,11 @@ def generate(
         ),
     ] = f"{REGISTRY_SCHEME}ava-moe@champion",
     weights: Annotated[
-        str, typer.Option(help="Of a registered model: float, int4, int8, fp32, or auto for the smallest quantised.")
+        str,
+        typer.Option(
+            help=f"Weights of a registered model: {FLOAT}, {', '.join(SMALLEST_FIRST)}, or auto for the smallest"
+            " quantised ones."
+        ),
     ] = FLOAT,
     strategy: Annotated[str, typer.Option(help="greedy, beam, nucleus, top-k or min-p.")] = "nucleus",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add, at most.")] = None,
@@ -170,7 +176,7 @@ def _describe(fault: Any) -> str:
 def _require_weights(model: str, weights: str) -> None:
     from ava_core.errors import ConfigError
 
-    known = (FLOAT, "auto", "int4", "int8", "fp32")
+    known = (FLOAT, "auto", *SMALLEST_FIRST)
     if weights not in known:
         raise ConfigError(f"--weights {weights}: must be one of {', '.join(known)}")
     if weights != FLOAT and not model.startswith(REGISTRY_SCHEME):

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ava_core.steps.schemes import SMALLEST_FIRST
+
 KEYS = "AVA_API_KEYS"
 REGISTRY_SCHEME = "models:/"
 CACHE = Path(".ava/models")
@@ -24,7 +26,8 @@ def serve(
     weights: Annotated[
         str,
         typer.Option(
-            help="Scheme of a registered model's weights: int4, int8, fp32, or auto: the smallest that it has."
+            help=f"Scheme of a registered model's weights: {', '.join(SMALLEST_FIRST)}, or auto: the smallest that it"
+            " has."
         ),
     ] = "auto",
     name: Annotated[
@@ -85,8 +88,8 @@ def serve(
     from ava_core.runtime import logs
 
     logs.configure()
-    if weights not in ("auto", "int4", "int8", "fp32"):
-        raise ConfigError(f"--weights {weights}: must be one of auto, int4, int8, fp32")
+    if weights not in (known := ("auto", *SMALLEST_FIRST)):
+        raise ConfigError(f"--weights {weights}: must be one of {', '.join(known)}")
     hosts, origins = allowed_host or [], allowed_origin or []
     faults = [f"--allowed-host {name}: must be a name without port" for name in hosts if not _HOST.fullmatch(name)]
     faults += [

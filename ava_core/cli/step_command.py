@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ava_core.cli.version import version_option
-from ava_core.steps.table import STEPS, Input, StepSpec
+from ava_core.steps.spec import Input, StepSpec
+from ava_core.steps.table import STEPS, producers
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun
@@ -135,11 +136,18 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _input_option(port: Input) -> tuple[Any, Any]:
+    option = typer.Option(f"--{port.name}", help=port.help or _origin(port))
     if port.repeated:
-        return Annotated[list[Path] | None, typer.Option(f"--{port.name}", help=port.help)], None
+        return Annotated[list[Path] | None, option], None
     if port.required:
-        return Annotated[Path, typer.Option(help=port.help)], ...
-    return Annotated[Path | None, typer.Option(help=port.help)], None
+        return Annotated[Path, option], ...
+    return Annotated[Path | None, option], None
+
+
+def _origin(port: Input) -> str:
+    """Where an input comes from, for `--help`."""
+    steps = " or ".join(f"`ava {name}`" for name in (producers(port.kind) if port.kind else ()))
+    return f"Output folder of {steps}{'; may be given several times' if port.repeated else ''}."
 
 
 def _request(

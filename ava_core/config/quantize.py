@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ava_core.config.schemes import SchemeName
 from ava_core.config.section import Fraction, NonNegative, Positive, PositiveNumber, Section, Weight
+from ava_core.steps.schemes import SCHEMES
+
+SchemeName = Literal[*SCHEMES]  # type: ignore[valid-type]
 
 
 class SchemeConfig(Section):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.schemes import SCHEMES
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.runtime import manifest
+from ava_core.steps.schemes import SCHEMES
 
 log = logging.getLogger(__name__)
 FLOAT = "float"
@@ -47,7 +47,7 @@ class Candidate:
 
 
 def find_candidates(model: Path, quantized: list[Path]) -> list[Candidate]:
-    """The float model, then the quantised ones in the order of `ava_core.config.schemes.SCHEMES`.
+    """The float model, then the quantised ones in the order of `ava_core.steps.schemes.SCHEMES`.
 
     Raises:
         ConfigError: two folders of one scheme, or a model quantised from another one than `model`.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ava_core.config.quantize import QuantizeConfig
 from ava_core.errors import ParityError
+from ava_core.steps.schemes import SCHEMES
 
 EXPORT_ERROR = 1e-3
 """Mean absolute error of logits that float32 rounding may leave; it leaves about 1e-6."""
@@ -20,7 +21,7 @@ def require_parity(figures: Mapping[str, float], scheme: str, config: QuantizeCo
 
     Args:
         figures: as `measure_all` gives them.
-        scheme: fp32, int8 or int4.
+        scheme: name of a scheme.
         config: the `quantize` section.
 
     Raises:
@@ -46,7 +47,7 @@ def require_parity(figures: Mapping[str, float], scheme: str, config: QuantizeCo
     at_most("export_mean_abs_error", EXPORT_ERROR, fixed)
     at_most("cached_mean_abs_error", SELF_ERROR, "the same graph without the cache")
     at_most("padded_mean_abs_error", SELF_ERROR, "the same graph, each row alone")
-    if scheme != "fp32":
+    if SCHEMES[scheme].rounds:
         settings, at = getattr(config, scheme), f"quantize.{scheme}"
         at_most("increase_percent", settings.max_increase_percent, f"{at}.max_increase_percent")
         at_least("expert_agreement", settings.min_expert_agreement, f"{at}.min_expert_agreement")

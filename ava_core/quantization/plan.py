@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.steps.schemes import SCHEMES
 
 SHARED = re.compile(r"(?P<layer>.*\.self_attn)\.[qkv]_proj\.weight$|(?P<experts>.*\.experts)\.(gate_up|down)_proj$")
 MATRIX = re.compile(r"(embed_tokens|lm_head|_proj)(\.weight)?$")
@@ -102,17 +103,12 @@ def groups_of(model: EnhancedMoEForCausalLM) -> list[Group]:
 def formats(group: Group, scheme: str, block_size: int | None, portable: bool = False) -> list[Format]:
     """What a group may be stored in, cheapest first.
 
-    Both schemes round experts to 4 or 8 bits. The rest, which is small beside them and costs more when rounded to 4,
-    gets 8 from int4, and 8 or float16 from int8.
-
     Raises:
         ConfigError: the block size doesn't divide a row, or none does.
     """
     block = _block(group, block_size, portable)
-    four, eight = Format(bits=4, block_size=block), Format(bits=8, block_size=block)
-    if group.experts:
-        return [four, eight]
-    return [eight] if scheme == "int4" else [eight, Format(bits=HALF)]
+    widths = SCHEMES[scheme].experts if group.experts else SCHEMES[scheme].others
+    return [Format(bits=bits, block_size=0 if bits == HALF else block) for bits in widths]
 
 
 def _block(group: Group, configured: int | None, portable: bool) -> int:

@@ -77,7 +77,7 @@ def quantize(
 
     Args:
         config: the `quantize` section.
-        scheme: fp32, int8 or int4.
+        scheme: name of a scheme, see `ava_core.steps.schemes`.
         model: output of `ava train`.
         shards: output of `ava preprocess`; calibrated on the training split, compared on the validation split.
         output: an empty folder.

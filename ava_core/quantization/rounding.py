@@ -15,6 +15,7 @@ from ava_core.onnx.block_weights import Stored
 from ava_core.quantization.blockwise import quantize_blocks
 from ava_core.quantization.plan import HALF, Format, Group, Targets, choose, formats, groups_of
 from ava_core.quantization.sensitivity import measure_damages
+from ava_core.steps.schemes import SCHEMES
 
 log = logging.getLogger(__name__)
 MAX_LOGITS = 2**25
@@ -29,11 +30,11 @@ def plan(
     sequence_length: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Format]:
-    """A format for each group of matrices (see `plan`); none for fp32.
+    """A format for each group of matrices (see `plan`); none for a scheme that doesn't round.
 
     Args:
         model: the float model, in evaluation mode.
-        scheme: fp32, int8 or int4.
+        scheme: name of a scheme.
         config: the `quantize` section.
         calibration: the training split; evenly spaced sequences of it are read.
         sequence_length: tokens of a calibration sequence.
@@ -42,12 +43,12 @@ def plan(
     Raises:
         ConfigError: the blocks don't fit the model's shapes.
     """
-    if scheme == "fp32":
+    if not SCHEMES[scheme].rounds:
         return {}
     options = {group: formats(group, scheme, config.block_size, config.portable) for group in groups_of(model)}
     rows = min(config.calibration_sequences, max(1, MAX_LOGITS // (sequence_length * model.config.vocab_size)))
     if not config.calibration_sequences:
-        return {group.name: unmeasured(group, scheme, given) for group, given in options.items()}
+        return {group.name: unmeasured(scheme, given) for group, given in options.items()}
     tokens_BS = _sequences(calibration, rows, sequence_length)
     damages = measure_damages(model, options, lambda weight, form: store(weight, form, config), tokens_BS, advance)
     settings: SchemeConfig = getattr(config, scheme)
@@ -61,9 +62,9 @@ def plan(
     return choose(options, damages, targets, others, float_bytes)
 
 
-def unmeasured(group: Group, scheme: str, given: Sequence[Format]) -> Format:
-    """What a scheme is called after: 8 bits for everything, or 4 for the experts and 8 for the rest."""
-    return given[-1] if scheme == "int8" and group.experts else given[0]
+def unmeasured(scheme: str, given: Sequence[Format]) -> Format:
+    """The format of the width that a scheme is called after, or the next wider one that the group may get."""
+    return next(form for form in given if form.bits >= SCHEMES[scheme].bits)
 
 
 def store(weight: np.ndarray, form: Format, config: QuantizeConfig) -> Stored:

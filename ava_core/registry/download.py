@@ -14,6 +14,7 @@ from ava_core.registry.promotion import why_no_champion
 from ava_core.registry.remembered import Remembered, recall, remember
 from ava_core.registry.versions import CHAMPION
 from ava_core.runtime import manifest, pins
+from ava_core.steps.schemes import SMALLEST_FIRST
 from ava_core.tracking.connection import connect
 from ava_core.tracking.faults import Unreachable, server_errors
 
@@ -27,7 +28,6 @@ ARTIFACTS = "artifacts"
 """Where MLflow keeps the artifacts of a pyfunc."""
 TRAINED = "model"
 """Artifact of the trained weights; the quantised ones are called after their scheme."""
-QUANTIZED = ("int4", "int8", "fp32")
 """In the order in which `auto` takes the first that a version has."""
 # Formats that run code when they are read. Weights come as safetensors only.
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".py", ".so")
@@ -143,7 +143,7 @@ def _fitting(known: pins.Pins, wanted: str, version: ModelVersion | Remembered, 
     Raises:
         AvaError: it has none, or not the wanted one.
     """
-    held = [name for name in (*QUANTIZED, TRAINED) if f"{ARTIFACTS}/{name}/{manifest.NAME}" in known]
+    held = [name for name in (*SMALLEST_FIRST, TRAINED) if f"{ARTIFACTS}/{name}/{manifest.NAME}" in known]
     fitting = [name for name in held if (name != TRAINED if wanted == "auto" else name == wanted)]
     if not fitting:
         raise AvaError(

@@ -17,7 +17,7 @@ def make_resolver(model: str, weights: str, tracking_uri: str, cache: Path) -> C
 
     Args:
         model: models:/NAME@ALIAS or models:/NAME/VERSION.
-        weights: int8, int4, fp32, or auto for the smallest that the version has.
+        weights: name of a scheme, or auto for the smallest that the version has.
         tracking_uri: address of the registry.
         cache: folder for downloads.
     """

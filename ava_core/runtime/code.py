@@ -22,7 +22,7 @@ from ava_core.files import write_whole
 from ava_core.runtime.boundary import CONTRACT, is_outside
 from ava_core.runtime.digests import digest_file, digest_value
 from ava_core.runtime.source import ROOT, Import, Source, read_source
-from ava_core.steps.table import StepSpec
+from ava_core.steps.spec import StepSpec
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NOT_READ = {"pyc", "so", "pth"}

@@ -21,7 +21,7 @@ from ava_core.runtime.digests import digest_value
 from ava_core.runtime.inputs import Inputs
 from ava_core.runtime.request import Request
 from ava_core.runtime.work import timings_path
-from ava_core.steps.table import StepSpec
+from ava_core.steps.spec import StepSpec
 
 
 def name_origin(folder: Path, identity: manifest.Manifest) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from ava_core.errors import AvaError
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
 from ava_core.runtime.request import Request
-from ava_core.steps.table import Input
+from ava_core.steps.spec import Input
+from ava_core.steps.table import producers
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,15 @@ def verify_inputs(request: Request) -> Inputs:
     """Hold every input against its manifest.
 
     Raises:
-        AvaError: there is no such folder, or it is another step's output.
+        AvaError: there is no such folder, or it is an output of another kind.
         IntegrityError: a file was changed.
     """
-    producers = _producers()
     contents = dict(request.digest_inputs()) if request.digest_inputs else {}
     manifests: dict[str, str] = {}
     for port in request.spec.inputs:
         if port.name in contents:
             continue
-        found = [_digest_input(port, folder, producers) for folder in request.inputs.get(port.name, [])]
+        found = [_digest_input(port, folder) for folder in request.inputs.get(port.name, [])]
         # A repeated input is a set: in which order they are given makes no difference.
         for index, (digest, origin) in enumerate(sorted(found)):
             name = f"{port.name}.{index}" if port.repeated else port.name
@@ -49,16 +48,10 @@ def verify_inputs(request: Request) -> Inputs:
     return Inputs(contents, manifests)
 
 
-def _producers() -> dict[str, str]:
-    from ava_core.steps.table import STEPS
-
-    return {spec.output: spec.name for spec in STEPS.values()}
-
-
-def _digest_input(port: Input, folder: Path, producers: Mapping[str, str]) -> tuple[str, str]:
+def _digest_input(port: Input, folder: Path) -> tuple[str, str]:
     """Digest of the contents, and of the manifest or an empty string."""
-    if port.verified:
-        found = manifest.verify(folder, producers[port.kind or port.name])
+    if port.kind is not None:
+        found = manifest.verify(folder, *producers(port.kind))
         return found.digest, found.sha256
     if folder.is_dir():
         return digest_tree(folder), ""
@@ -74,7 +67,7 @@ def require_unchanged(request: Request, identity: manifest.Manifest) -> None:
     remedy = "the output is not kept: put the input back and run the step again, it goes on from its state"
     known = {*identity.inputs.values()}
     for port in request.spec.inputs:
-        for folder in request.inputs.get(port.name, []) if port.verified else []:
+        for folder in request.inputs.get(port.name, []) if port.kind else []:
             try:
                 same = manifest.verify(folder).digest in known
             except AvaError as error:

@@ -117,16 +117,21 @@ def read(folder: Path) -> Manifest:
     return manifest
 
 
-def verify(folder: Path, step: str | None = None) -> Manifest:
+def verify(folder: Path, *producers: str) -> Manifest:
     """Read a manifest and hold every file against it.
 
+    Args:
+        folder: the output of a step.
+        producers: names of the steps that may have made it; none: any may.
+
     Raises:
-        AvaError: not a finished output, or the output of another step than `step`.
+        AvaError: not a finished output, or the output of a step that is none of `producers`.
         IntegrityError: a file is missing, added or changed, or is no file; the message names it.
     """
     manifest = read(folder)
-    if step is not None and manifest.step != step:
-        raise AvaError(f"{folder}: is the output of `ava {manifest.step}`, not of `ava {step}`")
+    if producers and manifest.step not in producers:
+        wanted = " or ".join(f"`ava {name}`" for name in producers)
+        raise AvaError(f"{folder}: is the output of `ava {manifest.step}`, not of {wanted}")
     remedy = f"restore the folder or run `ava {manifest.step}` again"
     for name in sorted(set(_names(folder)) ^ manifest.files.keys()):
         state = "is missing" if name in manifest.files else "is not in the manifest"

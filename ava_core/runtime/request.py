@@ -10,7 +10,7 @@ from ava_core.config.hardware import usable_cores
 from ava_core.config.hosts import world_size
 from ava_core.config.schema import AvaConfig
 from ava_core.runtime.progress import Progress
-from ava_core.steps.table import StepSpec
+from ava_core.steps.spec import StepSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from ava_core.runtime.identity import identify, is_present, name_origin
 from ava_core.runtime.inputs import require_unchanged, verify_inputs
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.work import KEPT_HOURS, Entry, WorkStore
-from ava_core.steps.table import StepSpec
+from ava_core.steps.spec import StepSpec
 
 log = logging.getLogger(__name__)
 

@@ -22,12 +22,11 @@ from ava_core.errors import AvaError
 from ava_core.generation.strategies import STRATEGIES
 from ava_core.runtime import manifest
 from ava_core.serving.registered import check_loaded
+from ava_core.steps.schemes import SMALLEST_FIRST
 
 PROMPT = "prompt"
 FLOAT = "float"
 AUTO = "auto"
-SMALLEST_FIRST = ("int4", "int8", "fp32", FLOAT)
-"""Order in which `auto` takes the first that there is, as `ava serve` does; float where nothing was quantised."""
 SAMPLING_SEED = 1337
 MLMODEL = "MLmodel"
 
@@ -93,8 +92,8 @@ class TextModel(PythonModel):
             context: MLflow's; not used.
             model_input: prompts: a data frame with one column, numbered or called `prompt`; a list or a string.
             params: `strategy` (one of `STRATEGIES`), `max_new_tokens`, `num_beams`, `temperature`, `top_p`, `top_k`,
-                `min_p`, `stop` (a list), `repetition_penalty`, `seed`, and `weights`: int4, int8 or fp32 on ONNX
-                Runtime, float on PyTorch, auto for the first of these that this version holds.
+                `min_p`, `stop` (a list), `repetition_penalty`, `seed`, and `weights`: a
+                scheme of quantisation on ONNX Runtime, float on PyTorch, auto for the smallest that this version holds.
 
         Returns:
             Prompt and continuation, one text per prompt.
@@ -128,7 +127,7 @@ class TextModel(PythonModel):
         from ava_core.generation.loading import load_model
 
         if weights == AUTO:
-            weights = next(name for name in SMALLEST_FIRST if artifact_name(name) in self._folders)
+            weights = next(name for name in (*SMALLEST_FIRST, FLOAT) if artifact_name(name) in self._folders)
         if weights not in self._loaded:
             folder = self._folders.get(artifact_name(weights))
             if folder is None or weights == "model":

@@ -1,12 +1,12 @@
 """Model in, quantised model out: one component per scheme.
 
 The scheme is part of the command rather than a parameter, for kfp.local names a task's folder after its component:
-two tasks of one component would write into the same folder.
+two tasks of one component would write into the same place.
 """
 
 from kfp import dsl
 
-from ava_core.config.schemes import SCHEMES
+from ava_core.steps.schemes import SCHEMES
 from components.container import folder, step_container
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from ava_core.cli.main import app
 from ava_core.config.kubernetes import KubernetesConfig
-from ava_core.config.schemes import SCHEMES
+from ava_core.steps.schemes import SCHEMES
 from ava_core.steps.table import STEPS
 from components.container import step_container
 from components.image import IMAGE

@@ -14,8 +14,8 @@ import yaml
 from kfp import components
 
 from ava_core.config import resolve
-from ava_core.config.schemes import SCHEMES
 from ava_core.errors import ConfigError
+from ava_core.steps.schemes import SCHEMES
 from ava_core.steps.table import STEPS
 from pipelines import compile as compiling
 from pipelines.compile import compile_pipeline

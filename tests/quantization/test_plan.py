@@ -110,5 +110,5 @@ def test_rows_that_no_block_divides_are_refused_with_the_way_out():
 def test_unmeasured_schemes_are_what_they_are_called_after(make_model):
     for scheme, experts in (("int8", 8), ("int4", 4)):
         for group in groups_of(make_model()):
-            form = unmeasured(group, scheme, formats(group, scheme, None))
+            form = unmeasured(scheme, formats(group, scheme, None))
             assert form.bits == (experts if group.experts else 8)

@@ -13,15 +13,18 @@ from pathlib import Path
 
 import typer
 
-from ava_core.steps.table import STEPS, Choice, Input, StepSpec
+from ava_core.steps.spec import Choice, Input, Kind, StepSpec
+from ava_core.steps.table import STEPS
 
+NUMBERS = Kind(name="numbers")
 SPEC = StepSpec(
     name="count",
     summary="Write blocks of bytes.",
     output="numbers",
+    kind=NUMBERS,
     sections=("seed",),
     function="ava_core.errors:one_line",  # stands for the code of the step, which would have to lie in the package
-    inputs=(Input(name="numbers", help="Output of `ava count`.", required=False, repeated=True),),
+    inputs=(Input(name="numbers", kind=NUMBERS, required=False, repeated=True),),
     choices=(Choice(name="letter", help="Goes into the bytes.", values=("a", "b")),),
     metrics=("blocks",),
     timings=("wall_seconds",),
