@@ -1,1 +1,1 @@
-"""The KFP components: one folder per step with its container specification. They declare; they never compute."""
+"""The KFP components: the container of each step, made from the step table. They declare; they never compute."""

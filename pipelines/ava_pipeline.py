@@ -11,15 +11,11 @@ from typing import Any
 from kfp import dsl
 
 from ava_core.config.kubernetes import KubernetesConfig
-from components.container import with_inputs
-from components.evaluate.component import evaluate
-from components.gate.component import gate
+from ava_core.steps.table import STEPS
 from components.image import IMAGE
-from components.preprocess.component import preprocess, preprocess_part
-from components.quantize.component import QUANTIZE
-from components.record_outcome.component import record_outcome
-from components.register.component import register
-from components.train.component import train
+from components.preprocess_part import preprocess_part
+from components.record_outcome import record_outcome
+from components.step import step_component
 from pipelines.kubernetes import configure, repeat
 
 NAME = "ava"
@@ -35,14 +31,17 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
             it is fixed when the pipeline is compiled.
     """
     cluster = cluster or KubernetesConfig()
-    names = [f"quantized_{scheme}" for scheme in schemes]
-    evaluate_given, gate_given, register_given = (with_inputs(step, names) for step in (evaluate, gate, register))
 
-    def run(step: str, component: Any, inputs: Mapping[str, Any], *, cached: bool = True) -> Any:
-        """Add the task of a step to the graph.
+    def run(step: str, inputs: Mapping[str, Any], **choices: str) -> Any:
+        """Add the task of a step to the graph; its output is what the step table calls it."""
+        component = step_component(step, choices, {"quantized": schemes})
+        return add(step, component, inputs, cached=STEPS[step].cacheable)
+
+    def add(step: str, component: Any, inputs: Mapping[str, Any], *, cached: bool) -> Any:
+        """Add a task of a component.
 
         Retrying is safe for every step: what is finished is taken again, and register knows an evaluation that it has
-        registered. Not cached are those whose result depends on the registry, or that leave something outside.
+        registered.
         """
         task = component(**inputs).set_container_image(image)
         if not cached:
@@ -56,7 +55,7 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
         every = {"params_yaml": params_yaml, "tracking_uri": tracking_uri, "git_commit": git_commit}
         count = cluster.preprocess_parts
         with dsl.ParallelFor([f"{index}/{count}" for index in range(1, count + 1)], name="parts") as part:
-            run("preprocess", preprocess_part, {**every, "data": data, "part": part}, cached=False)
+            add("preprocess", preprocess_part, {**every, "data": data, "part": part}, cached=False)
 
     @dsl.pipeline(
         name=NAME,
@@ -70,19 +69,19 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
         configure(outcome, "record_outcome", cluster)
         with dsl.ExitHandler(outcome, name="ava steps"):
             data = dsl.importer(artifact_uri=data_uri, artifact_class=dsl.Dataset, reimport=True).output
-            preprocessed = run("preprocess", preprocess, {**every, "data": data})
+            preprocessed = run("preprocess", {**every, "data": data})
             if cluster.preprocess_parts > 1:
                 preprocessed.after(preprocess_parts(**every, data=data))
             shards = preprocessed.outputs["shards"]
-            model = run("train", train, {**every, "shards": shards}).outputs["model"]
+            model = run("train", {**every, "shards": shards}).outputs["model"]
             trained = {**every, "model": model, "shards": shards}
             quantized = {
-                name: run("quantize", QUANTIZE[scheme], trained).outputs["quantized"]
-                for name, scheme in zip(names, schemes, strict=True)
+                f"quantized_{scheme}": run("quantize", trained, scheme=scheme).outputs["quantized"]
+                for scheme in schemes
             }
-            evaluation = run("evaluate", evaluate_given, {**trained, **quantized}).outputs["evaluation"]
+            evaluation = run("evaluate", {**trained, **quantized}).outputs["evaluation"]
             judged = {**every, "model": model, **quantized, "evaluation": evaluation}
-            decision = run("gate", gate_given, judged, cached=False).outputs["gate"]
-            run("register", register_given, {**judged, "gate": decision}, cached=False)
+            decision = run("gate", judged).outputs["gate"]
+            run("register", {**judged, "gate": decision})
 
     return ava

@@ -10,6 +10,11 @@ Artifact = Literal["Artifact", "ClassificationMetrics", "Dataset", "HTML", "Mark
 """Classes of `kfp.dsl`, by which Kubeflow's pages know how to show something."""
 
 
+def flag(name: str) -> str:
+    """The flag of an input, a choice or an export."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
     """What a finished output is, whichever step made it: several steps may give the same kind.

@@ -1,39 +1,49 @@
-"""Every component against the step table, against the real command line, and against its README."""
+"""Every component against the step table and against the real command line."""
 
 import re
-from pathlib import Path
 
 import pytest
 import typer.main
 import yaml
+from google.protobuf import json_format
 
 from ava_core.cli.main import app
-from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.steps.schemes import SCHEMES
 from ava_core.steps.table import STEPS
-from components.container import step_container
 from components.image import IMAGE
+from components.preprocess_part import preprocess_part
+from components.record_outcome import record_outcome
+from components.step import step_component
 from pipelines.compile import compile_pipeline
 
-ROOT = Path(__file__).parents[2]
-COMPONENTS = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
-IR = next(yaml.safe_load_all(compile_pipeline(SCHEMES, cluster=KubernetesConfig(preprocess_parts=2))))
+QUANTIZED = {"quantized": tuple(SCHEMES)}
+PROGRAMS = {
+    **{step: [step] for step in STEPS if not STEPS[step].choices},
+    **{step: [f"{step}-{value}" for value in spec.choices[0].values] for step, spec in STEPS.items() if spec.choices},
+    "record-outcome": ["record-outcome"],
+}
+"""The components that run each command."""
+PROGRAMS["preprocess"].append("preprocess-part")
+COMPONENTS = [
+    *(step_component(step, variants=QUANTIZED) for step, spec in STEPS.items() if not spec.choices),
+    *(
+        step_component(step, {choice.name: value}, QUANTIZED)
+        for step, spec in STEPS.items()
+        for choice in spec.choices
+        for value in choice.values
+    ),
+    preprocess_part,
+    record_outcome,
+]
+IRS = {component.name: json_format.MessageToDict(component.pipeline_spec) for component in COMPONENTS}
 
 
 def executor(name: str) -> dict:
-    return IR["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+    return IRS[name]["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
 
 
 def definition(name: str) -> dict:
-    return IR["components"][f"comp-{name}"]
-
-
-def compiled_names(folder: str) -> list[str]:
-    """The names in the IR of the components that run the command of a folder."""
-    dashed = folder.replace("_", "-")
-    if folder == "quantize":
-        return [f"{dashed}-{scheme}" for scheme in SCHEMES]
-    return [dashed, f"{dashed}-part"] if folder == "preprocess" else [dashed]
+    return IRS[name]["components"][f"comp-{name}"]
 
 
 def flags_of(name: str) -> list[str]:
@@ -41,16 +51,16 @@ def flags_of(name: str) -> list[str]:
     return re.findall(r"--[a-z][a-z-]*", " ".join(executor(name)["args"]))
 
 
-def test_there_is_a_component_for_every_step():
-    assert set(COMPONENTS) == set(STEPS) | {"record_outcome"}
+def test_every_component_is_called_after_its_command():
+    assert sorted(IRS) == sorted(name for names in PROGRAMS.values() for name in names)
 
 
-@pytest.mark.parametrize("folder", COMPONENTS)
-def test_every_flag_is_one_of_the_real_command_and_none_that_is_required_is_left_out(folder):
-    command = typer.main.get_command(app).commands[folder.replace("_", "-")]
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_flag_is_one_of_the_real_command_and_none_that_is_required_is_left_out(program):
+    command = typer.main.get_command(app).commands[program]
     options = {name: option for option in command.params for name in option.opts}
     required = {option.opts[0] for option in command.params if option.required}
-    for name in compiled_names(folder):
+    for name in PROGRAMS[program]:
         flags = set(flags_of(name))
         assert flags <= set(options), flags - set(options)
         assert required <= flags, required - flags
@@ -59,7 +69,7 @@ def test_every_flag_is_one_of_the_real_command_and_none_that_is_required_is_left
 @pytest.mark.parametrize("step", STEPS)
 def test_inputs_outputs_and_exports_are_those_of_the_step_table(step):
     spec = STEPS[step]
-    for name in set(compiled_names(step)) - {"preprocess-part"}:
+    for name in set(PROGRAMS[step]) - {"preprocess-part"}:
         inputs = definition(name)["inputDefinitions"]["artifacts"]
         expected = {port.name for port in spec.pipeline_inputs if not port.repeated}
         repeated = {f"{port.name}_{scheme}" for port in spec.pipeline_inputs if port.repeated for scheme in SCHEMES}
@@ -73,7 +83,7 @@ def test_inputs_outputs_and_exports_are_those_of_the_step_table(step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_commands_run_the_step_without_a_shell_in_the_one_image(step):
-    for name in compiled_names(step):
+    for name in PROGRAMS[step]:
         container = executor(name)
         assert container["image"] == IMAGE
         assert container["command"][-2:] == ["ava", step]
@@ -86,11 +96,11 @@ def test_scheme_is_part_of_the_command_of_each_quantize_component():
         assert arguments[arguments.index("--scheme") + 1] == scheme
 
 
-@pytest.mark.parametrize("folder", COMPONENTS)
-def test_every_container_gets_address_and_commit_through_the_environment(folder):
-    for name in compiled_names(folder):
-        program, *variables, ava, command = executor(name)["command"]
-        assert (program, ava, command) == ("env", "ava", folder.replace("_", "-"))
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_container_gets_address_and_commit_through_the_environment(program):
+    for name in PROGRAMS[program]:
+        env, *variables, ava, command = executor(name)["command"]
+        assert (env, ava, command) == ("env", "ava", program)
         assert variables == [
             "AVA_TRACKING_URI={{$.inputs.parameters['tracking_uri']}}",
             "AVA_GIT_COMMIT={{$.inputs.parameters['git_commit']}}",
@@ -102,8 +112,8 @@ def test_only_placeholders_that_a_cluster_fills_in_tell_the_steps_anything():
     known = re.compile(
         r"{{\$(}}|\.inputs\.(parameters\['\w+'\]|artifacts\['\w+'\]\.path)}}|\.outputs\.\w+\['\w+'\]\.\w+}})"
     )
-    for folder in COMPONENTS:
-        for name in compiled_names(folder):
+    for program in PROGRAMS:
+        for name in PROGRAMS[program]:
             words = [*executor(name)["command"], *executor(name)["args"]]
             assert words[words.index("--executor-input") + 1] == "{{$}}"
             words.remove("{{$.outputs.output_file}}")
@@ -120,18 +130,14 @@ def test_optional_artifacts_that_the_graph_does_not_give_are_left_out_and_the_ot
         assert arguments[arguments.index("--quantized") + 1] == "{{$.inputs.artifacts['quantized_int4'].path}}"
 
 
-@pytest.mark.parametrize("changes", [{"inputs": {}}, {"choices": {"scheme": "int8"}}, {"exports": {"report": "x"}}])
-def test_component_that_differs_from_the_step_table_is_refused(changes):
-    given = {"inputs": {"shards": ["--shards", "x"]}, "choices": {}, "exports": {}}
-    with pytest.raises(ValueError, match="component train: "):
-        step_container("train", "p", output=None, tracking_uri="", git_commit="", **{**given, **changes})
+@pytest.mark.parametrize("choices", [{}, {"scheme": "int3"}])
+def test_component_without_a_value_of_the_step_table_is_refused(choices):
+    with pytest.raises(ValueError, match="component quantize: scheme must be one of fp32, int8, int4"):
+        step_component("quantize", choices)
 
 
-@pytest.mark.parametrize("folder", COMPONENTS)
-def test_readme_names_every_input_and_output(folder):
-    text = (ROOT / "components" / folder / "README.md").read_text()
-    rows = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE))
-    for name in set(compiled_names(folder)) - {"preprocess-part"}:
-        inputs, outputs = definition(name)["inputDefinitions"], definition(name)["outputDefinitions"]
-        named = {key for part in (inputs, outputs) for kind in part.values() for key in kind}
-        assert rows == named
+@pytest.mark.parametrize("step", STEPS)
+def test_every_parameter_and_folder_of_a_component_is_described(step):
+    for name in PROGRAMS[step]:
+        inputs = definition(name)["inputDefinitions"]
+        assert [key for part in inputs.values() for key, port in part.items() if not port.get("description")] == []

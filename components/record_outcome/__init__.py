@@ -1,1 +1,0 @@
-"""The component of `ava record-outcome`, the exit handler of the pipeline."""
