@@ -82,8 +82,8 @@ def _ports(spec: StepSpec, folders: Mapping[str, tuple[Input, str]]) -> Iterator
     required = inspect.Parameter.empty
     yield "params_yaml", str, required
     for name, (port, _) in folders.items():
-        yield name, dsl.Input[_artifact(port.kind.artifact if port.kind else "Dataset")], required  # type: ignore[misc]
-    yield spec.output, dsl.Output[_artifact(spec.kind.artifact)], required  # type: ignore[misc]
+        yield name, dsl.Input[_artifact(port.kind.artifact if port.kind else "Dataset")], required
+    yield spec.output, dsl.Output[_artifact(spec.kind.artifact)], required
     yield "metrics", dsl.Output[dsl.Metrics], required
     for export in spec.exports:
         yield export.name, _export_type(export), required
@@ -93,7 +93,7 @@ def _ports(spec: StepSpec, folders: Mapping[str, tuple[Input, str]]) -> Iterator
 
 def _export_type(export: Export) -> Any:
     if export.file:
-        return dsl.Output[_artifact(export.artifact)]  # type: ignore[misc]
+        return dsl.Output[_artifact(export.artifact)]
     return dsl.OutputPath(bool if export.boolean else int)
 
 
