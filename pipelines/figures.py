@@ -24,7 +24,7 @@ def gather(outputs: Path) -> dict[str, dict[str, float]]:
     Args:
         outputs: holds the steps' outputs under the names of the step table; what isn't there is left out.
     """
-    folders = {name: outputs / spec.output for name, spec in STEPS.items() if name != "quantize"}
+    folders = {name: outputs / spec.output for name, spec in STEPS.items() if not spec.choices}
     folders |= {f"quantize-{scheme}": outputs / STEPS["quantize"].output / scheme for scheme in SCHEMES}
     figures = {name: _read(folder, STEPS[name.partition("-")[0]]) for name, folder in folders.items()}
     return {name: found for name, found in figures.items() if found}

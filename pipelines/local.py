@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from ava_core.config import AvaConfig, hardware
 from ava_core.config.memory import require_training_memory
 from ava_core.errors import AvaError, ConfigError
+from ava_core.steps.table import STEPS
 from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, summary
 from pipelines.ava_pipeline import NAME
@@ -42,7 +43,7 @@ DATA = Path("data/raw")
 RUNS = Path(".ava/runs")
 WORK = Path(".ava/work")
 RUNNERS = ("host", "docker")
-NEED_SERVER = ("gate", "register")
+NEED_SERVER = tuple(name for name, spec in STEPS.items() if not spec.cacheable)
 """Steps that can't do without the tracking server, and wait for it; the others are only recorded there."""
 KEPT_RUNS = 10
 MEND_SECONDS = 60.0

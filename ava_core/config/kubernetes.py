@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from ava_core.config.section import NonNegative, ObjectName, Positive, Section, Text
 from ava_core.config.train_job import TrainJobConfig
+from ava_core.steps.table import STEPS
 
 
 def _number_as_text(value: Any) -> Any:
@@ -96,18 +97,22 @@ class PodConfig(Section):
         return ""
 
 
-class StepsConfig(Section):
-    """The pods of each step."""
+def _attribute(step: str) -> str:
+    """Where a step's pods are in `StepsConfig`: `register` is a method of every pydantic model."""
+    return f"{step}_" if hasattr(Section, step) else step
 
-    every: PodConfig = PodConfig()
-    """Holds for all steps, and for the exit handler but its GPUs."""
-    preprocess: PodConfig = PodConfig()
-    """And for its parts, if there are any."""
-    train: PodConfig = PodConfig()
-    quantize: PodConfig = PodConfig()
-    evaluate: PodConfig = PodConfig()
-    gate: PodConfig = PodConfig()
-    register_: Annotated[PodConfig, Field(alias="register")] = PodConfig()
+
+_FIELDS: dict[str, Any] = {"every": (PodConfig, PodConfig())} | {
+    _attribute(step): (PodConfig, Field(default=PodConfig(), alias=step)) for step in STEPS
+}
+_PodsOfSteps = create_model("_PodsOfSteps", __base__=Section, **_FIELDS)
+
+
+class StepsConfig(_PodsOfSteps):  # type: ignore[valid-type, misc]
+    """The pods of each step; those of preprocess are also those of its parts.
+
+    `every` holds for all steps, and for the exit handler but its GPUs.
+    """
 
     @model_validator(mode="after")
     def _keeps_its_limits(self) -> StepsConfig:
@@ -118,10 +123,9 @@ class StepsConfig(Section):
 
     def pod(self, step: str) -> PodConfig:
         """What the pods of a step ask for, `every` included; of anything that is no step, `every` without GPUs."""
-        name = "register_" if step == "register" else step
-        if name not in type(self).model_fields or name == "every":
+        if step not in STEPS:
             return self.every.model_copy(update={"gpus": 0})
-        return getattr(self, name).over(self.every)
+        return getattr(self, _attribute(step)).over(self.every)
 
 
 class RetryConfig(Section):

@@ -1,0 +1,127 @@
+"""dvc.yaml: a stage for each step of the graph, made from the step table.
+
+Usage: python -m pipelines.stages --output dvc.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ava_core.steps.spec import Kind, StepSpec, flag
+from ava_core.steps.table import STEPS
+from pipelines.compile import compile_pipeline
+from pipelines.graph import Graph
+
+HEADER = """\
+# Written by `python -m pipelines.stages --output dvc.yaml` from the step table (ava_core/steps/table.py) and the graph
+# (pipelines/ava_pipeline.py): change those. `dvc repro` runs what changed. The stage `keys` writes what decides each
+# step's result: the digest in outputs/keys/STEP.json changes with the code that can change it, and only then.
+"""
+RAW, CORPUS = "data/raw", "data/raw/shakespeare"
+"""The folder of the corpora, and the one in it that DVC tracks."""
+ALWAYS_READ = ("preset", "threads")
+PLOTS = [
+    {
+        "loss": {
+            "x": {"outputs/model/history.csv": "step", "outputs/model/validation.csv": "step"},
+            "y": {"outputs/model/history.csv": "train_loss", "outputs/model/validation.csv": "validation_loss"},
+            "title": "Loss in nats per token",
+            "x_label": "step",
+            "y_label": "nats per token",
+        }
+    },
+    "outputs/model/loss.png",
+]
+
+
+def describe(steps: Sequence[str]) -> dict[str, Any]:
+    """The contents of dvc.yaml.
+
+    An input is the latest output of its kind, as in the graph. Of a repeated input it is the folder of all of them: DVC
+    can't list a matrix among another stage's dependencies.
+
+    Args:
+        steps: names of the steps, in the order in which they run.
+    """
+    latest: dict[Kind, str] = {}
+    stages: dict[str, Any] = {"keys": _keys(steps)}
+    for spec in (STEPS[name] for name in steps):
+        stages[spec.name] = _stage(spec, latest)
+        latest[spec.kind] = _output(spec)
+    stages["figures"] = {
+        "desc": "the key figures of all steps in one file, for `dvc metrics` and `dvc exp show`",
+        "cmd": "python -m pipelines.figures outputs --output outputs/figures.json",
+        "deps": [*(_output(STEPS[name]) for name in steps), "ava_core/steps/table.py", "pipelines/figures.py"],
+        "metrics": ["outputs/figures.json"],
+    }
+    return {"stages": stages, "plots": PLOTS}
+
+
+def _stage(spec: StepSpec, latest: dict[Kind, str]) -> dict[str, Any]:
+    folders = {port.name: latest[port.kind] if port.kind else RAW for port in spec.pipeline_inputs}
+    output = _output(spec)
+    words = ["ava", spec.name, "--params", "params.yaml"]
+    for name, folder in folders.items():
+        words += [flag(name), folder]
+    for choice in spec.choices:
+        words += [flag(choice.name), f"${{item.{choice.name}}}"]
+        output = f"{output}/${{item.{choice.name}}}"
+    command = " ".join([*words, "--output", output])
+    # A value that is no longer listed would stay in the folder of all, and enter the hash of what follows.
+    prune = f"python -m pipelines.prune_schemes --params params.yaml {_output(spec)}"
+    return {
+        "desc": f"{spec.summary[0].lower()}{spec.summary[1:].rstrip('.')}",
+        **({"matrix": dict(_matrix(spec))} if spec.choices else {}),
+        # It looks or writes elsewhere, in the registry, of which DVC knows nothing.
+        **({} if spec.cacheable else {"always_changed": True}),
+        "cmd": [command, prune] if spec.choices else command,
+        "deps": [*(CORPUS if folder == RAW else folder for folder in folders.values()), _key(spec.name)],
+        "params": [*ALWAYS_READ, *spec.sections],
+        "outs": [output],
+    }
+
+
+def _keys(steps: Sequence[str]) -> dict[str, Any]:
+    return {
+        "desc": "what decides each step's result beside its inputs: its code, and the values that it reads",
+        "cmd": "ava keys --params params.yaml --output outputs/keys",
+        "deps": ["params.yaml", "configs", "ava_core"],
+        "outs": [_key(name) for name in steps],
+    }
+
+
+def _matrix(spec: StepSpec) -> Iterator[tuple[str, str]]:
+    for choice in spec.choices:
+        yield choice.name, f"${{{choice.listed}}}"
+
+
+def _key(step: str) -> str:
+    return f"outputs/keys/{step}.json"
+
+
+def _output(spec: StepSpec) -> str:
+    return f"outputs/{spec.output}"
+
+
+def render() -> str:
+    """The text of dvc.yaml."""
+    graph = Graph(compile_pipeline(["int8"]))
+    steps = dict.fromkeys(step for name in graph.order if (step := graph.component(name).step))
+    values = yaml.safe_dump(describe(list(steps)), sort_keys=False, width=118, allow_unicode=True)
+    return f"{HEADER}{values}"
+
+
+def main() -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.stages", description="Write dvc.yaml.")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.parse_args().output.write_text(render(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""dvc.yaml against the step table and the graph. Renew it after a change of these:
+
+.venv/bin/python -m pipelines.stages --output dvc.yaml
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from ava_core.steps.spec import Input
+from ava_core.steps.table import STEPS
+from pipelines.compile import compile_pipeline
+from pipelines.graph import Graph
+from pipelines.stages import describe, render
+
+ROOT = Path(__file__).parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def test_dvc_yaml_is_what_the_step_table_and_the_graph_make():
+    assert (ROOT / "dvc.yaml").read_text() == render()
+
+
+def test_stages_read_what_the_tasks_of_the_graph_read():
+    """That an input is the latest output of its kind is DVC's rule alone: the graph says which task gives it."""
+    graph = Graph(compile_pipeline(["int8"]))
+    tasks = {
+        name: task
+        for component in [graph.spec["root"], *graph.spec["components"].values()]
+        for name, task in component.get("dag", {}).get("tasks", {}).items()
+    }
+    seen = 0
+    for name, task in tasks.items():
+        step = graph.component(name).step if name in graph.order else None
+        if step is None:
+            continue
+        read = {
+            f"outputs/{STEPS[graph.component(given['taskOutputArtifact']['producerTask']).step].output}"
+            for given in task.get("inputs", {}).get("artifacts", {}).values()
+            if "taskOutputArtifact" in given and given["taskOutputArtifact"]["producerTask"] != "importer"
+        }
+        stage = STAGES[step]
+        assert read == {path for path in stage["deps"] if path.startswith("outputs/")} - {f"outputs/keys/{step}.json"}
+        seen += 1
+    assert seen == len(STAGES) - len(["keys", "figures"])
+
+
+def test_of_two_steps_that_make_models_the_second_reads_the_first_and_is_read(monkeypatch):
+    models = Input(name="model", kind=STEPS["train"].kind)
+    tune = replace(STEPS["train"], name="tune", output="tuned", inputs=(models,))
+    monkeypatch.setitem(STEPS, "tune", tune)
+    stages = describe(["preprocess", "train", "tune", "quantize"])["stages"]
+    assert stages["tune"]["deps"] == ["outputs/model", "outputs/keys/tune.json"]
+    assert "outputs/tuned" in stages["quantize"]["deps"] and "outputs/model" not in stages["quantize"]["deps"]
