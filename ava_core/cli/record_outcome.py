@@ -16,9 +16,9 @@ def record_outcome(
     executor_input: Annotated[str | None, typer.Option(help="KFP's ExecutorInput, which says where instead.")] = None,
 ) -> None:
     """Record how a pipeline ended."""
-    from ava_core.cli.recording import record_end_of_pipeline
     from ava_core.runtime import executor_output as executor_outputs
     from ava_core.runtime.outcome import Outcome
+    from ava_core.tracking.recording import record_end_of_pipeline
 
     outcome = Outcome.parse(status)
     outcome.write(output.absolute())  # first: the server may be slow, and the pod's time limited

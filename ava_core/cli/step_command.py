@@ -101,8 +101,8 @@ def step_command(
         if instead and flags[instead.flag]:
             instead.call(request, flags[instead.flag])
             return
-        from ava_core.cli.recording import recorded
         from ava_core.runtime.step import run_step
+        from ava_core.tracking.recording import recorded
 
         with recorded(request) as watched:
             (runner or run_step)(request, watched(compute))

@@ -127,7 +127,7 @@ def _documented(text, comment):
         ("launching/log_stream.py", appended("LINES = 1")),
         ("launching/processes.py", appended("POLLS = 1")),
         ("tracking/live.py", appended("EVERY = 1")),
-        ("cli/recording.py", appended("EVERY = 1")),
+        ("tracking/recording.py", appended("EVERY = 1")),
         ("cli/main.py", appended("HELP = 1")),
         ("redaction.py", appended("SECRETS = 1")),
         ("interruption.py", appended("SIGNALS = 1")),

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ava_core.cli.recording import record_end_of_pipeline
 from ava_core.runtime.outcome import Outcome
 from ava_core.tracking.connection import connect
+from ava_core.tracking.recording import record_end_of_pipeline
 from tests.registry.proxy import Proxy
 from tests.runtime.conftest import counting  # noqa: F401  the tiny step `count`
 
@@ -161,7 +161,7 @@ def test_server_that_is_away_costs_one_warning_at_the_end_without_the_password(r
 
 
 def test_server_that_hangs_holds_a_step_for_a_bounded_time(recording, monkeypatch):
-    monkeypatch.setattr("ava_core.cli.recording.PATIENCE", 0.5)
+    monkeypatch.setattr("ava_core.tracking.recording.PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         result = recording.run(uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -209,7 +209,7 @@ def test_exit_handler_fails_nothing_without_a_server(caplog):
 
 def test_slow_server_that_answers_gets_everything(recording, monkeypatch):
     """Each answer takes less than the patience, and all of them together several times as much."""
-    monkeypatch.setattr("ava_core.cli.recording.PATIENCE", 3.0)
+    monkeypatch.setattr("ava_core.tracking.recording.PATIENCE", 3.0)
     with Proxy(recording.uri, before=lambda *_: time.sleep(0.4)) as proxy:
         result = recording.run(uri=proxy.address)
         assert len(proxy.seen) * 0.4 > 3.0
