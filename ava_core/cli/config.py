@@ -18,12 +18,12 @@ def _config() -> None:
 @app.command()
 def show(
     params: Annotated[Path | None, typer.Option(help="Parameters; default: params.yaml if there is one.")] = None,
-    params_yaml: Annotated[str | None, typer.Option(help="The same as text.")] = None,
+    params_yaml: Annotated[str | None, typer.Option(help="Parameters as YAML text.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A file over the parameters, such as configs/cpu/small.yaml.")
+        Path | None, typer.Option(help="File whose values override the parameters, such as configs/cpu/small.yaml.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value, over everything; repeatable.")
+        list[str] | None, typer.Option("--set", help="key.path=value; overrides all files. Repeatable.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Short for --set preset=NAME.")] = None,
     values_only: Annotated[bool, typer.Option("--yaml", help="Only the values, as YAML that --params takes.")] = False,

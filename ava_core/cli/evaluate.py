@@ -9,8 +9,6 @@ from ava_core.cli.step_command import step_command
 if TYPE_CHECKING:
     from ava_core.runtime.request import StepRun
 
-NAME = "evaluate"
-
 
 def _compute(run: StepRun) -> None:
     from ava_core.evaluation.evaluate import evaluate
@@ -30,4 +28,4 @@ def _compute(run: StepRun) -> None:
     run.timings.update(result.timings)
 
 
-command = step_command(NAME, _compute)
+command = step_command("evaluate", _compute)

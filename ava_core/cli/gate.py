@@ -9,8 +9,6 @@ from ava_core.cli.step_command import step_command
 if TYPE_CHECKING:
     from ava_core.runtime.request import StepRun
 
-NAME = "gate"
-
 
 def _compute(run: StepRun) -> None:
     from ava_core.registry.gates.gate import figures, gate
@@ -29,4 +27,4 @@ def _compute(run: StepRun) -> None:
     run.metrics.update(figures(decision))
 
 
-command = step_command(NAME, _compute)
+command = step_command("gate", _compute)

@@ -40,23 +40,24 @@ def generate(
     ] = FLOAT,
     strategy: Annotated[str, typer.Option(help="greedy, beam, nucleus, top-k or min-p.")] = "nucleus",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add, at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling; > 0.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; > 0.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Probability mass of nucleus sampling; in (0, 1].")] = None,
     top_k: Annotated[int | None, typer.Option(help="Most probable tokens to sample from; 0: all.")] = None,
     min_p: Annotated[
-        float | None, typer.Option(help="Least probability relative to the most probable token; in [0, 1].")
+        float | None,
+        typer.Option(help="Least probability relative to the most probable token; in [0, 1]."),
     ] = None,
     num_beams: Annotated[int | None, typer.Option(min=2, help="Width of beam search.")] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Divides the logits of tokens that occurred; 1: off.")
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends a continuation; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampling, for each prompt.")] = 1337,
-    stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes; for one prompt.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of sampling, for each prompt.")] = 1337,
+    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come; for one prompt.")] = False,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help='Print a line {"prompt": ..., "text": ...} per prompt.')
     ] = False,
-    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0: as many as there are.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0: all that it may use.")] = 0,
 ) -> None:
     """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
     from ava_core.errors import ConfigError

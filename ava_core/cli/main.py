@@ -12,33 +12,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import ava_core
-from ava_core.cli import (
-    checkout,
-    config,
-    evaluate,
-    export,
-    gate,
-    generate,
-    keys,
-    preprocess,
-    quantize,
-    record_outcome,
-    register,
-    serve,
-    show,
-    train,
-)
+from ava_core.cli import checkout, config, export, generate, keys, record_outcome, serve, show
 from ava_core.cli.version import version_option
 from ava_core.config.hardware import KERNELS, requested_kernels
 from ava_core.config.threads import let_threads_sleep
 from ava_core.errors import AvaError, ConfigError, one_line
 from ava_core.interruption import Interrupted, handle_signals, outlive_terminal
+from ava_core.steps.table import STEPS
 
 ENVIRONMENT = (
     "AVA_TRACKING_URI",
@@ -61,8 +48,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for step in (preprocess, train, quantize, evaluate, gate, register):
-    app.command(step.NAME)(step.command)
+for step in STEPS:
+    app.command(step)(import_module(f"ava_core.cli.{step}").command)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from ava_core.config import AvaConfig
     from ava_core.runtime.request import StepRun
 
-NAME = "preprocess"
-
 
 def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
     from ava_core.data.sources import digest_sources
@@ -36,4 +34,4 @@ def _compute(run: StepRun) -> None:
     run.timings.update(result.timings)
 
 
-command = step_command(NAME, _compute, _digest_inputs, instead=PART)
+command = step_command("preprocess", _compute, _digest_inputs, instead=PART)

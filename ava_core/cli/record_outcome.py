@@ -12,8 +12,10 @@ import typer
 def record_outcome(
     status: Annotated[str, typer.Option(help="KFP's PipelineTaskFinalStatus as JSON.")],
     output: Annotated[Path, typer.Option(help="Folder to write outcome.json into.")],
-    executor_output: Annotated[Path | None, typer.Option(help="Write KFP's ExecutorOutput here.")] = None,
-    executor_input: Annotated[str | None, typer.Option(help="KFP's ExecutorInput, which says where instead.")] = None,
+    executor_output: Annotated[Path | None, typer.Option(help="File to write KFP's ExecutorOutput to.")] = None,
+    executor_input: Annotated[
+        str | None, typer.Option(help="KFP's ExecutorInput as JSON, which names that file on a cluster.")
+    ] = None,
 ) -> None:
     """Record how a pipeline ended."""
     from ava_core.runtime import executor_output as executor_outputs

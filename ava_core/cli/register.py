@@ -10,8 +10,6 @@ from ava_core.cli.step_command import step_command
 if TYPE_CHECKING:
     from ava_core.runtime.request import StepRun
 
-NAME = "register"
-
 
 def _compute(run: StepRun) -> None:
     from ava_core.registry.register import register
@@ -33,4 +31,4 @@ def _compute(run: StepRun) -> None:
     run.metrics.update(result.metrics)
 
 
-command = step_command(NAME, _compute)
+command = step_command("register", _compute)

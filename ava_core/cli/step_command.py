@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ava_core.cli.version import version_option
-from ava_core.steps.spec import Input, StepSpec
+from ava_core.steps.spec import Input, StepSpec, flag
 from ava_core.steps.table import STEPS, producers
 
 if TYPE_CHECKING:
@@ -41,39 +41,28 @@ class Instead:
     metavar: str | None = None
 
 
-COMMON: dict[str, tuple[Any, Any]] = {
-    "output": (Annotated[Path, typer.Option(help="Folder to end up with; appears whole or not at all.")], ...),
-    "params": (Annotated[Path | None, typer.Option(help="Parameters, as params.yaml.")], None),
-    "params_yaml": (Annotated[str | None, typer.Option(help="The same as text, where there is no file.")], None),
-    "config": (
-        Annotated[Path | None, typer.Option(help="A file over the parameters, such as configs/cpu/small.yaml.")],
-        None,
+def _flag(kind: Any, default: Any, text: str, *names: str, **more: Any) -> tuple[Any, Any]:
+    """A parameter of a command: its annotation, and its default, `...` for a required one."""
+    return Annotated[kind, typer.Option(*names, help=text, **more)], default
+
+
+COMMON = {
+    "output": _flag(Path, ..., "Output folder; written atomically."),
+    "params": _flag(Path | None, None, "File of parameters, such as params.yaml."),
+    "params_yaml": _flag(str | None, None, "Parameters as YAML text, for a container without such a file."),
+    "config": _flag(Path | None, None, "File whose values override the parameters, such as configs/cpu/small.yaml."),
+    "set_": _flag(list[str] | None, None, "key.path=value; overrides all files. Repeatable.", "--set"),
+    "work": _flag(
+        Path, DEFAULT_WORK, "Work folder: state of unfinished steps, cache of finished outputs.", envvar="AVA_WORK"
     ),
-    "set_": (
-        Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over everything; repeatable.")],
-        None,
+    "force": _flag(bool, False, "Ignore cached work, and overwrite an output that exists.", "--force"),
+    "executor_output": _flag(Path | None, None, "For Kubeflow: file to write KFP's ExecutorOutput to."),
+    "executor_input": _flag(
+        str | None, None, "For Kubeflow: KFP's ExecutorInput as JSON, which names that file on a cluster."
     ),
-    "work": (
-        Annotated[Path, typer.Option(envvar="AVA_WORK", help="Folder for unfinished and finished work.")],
-        DEFAULT_WORK,
-    ),
-    "force": (Annotated[bool, typer.Option("--force", help="Compute anew, and replace an output that exists.")], False),
-    "executor_output": (Annotated[Path | None, typer.Option(help="Write KFP's ExecutorOutput here.")], None),
-    "executor_input": (
-        Annotated[str | None, typer.Option(help="KFP's ExecutorInput as JSON, which says where instead.")],
-        None,
-    ),
-    "log_level": (
-        Annotated[str, typer.Option(envvar="AVA_LOG_LEVEL", help="debug, info, warning or error.")],
-        "info",
-    ),
-    "log_file": (
-        Annotated[
-            Path | None, typer.Option(envvar="AVA_LOG_FILE", help="Log file; default: OUTPUT.log beside the output.")
-        ],
-        None,
-    ),
-    "quiet": (Annotated[bool, typer.Option("--quiet", help="No progress bars.")], False),
+    "log_level": _flag(str, "info", "debug, info, warning or error.", envvar="AVA_LOG_LEVEL"),
+    "log_file": _flag(Path | None, None, "Log file; default: OUTPUT.log beside the output.", envvar="AVA_LOG_FILE"),
+    "quiet": _flag(bool, False, "No progress bars.", "--quiet"),
     "version": (Annotated[bool, version_option()], False),
 }
 
@@ -108,23 +97,15 @@ def step_command(
             (runner or run_step)(request, watched(compute))
 
     command.__doc__ = spec.summary
-    parameters = [_parameter(port.name, *_input_option(port)) for port in spec.inputs]
-    parameters += [
-        _parameter(
-            choice.name, Annotated[str, typer.Option(help=f"{choice.help} One of {', '.join(choice.values)}.")], ...
-        )
-        for choice in spec.choices
-    ]
-    parameters += [
-        _parameter(export.name, Annotated[Path | None, typer.Option(help=f"For Kubeflow: {export.help}")], None)
-        for export in spec.exports
-    ]
+    flags = {port.name: _input_flag(port) for port in spec.inputs}
+    for choice in spec.choices:
+        flags[choice.name] = _flag(str, ..., f"{choice.help} One of {', '.join(choice.values)}.")
+    for export in spec.exports:
+        flags[export.name] = _flag(Path | None, None, f"For Kubeflow: {export.help}")
     if instead:
-        flag = f"--{instead.flag.replace('_', '-')}"
-        option = typer.Option(flag, help=instead.help, metavar=instead.metavar)
         kind, default = (bool, False) if instead.metavar is None else (str | None, None)
-        parameters.append(_parameter(instead.flag, Annotated[kind, option], default))
-    parameters += [_parameter(flag, annotation, default) for flag, (annotation, default) in COMMON.items()]
+        flags[instead.flag] = _flag(kind, default, instead.help, flag(instead.flag), metavar=instead.metavar)
+    parameters = [_parameter(name, *given) for name, given in {**flags, **COMMON}.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
@@ -135,13 +116,11 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=empty)
 
 
-def _input_option(port: Input) -> tuple[Any, Any]:
-    option = typer.Option(f"--{port.name}", help=port.help or _origin(port))
+def _input_flag(port: Input) -> tuple[Any, Any]:
+    text = port.help or _origin(port)
     if port.repeated:
-        return Annotated[list[Path] | None, option], None
-    if port.required:
-        return Annotated[Path, option], ...
-    return Annotated[Path | None, option], None
+        return _flag(list[Path] | None, None, text, flag(port.name))
+    return _flag(Path, ..., text) if port.required else _flag(Path | None, None, text)
 
 
 def _origin(port: Input) -> str:

@@ -12,8 +12,6 @@ from ava_core.cli.step_command import step_command
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun
 
-NAME = "train"
-
 
 def _compute(run: StepRun) -> None:
     from ava_core.launching.ranked_step import announce_training
@@ -57,4 +55,4 @@ def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
     run_step_as_rank(request, compute)
 
 
-command = step_command(NAME, _compute, runner=_run, instead=FIND_RATE)
+command = step_command("train", _compute, runner=_run, instead=FIND_RATE)

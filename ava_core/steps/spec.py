@@ -76,7 +76,7 @@ class Export:
 
     Attributes:
         name: name of the component's output.
-        help: one line for `--help`.
+        help: for `--help`, after "For Kubeflow: ".
         file: the file of the output folder to copy, relative; None for a figure.
         artifact: what the file is to Kubeflow.
         metadata: the file is a JSON object, and the artifact's metadata too: Kubeflow's pages draw some kinds from it.

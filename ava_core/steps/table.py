@@ -66,7 +66,7 @@ STEPS: dict[str, StepSpec] = {
                 _SHARDS,
                 Input(
                     name="resume",
-                    help="Checkpoint of another training of the same model to begin from.",
+                    help="Checkpoint of another training of the same model to start from.",
                     required=False,
                     by_hand=True,
                 ),
@@ -110,7 +110,7 @@ STEPS: dict[str, StepSpec] = {
             choices=(
                 Choice(
                     name="scheme",
-                    help="Type of the quantised weights.",
+                    help="Scheme of quantisation.",
                     values=tuple(SCHEMES),
                     listed="quantize.schemes",
                 ),
@@ -149,11 +149,11 @@ STEPS: dict[str, StepSpec] = {
             timings=("wall_seconds",),
             headlines=("test_bits_per_byte", "test_perplexity", "test_accuracy"),
             exports=(
-                Export(name="report", help="Write the report here as well.", file="report.html", artifact="HTML"),
-                Export(name="summary", help="Write the summary here as well.", file="summary.md", artifact="Markdown"),
+                Export(name="report", help="file to copy the report to.", file="report.html", artifact="HTML"),
+                Export(name="summary", help="file to copy the summary to.", file="summary.md", artifact="Markdown"),
                 Export(
                     name="classification",
-                    help="Write the ROC curve and the confusion matrix here as well.",
+                    help="file to copy the ROC curve and the confusion matrix to.",
                     file="classification.json",
                     artifact="ClassificationMetrics",
                     metadata=True,
@@ -172,10 +172,10 @@ STEPS: dict[str, StepSpec] = {
             timings=("wall_seconds",),
             headlines=("passed", "bounds_checked", "bounds_failed"),
             exports=(
-                Export(name="passed", help="Write true or false here as well.", metric="passed", boolean=True),
+                Export(name="passed", help="file to write true or false to.", metric="passed", boolean=True),
                 Export(
                     name="summary",
-                    help="Write the decision as Markdown here as well.",
+                    help="file to copy the decision to, as Markdown.",
                     file="gate.md",
                     artifact="Markdown",
                 ),
@@ -209,8 +209,8 @@ STEPS: dict[str, StepSpec] = {
             timings=("wall_seconds",),
             headlines=("model_version", "promoted"),
             exports=(
-                Export(name="promoted", help="Write true or false here as well.", metric="promoted", boolean=True),
-                Export(name="model_version", help="Write the version here as well.", metric="model_version"),
+                Export(name="promoted", help="file to write true or false to.", metric="promoted", boolean=True),
+                Export(name="model_version", help="file to write the version to.", metric="model_version"),
             ),
             descriptions={"git_commit": "Commit of the code and parameters, recorded with the run."},
             cacheable=False,

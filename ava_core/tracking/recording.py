@@ -26,6 +26,7 @@ from ava_core.runtime.outcome import Outcome
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.work import timings_path
 from ava_core.server_address import WEB_SCHEMES
+from ava_core.steps.table import SHARDS
 from ava_core.tracking.address import RUN_ID, given_uri, run_url
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
@@ -192,9 +193,10 @@ class _Recording:
 
     def _corpus(self, made: manifest.Manifest, figures: Mapping[str, float]) -> Corpus | None:
         """The shards that the step made, or was given; None for a step that knows only what was made from them."""
-        digest = made.digest if made.step == "preprocess" else made.inputs.get("shards")
+        is_corpus = self.request.spec.kind == SHARDS
+        digest = made.digest if is_corpus else made.inputs.get(SHARDS.name)
         sources = self.request.config.model_dump(mode="json", by_alias=True)["data"]["sources"]
-        return describe_corpus(sources, digest, figures if made.step == "preprocess" else {}) if digest else None
+        return describe_corpus(sources, digest, figures if is_corpus else {}) if digest else None
 
 
 def _recording(request: Request, environment: Mapping[str, str]) -> _Recording | None:
