@@ -54,7 +54,7 @@ def outcome(result: PipelineResult) -> Iterator[str]:
         f"{figures['test_bits_per_byte']:.4f} bits per byte, perplexity {figures['test_perplexity']:.2f} per token",
     )
     for scheme in SCHEMES:
-        folder = result.folder(f"quantize-{scheme}")
+        folder = result.folder(f"quantize-{scheme}".replace("_", "-"))  # as KFP writes names
         if folder is not None:
             yield _line(
                 f"{scheme} model", _quantized(scheme, _read_json(folder / "quantized" / "metrics.json"), figures)

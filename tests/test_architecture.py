@@ -83,7 +83,7 @@ def test_dvc_stage_calls_the_step_with_its_inputs_and_output(name):
 @pytest.mark.parametrize("name", STEPS)
 def test_dvc_stage_depends_on_what_enters_the_key_of_the_step(name):
     spec, stage = STEPS[name], DVC["stages"][name]
-    inputs = {f"outputs/{port.name}" if port.verified else "data/raw/shakespeare" for port in spec.pipeline_inputs}
+    inputs = {f"outputs/{port.name}" if port.kind else "data/raw/shakespeare" for port in spec.pipeline_inputs}
     assert set(stage["deps"]) == {*inputs, f"outputs/keys/{name}.json"}
     assert f"outputs/keys/{name}.json" in DVC["stages"]["keys"]["outs"]
     assert set(stage["params"]) == {"preset", "threads", *spec.sections}
