@@ -17,8 +17,8 @@ from ava_core.errors import AvaError
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one rank trains on in one optimiser step.
+class WindowBatch:
+    """The windows that one rank trains on in one optimiser step.
 
     Attributes:
         windows: int64 array of shape (B, L + 1): inputs are `[:, :-1]`, targets `[:, 1:]`. L may be shorter than

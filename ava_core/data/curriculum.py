@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ava_core.config.train import CurriculumConfig, TrainConfig
-from ava_core.data.batches import Batch, TrainingBatches
+from ava_core.data.batches import TrainingBatches, WindowBatch
 from ava_core.data.difficulty import bigram_scores, count_windows, length_scores, rarity_scores
 from ava_core.errors import AvaError, IntegrityError
 
@@ -137,10 +137,6 @@ class CurriculumBatches:
         start = self.curriculum.difficulty_start**2
         return min(1.0, math.sqrt(index * (1 - start) / self.drawn_batches + start))
 
-    def tokens_before(self, index: int) -> int:
-        """Tokens trained on before batch `index`."""
-        return self.sizes.total(index) * self.ordinary.sequence_length
-
     def passes(self, first: int, last: int) -> float:
         """Tokens of the batches from `first` up to `last`, that one excluded, as a multiple of those of one epoch."""
         return (self.sizes.total(last) - self.sizes.total(first)) / self.ordinary.windows_per_epoch
@@ -184,7 +180,7 @@ class CurriculumBatches:
         )
         return self.going_on(index, epochs * self.ordinary.windows_per_epoch)
 
-    def batch(self, index: int, rank: int = 0, ranks: int = 1, passed_over: int = 0) -> Batch:
+    def batch(self, index: int, rank: int = 0, ranks: int = 1, passed_over: int = 0) -> WindowBatch:
         """The batch of optimiser step `index`, from 0; those of all ranks, put together, are the one of a single rank.
 
         Draws by difficulty move on by `passed_over` batches, after rewinds; the ordinary order is moved on by `start`.
@@ -213,7 +209,7 @@ class CurriculumBatches:
         if self.scores is not None:
             figures |= {"competence": self.competence(index), "difficulty": self._mean_score(starts)}
         windows = self.ordinary.windows(starts[rank * share : (rank + 1) * share])
-        return Batch(_cut(windows, length), figures)
+        return WindowBatch(_cut(windows, length), figures)
 
     @cached_property
     def _easiest_first(self) -> np.ndarray:

@@ -163,7 +163,9 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
 
     def auxiliary_gradient(self) -> AuxiliaryGradient | None:
         """For a pass that begins now; None where nothing is trained."""
-        return AuxiliaryGradient(self.auxiliary_scale) if self.training and torch.is_grad_enabled() else None
+        if not (self.training and torch.is_grad_enabled()):
+            return None
+        return AuxiliaryGradient(self.auxiliary_scale, added=self.auxiliary_scale != 0)
 
     @can_return_tuple
     def forward(

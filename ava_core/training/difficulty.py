@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ava_core.data.difficulty import window_losses
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.training.validation import packed_document_ids
+from ava_core.training.pretraining import packed_document_ids
 
 
 @torch.no_grad()

@@ -12,9 +12,10 @@ from ava_core.data.shards import ShardedSplit
 from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
 from ava_core.runtime.progress import Progress
-from ava_core.training.engine.engine import TrainingEngine, prepare_loss
+from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.find_rate import RateSearch, find_rate
 from ava_core.training.memory.plan import plan_memory
+from ava_core.training.pretraining import NextToken, StreamBatches
 from ava_core.training.process import prepare
 from ava_core.training.train import build_model
 
@@ -42,10 +43,11 @@ def explore_rates(
     prepare(threads, seed)
     split = ShardedSplit.open(shards, "train")
     model = build_model(model_config, split)
-    prepare_loss(model, config)
+    objective = NextToken(model, config)
     plan_memory(model, config, ranks).apply(model)
-    engine = TrainingEngine(model, config, ranks)
-    batches = build_batches(split.tokens, split.boundary_token_id, config, seed)
+    engine = TrainingEngine(model, config, ranks, objective)
+    order = build_batches(split.tokens, split.boundary_token_id, config, seed)
+    batches = StreamBatches(order, split.boundary_token_id)
     with progress.task("find-lr", STEPS) as advance:
 
         def counted():

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from torch.optim import Optimizer
 
 from ava_core.config.train import TrainConfig
-from ava_core.data.batches import Batch
 from ava_core.errors import AvaError
 from ava_core.models.diagnosis import NonFiniteError
+from ava_core.training.batch import Batch
 
 SMOOTHING = 0.9
 """Share of the running mean that each step keeps; its start at zero is corrected for."""

@@ -7,9 +7,9 @@ import json
 import math
 from pathlib import Path
 
-MEASURED = ("validation_loss", "validation_bits_per_byte")
-"""Figures of some steps only."""
-FIRST_COLUMNS = ("step", "train_loss", *MEASURED, "learning_rate", "gradient_norm")
+MEASURED = "validation_"
+"""How the names of figures begin that only some steps have."""
+FIRST_COLUMNS = ["step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm"]
 
 
 class History:
@@ -55,8 +55,11 @@ class History:
         for 0.
         """
         (folder / "history.jsonl").write_text("".join(_line(row) for row in self.rows))
-        _write_table(folder / "history.csv", [{k: v for k, v in row.items() if k not in MEASURED} for row in self.rows])
-        measured = [{k: row[k] for k in ("step", *MEASURED) if k in row} for row in self.rows]
+        trained = [{name: row[name] for name in row if not name.startswith(MEASURED)} for row in self.rows]
+        measured = [
+            {name: row[name] for name in row if name == "step" or name.startswith(MEASURED)} for row in self.rows
+        ]
+        _write_table(folder / "history.csv", trained)
         _write_table(folder / "validation.csv", [row for row in measured if len(row) > 1])
         plot_losses(self.rows, folder / "loss.png")
 

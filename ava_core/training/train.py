@@ -26,12 +26,13 @@ from ava_core.training.callbacks import CallbackList, default_callbacks
 from ava_core.training.checkpoints import CheckpointFolder, Restored, check_resume, resume_from
 from ava_core.training.difficulty import reference_difficulty
 from ava_core.training.ema import Ema
-from ava_core.training.engine.engine import TrainingEngine, prepare_loss
+from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.gradients import Guard, build_clipper
 from ava_core.training.history import History
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
 from ava_core.training.memory.watch import MemoryWatch
 from ava_core.training.preconditions import require_trainable
+from ava_core.training.pretraining import NextToken, StreamBatches
 from ava_core.training.process import peak_memory_bytes, prepare
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.request import TrainRequest, TrainResult
@@ -40,6 +41,7 @@ from ava_core.training.speed.clock import PhaseClock
 from ava_core.training.speed.flops import utilization
 from ava_core.training.speed.peak import measure_peak
 from ava_core.training.trainer import Trainer
+from ava_core.training.validation import SplitValidation
 
 log = logging.getLogger(__name__)
 RECORDS = ("experts.jsonl", "samples.jsonl")
@@ -102,10 +104,10 @@ class _Training:
         resume = self.request.resume
         if resume:
             self._check_resume(resume)
-        batches = self._batches()
+        order = self._order()
         model = build_model(self.model_config, self.training)
         parameters = model.num_parameters()
-        prepare_loss(model, self.config)
+        objective = NextToken(model, self.config)
         plan = plan_memory(model, self.config, self.ranks)
         plan.apply(model)
         log.info(
@@ -113,10 +115,10 @@ class _Training:
             f"{parameters:,}",
             self.config.steps,
             f"{self.config.global_batch_size * self.config.sequence_length:,}",
-            batches.passes(0, self.config.steps),
+            order.passes(0, self.config.steps),
         )
         self.callbacks.callbacks.append(MemoryWatch(plan))
-        trainer = self._trainer(model, batches)
+        trainer = self._trainer(model, objective, order)
         trainer.run(partial(self._start, trainer.engine, resume) if resume else None)
         peak_bytes = peak_memory_bytes()
         plan.compare(peak_bytes)
@@ -151,7 +153,7 @@ class _Training:
             "loss.multi_token_depth": self.config.loss.multi_token_depth if self.config.loss.multi_token_weight else 0,
         }
 
-    def _batches(self) -> CurriculumBatches:
+    def _order(self) -> CurriculumBatches:
         split, difficulty = self.training, None
         if self.request.reference:
             if self.config.curriculum.difficulty != "reference":
@@ -167,9 +169,9 @@ class _Training:
         boundary = split.boundary_token_id
         return build_batches(split.tokens, boundary, self.config, self.request.seed, difficulty, split.fingerprint)
 
-    def _trainer(self, model: EnhancedMoEForCausalLM, batches: CurriculumBatches) -> Trainer:
+    def _trainer(self, model: EnhancedMoEForCausalLM, objective: NextToken, order: CurriculumBatches) -> Trainer:
         config, ranks = self.config, self.ranks
-        engine = TrainingEngine(model, config, ranks)
+        engine = TrainingEngine(model, config, ranks, objective)
         buffers = [name for name, _ in model.named_buffers()]
         regularizer = None
         if config.regularization.adaptive:
@@ -178,8 +180,8 @@ class _Training:
             config=config,
             ranks=ranks,
             engine=engine,
-            batches=batches,
-            validation=self.validation,
+            batches=StreamBatches(order, self.training.boundary_token_id),
+            validation=SplitValidation(self.validation, config),
             rates=RateSchedule(engine.optimizer, config),
             clipper=build_clipper(config),
             guard=Guard(config.guard, loss_scaling=config.precision == "fp16"),

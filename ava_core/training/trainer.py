@@ -14,13 +14,11 @@ import psutil
 import torch
 
 from ava_core.config.train import TrainConfig
-from ava_core.data.batches import bits_per_byte
-from ava_core.data.curriculum import CurriculumBatches
-from ava_core.data.shards import ShardedSplit
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.diagnosis import NonFiniteError
+from ava_core.training.batch import Batches
 from ava_core.training.callbacks import CallbackList, Row
 from ava_core.training.callbacks.budget import share_done
 from ava_core.training.checkpoints import CheckpointFolder, Restored
@@ -29,10 +27,10 @@ from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.gradients import Clipper, Guard, Verdict, faulty_gradient, gradient_health
 from ava_core.training.history import History
 from ava_core.training.memory.out_of_memory import raises_out_of_memory
+from ava_core.training.objective import Validation
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock
-from ava_core.training.validation import mean_loss
 
 log = logging.getLogger(__name__)
 RECENT_STEPS = 20
@@ -48,9 +46,9 @@ class Trainer:
     Attributes:
         config: the section `train`.
         ranks: this process among those that train together.
-        engine: model and optimiser.
+        engine: model, objective and optimiser.
         batches: what is trained on.
-        validation: the split that is measured.
+        validation: what is measured between steps.
         rates, clipper, guard, regularizer, ema: what steers the steps; each has a state that checkpoints keep.
         checkpoints: where the training goes on after it was killed.
         history: a row of figures per step.
@@ -64,8 +62,8 @@ class Trainer:
     config: TrainConfig
     ranks: Ranks
     engine: TrainingEngine
-    batches: CurriculumBatches
-    validation: ShardedSplit
+    batches: Batches
+    validation: Validation
     rates: RateSchedule
     clipper: Clipper
     guard: Guard
@@ -170,7 +168,7 @@ class Trainer:
                 figures |= self.clipper.figures()
             else:
                 self.engine.discard()
-        self.tokens_seen += self.batches.tokens_before(self.step + 1) - self.batches.tokens_before(self.step)
+        self.tokens_seen += batch.num_tokens * self.ranks.size
         self.step += 1
         # Of the configured rate, whatever the ratios of single groups: Muon's has others before it.
         rate = self.config.learning_rate * self.rates.factor
@@ -224,18 +222,8 @@ class Trainer:
         self.callbacks.after_evaluation(self, row)
 
     def _measure(self, *, whole: bool) -> Row:
-        """Validation loss and bits per byte; of a part of the split, the bytes are in proportion to its tokens."""
         with self.clock.phase("evaluation"), self.measured_weights():
-            loss, count = mean_loss(
-                self.model,
-                self.validation,
-                self.config.sequence_length,
-                batch_size=self.config.micro_batch_size,
-                limit=None if whole else self.config.evaluate_sequences,
-            )
-        share = count / len(self.validation.tokens)
-        bits = bits_per_byte(loss * count, self.validation.num_bytes * share)
-        return {"validation_loss": loss, "validation_bits_per_byte": bits}
+            return self.validation.measure(self.model, whole=whole)
 
     def _progress(self) -> float:
         """Share of the training that is done; by the first rank's clock where time counts."""
@@ -253,17 +241,17 @@ class Trainer:
             ) from error
 
     def _rewind(self) -> None:
-        """Back to the last good checkpoint, with the windows after those of the failed step and a lower rate.
+        """Back to the last good checkpoint, with the batches after that of the failed step and a lower rate.
 
         See `Guard` for the order of calls.
         """
         failed = self.step + 1
-        memory, dealt = self.guard.memory(), self.batches.windows_before(failed)
+        memory, dealt = self.guard.memory(), self.batches.record(failed)
         restored = self.checkpoints.restore(self.engine, lambda step: self.guard.may_restore(step, failed))
         if restored is None:
             raise AvaError(f"step {failed}: no good checkpoint is left to rewind to: lower train.learning_rate")
         self._load(restored)
-        self.batches = self.batches.going_on(self.step, dealt)
+        self.batches = self.batches.resumed(self.step, dealt)
         self.rates.lower(self.guard.rewound(memory, failed_step=failed, restored_step=self.step))
         self.checkpoints.forget_after(self.step)
         self._read_history()

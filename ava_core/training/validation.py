@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ava_core.data.batches import document_ids, scoring_windows
+from ava_core.config.train import TrainConfig
+from ava_core.data.batches import bits_per_byte, scoring_windows
 from ava_core.data.shards import ShardedSplit
 from ava_core.losses import IGNORE_INDEX, UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.training.pretraining import packed_document_ids
 
 
-def packed_document_ids(inputs: np.ndarray, boundary_token_id: int) -> Tensor | None:
-    """Document of each input (B, S) as a tensor; None if no window holds a boundary, so that no mask is needed."""
-    ids = document_ids(inputs, boundary_token_id)
-    return torch.from_numpy(ids) if ids.any() else None
+@dataclass(frozen=True)
+class SplitValidation:
+    """The loss on a split of the shards: what pretraining measures.
+
+    Attributes:
+        split: the one that is held out.
+        config: the training section, for the context, the windows at once and the part that is measured on the way.
+    """
+
+    split: ShardedSplit
+    config: TrainConfig
+
+    def measure(self, model: EnhancedMoEForCausalLM, *, whole: bool) -> dict[str, float]:
+        """Validation loss in nats per token, and bits per byte; of a part of the split, the bytes are in proportion to
+        its tokens."""
+        config = self.config
+        limit = None if whole else config.evaluate_sequences
+        loss, count = mean_loss(
+            model, self.split, config.sequence_length, batch_size=config.micro_batch_size, limit=limit
+        )
+        num_bytes = self.split.num_bytes * (count / len(self.split.tokens))
+        return {"validation_loss": loss, "validation_bits_per_byte": bits_per_byte(loss * count, num_bytes)}
 
 
 @torch.no_grad()

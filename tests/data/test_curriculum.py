@@ -58,7 +58,7 @@ def test_without_a_curriculum_batches_are_those_of_the_ordinary_order(size, inde
     assert batch.windows.dtype == np.int64
     assert batch.figures == {}
     assert batches.passes(0, index) == index * 8 / ordinary.windows_per_epoch
-    assert batches.tokens_before(index) == index * 8 * LENGTH
+    assert batches.sizes.total(index) == index * 8
 
 
 @settings(deadline=None, max_examples=50)
@@ -70,7 +70,7 @@ def test_stages_deal_out_the_windows_of_the_ordinary_order_without_gap_or_repeti
     epoch = batches.ordinary.windows_per_epoch
     assert len(dealt) > epoch
     assert len(set(dealt[:epoch].tolist())) == epoch
-    assert batches.tokens_before(25) == len(dealt) * LENGTH
+    assert batches.sizes.total(25) == len(dealt)
     assert batches.passes(0, 25) == len(dealt) / epoch
     assert batches.passes(5, 25) == (len(dealt) - batches.windows_before(5)) / epoch
 
@@ -193,7 +193,7 @@ def test_at_full_competence_the_ordinary_order_begins_at_its_first_window(curric
     batches = build(curriculum, difficulty=grid_scores())
     dealt = np.concatenate([whole_starts(batches.batch(index)) for index in range(10, 30)])
     assert np.array_equal(dealt, batches.ordinary.starts(0, len(dealt)))
-    assert batches.tokens_before(30) == (batches.sizes.total(10) + len(dealt)) * LENGTH
+    assert batches.sizes.total(30) == batches.sizes.total(10) + len(dealt)
 
 
 sizes = st.fixed_dictionaries(

@@ -11,7 +11,7 @@ from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError, ConfigError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.runtime.digests import digest_tree
-from ava_core.training import trainer
+from ava_core.training import validation
 from ava_core.training.train import train
 from ava_core.training.trainer import Trainer, TrainingEngine
 from ava_core.training.validation import mean_loss
@@ -189,7 +189,7 @@ def test_samples_are_in_the_output_and_change_nothing(run):
 
 def test_policies_keep_their_checkpoints_whatever_the_interval_of_the_others_is(run, monkeypatch, tmp_path):
     losses = iter([5.0, 4.0, 4.5, 4.2])  # at steps 2, 4, 6 and 7
-    monkeypatch.setattr(trainer, "mean_loss", lambda *_, **__: (next(losses), 100))
+    monkeypatch.setattr(validation, "mean_loss", lambda *_, **__: (next(losses), 100))
     policies = {"keep_best_checkpoint": True, "keep_checkpoint_every": 3, "checkpoint_every": 100}
     run("model", train={**policies, "steps": 7, "evaluate_every": 2})
     assert steps_kept(tmp_path / "model.kept") == [3, 4, 6]

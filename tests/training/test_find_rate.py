@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from ava_core.config.train import TrainConfig
-from ava_core.data.batches import Batch
 from ava_core.errors import AvaError
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.training.find_rate import find_rate
+from ava_core.training.pretraining import window_batch
 
-BATCHES = [Batch(windows=np.zeros((1, 9), dtype=np.int64))] * 100
+BATCHES = [window_batch(np.zeros((1, 9), dtype=np.int64), boundary_token_id=0)] * 100
 
 
 class Bowl:

@@ -15,7 +15,7 @@ from ava_core.data.batches import TrainingBatches
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime.digests import digest_tree
-from ava_core.training import trainer
+from ava_core.training import validation
 from ava_core.training.checkpoints import CheckpointFolder, writing
 from ava_core.training.trainer import TrainingEngine
 from tests.training.whole_runs import Killed, killed_at, rows, spoil_batches, steps_kept, weights
@@ -51,8 +51,8 @@ SKIPPED = 4
 def everything(monkeypatch, **train):
     """Parameters for a run that is driven by all that can drive one: a spoilt batch, a loss that doesn't fall."""
     spoil_batches(monkeypatch, SKIPPED)
-    measure = trainer.mean_loss
-    monkeypatch.setattr(trainer, "mean_loss", lambda *a, **k: (10.0, measure(*a, **k)[1]))
+    measure = validation.mean_loss
+    monkeypatch.setattr(validation, "mean_loss", lambda *a, **k: (10.0, measure(*a, **k)[1]))
     return {**EVERYTHING, "train": {**EVERYTHING["train"], **train}}
 
 
@@ -110,7 +110,7 @@ def test_killed_in_an_evaluation(run, monkeypatch):
         "model": {"dropout": 0.1},
         "train": {"evaluate_every": 3, "checkpoint_every": 2, "ema": {"decay": 0.9}, "sample_every": 1},
     }
-    assert_survives(run, monkeypatch, trainer, "mean_loss", 1, changes)
+    assert_survives(run, monkeypatch, validation, "mean_loss", 1, changes)
 
 
 @pytest.mark.slow
@@ -221,12 +221,14 @@ def test_run_with_other_batches_goes_on_after_the_windows_that_were_dealt(
     """The two steps before were of four windows each; a run of all sizes deals out each window once."""
     trained = []
     accumulate = TrainingEngine.accumulate
-    monkeypatch.setattr(TrainingEngine, "accumulate", lambda *a: trained.append(a[1].windows) or accumulate(*a))
+    monkeypatch.setattr(TrainingEngine, "accumulate", lambda *a: trained.append(a[1]) or accumulate(*a))
     run("branch", resume=stable / "step-00000002", **branch(steps=2 + len(sizes), **changes))
-    assert [len(windows) for windows in trained] == sizes
+    assert [len(batch) for batch in trained] == sizes
     split = ShardedSplit.open(tiny_shards, "train")
     order = TrainingBatches(split.tokens, 64, 4, seed=1337)
-    assert np.array_equal(np.concatenate(trained), order.windows(order.starts(2 * 4, sum(sizes))))
+    dealt = order.windows(order.starts(2 * 4, sum(sizes)))
+    assert np.array_equal(np.concatenate([batch.input_ids for batch in trained]), dealt[:, :-1])
+    assert np.array_equal(np.concatenate([batch.labels for batch in trained]), dealt[:, 1:])
 
 
 def test_checkpoint_brings_all_that_steers_the_steps(run, monkeypatch, tmp_path):

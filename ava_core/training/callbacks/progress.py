@@ -8,6 +8,9 @@ from ava_core.runtime.progress import Advance, Progress
 from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.callbacks.budget import share_done
 
+SHOWN = ("validation_bits_per_byte", "validation_loss")
+"""Of the figures that are measured now and then, the first that there is."""
+
 
 class ProgressBar(Callback):
     """Shows how far the training is, its loss, tokens per second and the latest validation figure.
@@ -23,8 +26,7 @@ class ProgressBar(Callback):
         self._validation: dict[str, str] = {}
 
     def on_start(self, run: Run) -> None:
-        measured = (row for row in reversed(run.history.rows) if "validation_bits_per_byte" in row)
-        if (row := next(measured, None)) is not None:
+        for row in run.history.rows:
             self._remember(row)
         if run.ranks.is_first:
             self._advance = self._shown.enter_context(self.progress.task("train", run.config.steps))
@@ -46,4 +48,6 @@ class ProgressBar(Callback):
         self._shown.close()
 
     def _remember(self, row: Row) -> None:
-        self._validation = {"validation_bits_per_byte": f"{row['validation_bits_per_byte']:.3f}"}
+        shown = next((name for name in SHOWN if name in row), None)
+        if shown is not None:
+            self._validation = {shown: f"{row[shown]:.3f}"}

@@ -68,3 +68,12 @@ class BalanceMonitor:
             log.warning("routing has collapsed in layers %s (from 0): most tokens go to the same few experts", names)
         else:
             log.info("routing is collapsed in no layer any more")
+
+
+def routing_figures(layers: Sequence[RoutingStatistics]) -> dict[str, Tensor]:
+    """Figures of one pass for the history: means over layers, and the dead experts in all of them."""
+    return {
+        "ffn_experts_per_token": torch.stack([layer.ffn_experts_per_token for layer in layers]).mean(),
+        "expert_load_cv": torch.stack([layer.load_cv for layer in layers]).mean(),
+        "dead_experts": torch.stack([layer.dead_experts for layer in layers]).sum(),
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,18 +11,17 @@ from torch.optim import Optimizer
 
 from ava_core.config.estimate import accumulates
 from ava_core.config.train import TrainConfig
-from ava_core.data.batches import Batch
 from ava_core.distributed.deepspeed_setup import exact_parameters, initialize
 from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
-from ava_core.losses import UnifiedLoss
-from ava_core.models import EnhancedMoEForCausalLM, RoutingStatistics
+from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.diagnosis import NonFiniteError
-from ava_core.models.prediction_heads import attach_prediction_heads
-from ava_core.training.engine.balance import BalanceMonitor
+from ava_core.training.batch import Batch
+from ava_core.training.engine.balance import BalanceMonitor, routing_figures
 from ava_core.training.engine.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.engine.zero_muon import PartitionedMuon
 from ava_core.training.gradients.surgery import GradientSurgery
+from ava_core.training.objective import Objective, ObjectiveLoss
 from ava_core.training.optimizers import (
     Sophia,
     build_optimizer,
@@ -33,19 +31,18 @@ from ava_core.training.optimizers import (
 )
 from ava_core.training.optimizers.parameters import parameter_groups
 from ava_core.training.preconditions import refuse_impossible
-from ava_core.training.validation import packed_document_ids
 
 
 class TrainingEngine:
-    """A model and its optimiser under DeepSpeed.
+    """A model, what is minimised and the optimiser that does it, under DeepSpeed.
 
     A step is `accumulate`, then `update` or `discard`. Both are collective: all ranks make the same calls.
 
     Args:
-        model: on the CPU; moved to the accelerator if there is one. Its token that ends a document is taken for the
-            boundary between documents.
+        model: on the CPU, as the objective has prepared it; moved to the accelerator if there is one.
         config: the training section.
         ranks: this process among those that train; connected here if it wasn't.
+        objective: gives the loss of each micro-batch.
 
     Attributes:
         optimizer: the one whose groups hold rates and decays; under ZeRO its parameters are flat partitions.
@@ -55,11 +52,12 @@ class TrainingEngine:
         ConfigError: this machine, or this number of ranks, can't train that.
     """
 
-    def __init__(self, model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks, objective: Objective[Any]
+    ) -> None:
         connect(ranks)
         refuse_impossible(config, ranks)
-        self.config, self.ranks = config, ranks
-        prepare_loss(model, config)
+        self.config, self.ranks, self.objective = config, ranks, objective
         # Else the first rank to meet a nan would leave the others waiting, and a loss scaler lives of them.
         model.raise_non_finite = self._stops_at_non_finite and ranks.size == 1
         if config.gradient_checkpointing:
@@ -77,7 +75,7 @@ class TrainingEngine:
         self._forward = self.model if self.surgery else self.deepspeed
         self._steps = 0
         self._norm: Tensor | None = None
-        self._passes: list[dict[str, Tensor | None]] = []
+        self._passes: list[Batch] = []
 
     @property
     def model(self) -> EnhancedMoEForCausalLM:
@@ -92,32 +90,37 @@ class TrainingEngine:
     def accumulate(self, batch: Batch) -> dict[str, float]:
         """Gradients of one step's batch, in micro-batches of equal numbers of tokens.
 
+        The loss is the mean over all terms of the global batch: a micro-batch counts by how many it has of them.
+
         Returns:
-            train_loss (nats per token), the other parts of the loss, expert_load_cv and ffn_experts_per_token (means
-            over layers), dead_experts (in all layers); each a mean over micro-batches and ranks; collapsed_layers, by
+            train_loss and the other parts of the loss, means over the terms; expert_load_cv and ffn_experts_per_token
+            (means over layers), dead_experts (in all layers), means over micro-batches and ranks; collapsed_layers, by
             the loads of the whole batch; with surgery gradient_conflict, and in fp16 loss_scale.
 
         Raises:
             NonFiniteError: under guard.policy = stop, the loss is nan or infinite; it names the layer. Not in fp16,
                 where a step that overflows is left out.
-            ValueError: the windows aren't whole micro-batches.
+            ValueError: the sequences aren't whole micro-batches, or no rank's batch has a term.
         """
         self.model.train()
-        inputs = list(self._micro_batches(batch))
+        self.model.model.auxiliary_scale = 0.0  # an objective's loss contains what the routers add
+        inputs = [micro.to(self.device) for micro in self._micro_batches(batch)]
         figures: dict[str, float] = {}
-        fault: tuple[dict[str, Any], Tensor] | None = None
-        for micro in inputs:
-            output = self._forward(**micro, return_logits=False)
-            loss = output.loss / len(inputs)
+        fault: tuple[Batch, Tensor] | None = None
+        for micro, divisor in zip(inputs, self._divisors(inputs), strict=True):
+            output: ObjectiveLoss = self.objective.loss(self._forward, micro)
+            loss = output.total / divisor
             scale = self.scaler.scale if self.scaler else 1.0
             if self.surgery:
-                self.surgery.accumulate(output.aux_loss, scale / len(inputs))
+                self.surgery.accumulate(output.auxiliary, scale / divisor)
             self.deepspeed.backward(loss * scale if self.scaler else loss, scale_wrt_gas=False)
-            self.balance.add(output.router_statistics)
-            for name, part in {**output.loss_parts, **_routing_figures(output.router_statistics)}.items():
+            self.balance.add(output.routing)
+            for name, part in output.parts.items():
+                figures[name] = figures.get(name, 0.0) + float(part) / divisor
+            for name, part in routing_figures(output.routing).items():
                 figures[name] = figures.get(name, 0.0) + float(part) / len(inputs)
-            if fault is None and not math.isfinite(output.loss.detach()):
-                fault = (micro, output.loss.detach())
+            if fault is None and not math.isfinite(output.total.detach()):
+                fault = (micro, output.total.detach())
         if self._stops_at_non_finite and self.ranks.any(fault is not None):
             raise self._non_finite(fault)
         if not self.config.zero_stage and self.ranks.size > 1:
@@ -128,7 +131,7 @@ class TrainingEngine:
         if self.config.precision == "fp16":
             figures["loss_scale"] = float(self.scaler.scale if self.scaler else self.deepspeed.optimizer.loss_scale)
         self._passes = inputs if isinstance(self.optimizer, Sophia) else []
-        return {"train_loss": figures.pop("cross_entropy"), **figures}
+        return {"train_loss": figures.pop("train_loss"), **figures}
 
     def gradient_norm(self) -> float | None:
         """The global norm of the accumulated gradient; None where only the update finds it.
@@ -194,28 +197,26 @@ class TrainingEngine:
     def _stops_at_non_finite(self) -> bool:
         return self.config.guard.policy == "stop" and self.config.precision != "fp16"
 
-    def _micro_batches(self, batch: Batch) -> Iterator[dict[str, Tensor | None]]:
-        windows = torch.from_numpy(batch.windows)
-        length = windows.shape[1] - 1
-        size = self.config.micro_batch_size * self.config.sequence_length // length
-        if len(windows) % size:
-            raise ValueError(f"batch of {len(windows)} sequences of {length} tokens: must be a multiple of {size}")
-        boundary = _end_token_id(self.model)
-        ids = None if boundary is None else packed_document_ids(batch.windows[:, :-1], boundary)
-        for start in range(0, len(windows), size):
-            rows = slice(start, start + size)
-            micro = windows[rows].to(self.device)
-            yield {
-                "input_ids": micro[:, :-1],
-                "shift_labels": micro[:, 1:],
-                "document_ids": None if ids is None else ids[rows].to(self.device),
-            }
+    def _micro_batches(self, batch: Batch) -> list[Batch]:
+        length = batch.input_ids.shape[1]
+        return batch.split(self.config.micro_batch_size * self.config.sequence_length // length)
 
-    def _non_finite(self, fault: tuple[dict[str, Any], Tensor] | None) -> NonFiniteError:
+    def _divisors(self, inputs: list[Batch]) -> list[float]:
+        """What the mean loss of each micro-batch is divided by: the number of them, where all have equally many terms.
+
+        The gradients are averaged over the ranks, so it is the mean rank's terms that each is a share of.
+        """
+        counts = [self.objective.count(micro) for micro in inputs]
+        terms = self.ranks.mean({"terms": float(sum(counts))})["terms"]
+        if not terms:
+            raise ValueError("batch in which nothing is to be learnt: no position has a label")
+        return [terms / count if count else math.inf for count in counts]
+
+    def _non_finite(self, fault: tuple[Batch, Tensor] | None) -> NonFiniteError:
         if fault is None:
             return NonFiniteError("loss is no finite number: on another rank, which names the layer")
-        inputs, loss = fault
-        return NonFiniteError.of(self.model, loss, **inputs)
+        micro, loss = fault
+        return NonFiniteError.of(self.model, loss, **micro.model_inputs)
 
     def _true_norm(self) -> Tensor:
         """Computed once for each gradient, as DeepSpeed does it where it clips whole gradients."""
@@ -279,32 +280,14 @@ class TrainingEngine:
             return
         generator = curvature_generator(torch.initial_seed(), self._steps, self.ranks.rank)
         with torch.enable_grad():
-            sums, tokens = sampled_label_gradients(self.model, self._passes, generator)
+            passes = [micro.model_inputs for micro in self._passes]
+            sums, tokens = sampled_label_gradients(self.model, passes, generator)
         if self.ranks.size > 1:
             for parameter in self.model.parameters():  # in the same order on all ranks
                 if parameter in sums:
                     torch.distributed.all_reduce(sums[parameter])
             tokens *= self.ranks.size
         self.optimizer.update_curvature(sums, tokens)
-
-
-def prepare_loss(model: EnhancedMoEForCausalLM, config: TrainConfig) -> None:
-    """Give the model the loss that the configuration describes, and the heads that it needs."""
-    model.loss_function = UnifiedLoss.from_config(
-        config.loss,
-        balance_loss_weight=model.config.balance_loss_weight,
-        router_z_loss_weight=model.config.router_z_loss_weight,
-        router_diversity_weight=model.config.router_diversity_weight,
-        end_token_id=_end_token_id(model),
-    )
-    if model.loss_function.multi_token is not None and model.prediction_heads is None:
-        attach_prediction_heads(model, config.loss.multi_token_depth)
-
-
-def _end_token_id(model: EnhancedMoEForCausalLM) -> int | None:
-    """The token that ends a document, and stands between two of them."""
-    token = model.config.eos_token_id
-    return token if isinstance(token, int) else None
 
 
 def _build_optimizer(model: EnhancedMoEForCausalLM, config: TrainConfig) -> Optimizer:
@@ -316,11 +299,3 @@ def _build_optimizer(model: EnhancedMoEForCausalLM, config: TrainConfig) -> Opti
             betas=(config.adam_beta1, config.adam_beta2),
         )
     return build_optimizer(model, config, masters=config.zero_stage == 0)
-
-
-def _routing_figures(layers: tuple[RoutingStatistics, ...]) -> dict[str, Tensor]:
-    return {
-        "ffn_experts_per_token": torch.stack([layer.ffn_experts_per_token for layer in layers]).mean(),
-        "expert_load_cv": torch.stack([layer.load_cv for layer in layers]).mean(),
-        "dead_experts": torch.stack([layer.dead_experts for layer in layers]).sum(),
-    }

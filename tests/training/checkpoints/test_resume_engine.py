@@ -8,9 +8,8 @@ from ava_core.errors import ConfigError
 from ava_core.training.checkpoints import CheckpointFolder, resume_from
 from ava_core.training.checkpoints.folder import checkpoints_in
 from ava_core.training.checkpoints.universal import SavedState
-from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.engine.precision import require_support
-from tests.training.engine.rank_runs import settings, tiny, windows
+from tests.training.engine.rank_runs import build_engine, settings, tiny, windows
 
 ALONE = Ranks()
 HALF, WHOLE = 3, 6
@@ -29,7 +28,7 @@ WHOLE_ONLY = {
 
 def new_engine(**fields):
     config = settings(**fields)
-    return TrainingEngine(tiny(dropout=0.1, router_jitter=0.1), config, ALONE), config
+    return build_engine(tiny(dropout=0.1, router_jitter=0.1), config, ALONE), config
 
 
 def advance(engine, first, last):

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from torch import distributed, multiprocessing
 
 from ava_core.config.train import TrainConfig
-from ava_core.data.batches import Batch
 from ava_core.distributed.ranks import Ranks
+from ava_core.losses import IGNORE_INDEX
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.training.batch import Batch
 from ava_core.training.engine.engine import TrainingEngine
+from ava_core.training.pretraining import NextToken, window_batch
 
 VOCABULARY, LENGTH = 64, 16
 
@@ -57,33 +60,48 @@ def settings(**overrides) -> TrainConfig:
     return TrainConfig(**fields)
 
 
+def build_engine(model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks) -> TrainingEngine:
+    """An engine that pretrains."""
+    return TrainingEngine(model, config, ranks, NextToken(model, config))
+
+
 def windows(step: int, rank: int = 0, ranks: int = 1, rows: int = 8) -> Batch:
     """A rank's share of the batch of a step: counting upwards from random tokens, so that there is much to learn."""
     starts = np.random.default_rng(step).integers(0, VOCABULARY, (rows, 1))
     tokens = (starts + np.arange(LENGTH + 1)) % VOCABULARY
     share = rows // ranks
-    return Batch(tokens[rank * share : (rank + 1) * share].astype(np.int64))
+    return window_batch(tokens[rank * share : (rank + 1) * share].astype(np.int64), boundary_token_id=0)
 
 
-def train(config: TrainConfig, ranks: Ranks, steps: int = 4, limit: float = 1.0, **model) -> dict:
+def masked_windows(step: int, rank: int = 0, ranks: int = 1) -> Batch:
+    """As `windows`, but row r has labels at its last r + 1 positions only: each micro-batch has other numbers."""
+    batch, share = windows(step, rank, ranks), 8 // ranks
+    rows = torch.arange(rank * share, (rank + 1) * share)[:, None]
+    unlabelled = torch.arange(LENGTH) < LENGTH - 1 - rows
+    return replace(batch, labels=batch.labels.masked_fill(unlabelled, IGNORE_INDEX))
+
+
+def train(config: TrainConfig, ranks: Ranks, steps: int = 4, limit: float = 1.0, masked: bool = False, **model) -> dict:
     """Train, measuring in between; figures by name, and the final state as a dictionary of tensors."""
-    engine = TrainingEngine(tiny(**model), config, ranks)
-    held_out = torch.from_numpy(windows(99).windows)
+    draw = masked_windows if masked else windows
+    engine = build_engine(tiny(**model), config, ranks)
+    held_out = windows(99)
     result: dict = {"losses": [], "norms": [], "validation": []}
     for step in range(steps):
-        figures = engine.accumulate(windows(step, ranks.rank, ranks.size))
+        figures = engine.accumulate(draw(step, ranks.rank, ranks.size))
         result["losses"].append(figures["train_loss"])
         result["norms"].append(engine.update(limit))
         engine.model.eval()
         with torch.no_grad():
-            output = engine.model(held_out[:, :-1], shift_labels=held_out[:, 1:], return_logits=False, use_cache=False)
+            inputs = {"input_ids": held_out.input_ids, "shift_labels": held_out.labels}
+            output = engine.model(**inputs, return_logits=False, use_cache=False)
         result["validation"].append(float(output.loss_parts["cross_entropy"]))
     result["state"] = {name: value.clone() for name, value in engine.exact_state_dict().items()}
     return result
 
 
 def on_ranks(ranks: int, folder: Path, cases: dict[str, dict]) -> list[dict[str, dict]]:
-    """The results of `train` for each case (name: fields of the configuration), by rank."""
+    """The results of `train` for each case (name: fields of the configuration, and `options` of `train`), by rank."""
     multiprocessing.spawn(_work, (ranks, str(folder), json.dumps(cases)), nprocs=ranks)
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
@@ -94,7 +112,10 @@ def _work(rank: int, ranks: int, folder: str, cases: str) -> None:
     store = distributed.FileStore(f"{folder}/store", ranks)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     me = Ranks(rank, 0, ranks, 1)  # as if on a machine of its own, so that a small machine takes part with four ranks
-    results = {name: train(settings(**fields), me) for name, fields in json.loads(cases).items()}
+    results = {}
+    for name, fields in json.loads(cases).items():
+        options = fields.pop("options", {})
+        results[name] = train(settings(**fields), me, **options)
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from ava_core.data.batches import Batch
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.models.diagnosis import NonFiniteError
-from tests.training.engine.rank_runs import LENGTH, TrainingEngine, settings, tiny, windows
+from ava_core.training.pretraining import window_batch
+from tests.training.engine.rank_runs import LENGTH, TrainingEngine, build_engine, settings, tiny, windows
 
 
 def build(model: dict | None = None, **overrides) -> TrainingEngine:
-    return TrainingEngine(tiny(**(model or {})), settings(**overrides), Ranks())
+    return build_engine(tiny(**(model or {})), settings(**overrides), Ranks())
 
 
 def gradients(engine: TrainingEngine) -> dict[str, torch.Tensor]:
@@ -51,21 +51,20 @@ def test_shorter_sequences_are_passed_in_as_many_tokens_at_once():
     engine.model.model.register_forward_hook(lambda *a, **k: rows.append(tuple(a[-1].last_hidden_state.shape[:2])))
     engine.accumulate(windows(0))
     engine.discard()
-    short = windows(0).windows[:, :-1].reshape(32, LENGTH // 4)
-    engine.accumulate(Batch(np.concatenate([short, short[:, :1]], axis=1)))
+    short = windows(0).input_ids.numpy().reshape(32, LENGTH // 4)
+    engine.accumulate(window_batch(np.concatenate([short, short[:, :1]], axis=1), boundary_token_id=0))
     assert rows == [(2, LENGTH)] * 4 + [(8, LENGTH // 4)] * 4
     with pytest.raises(ValueError, match=r"^batch of 7 sequences of 16 tokens: must be a multiple of 2$"):
-        engine.accumulate(Batch(windows(0).windows[:7]))
+        engine.accumulate(windows(0, rows=7))
 
 
 def test_documents_are_kept_apart_by_the_token_that_ends_them():
     engine = build()
-    batch = windows(0)
-    batch.windows[:] = 2
-    batch.windows[:, 5] = 0
+    tokens = np.full((8, LENGTH + 1), 2)
+    tokens[:, 5] = 0
     seen = []
     engine.model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs["document_ids"]), with_kwargs=True)
-    engine.accumulate(batch)
+    engine.accumulate(window_batch(tokens, boundary_token_id=0))
     assert seen[0][0].tolist() == [0] * 5 + [1] * (LENGTH - 5)
 
 
@@ -173,5 +172,5 @@ def test_sophia_estimates_the_curvature_from_the_batch_of_every_tenth_step():
 def test_batch_that_does_not_divide_by_the_ranks_is_refused_before_the_first_step(monkeypatch):
     monkeypatch.setattr("ava_core.training.engine.engine.connect", lambda ranks: None)
     with pytest.raises(ConfigError) as refused:
-        TrainingEngine(tiny(), settings(), Ranks(0, 0, 3))
+        build_engine(tiny(), settings(), Ranks(0, 0, 3))
     assert str(refused.value) == ("train.global_batch_size = 8: must be a multiple of micro_batch_size x ranks = 2 x 3")

@@ -7,7 +7,7 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
 from ava_core.training.engine import precision
 from ava_core.training.engine.precision import LossScaler, set_weight_dtype
-from tests.training.engine.rank_runs import TrainingEngine, settings, tiny, windows
+from tests.training.engine.rank_runs import build_engine, settings, tiny, windows
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def float16(monkeypatch):
 def test_float16_is_refused_before_the_first_step_where_the_cpu_has_none(monkeypatch):
     monkeypatch.setattr(precision, "float16_is_supported", lambda: False)
     with pytest.raises(ConfigError) as refused:
-        TrainingEngine(tiny(), settings(precision="fp16"), Ranks())
+        build_engine(tiny(), settings(precision="fp16"), Ranks())
     assert str(refused.value) == "train.precision = fp16: this CPU has no float16 products: use bf16"
 
 
@@ -59,7 +59,7 @@ def test_only_parameters_are_cast_and_accumulated_gradients_are_not():
 
 
 def test_overflow_leaves_weights_and_optimiser_alone_and_lowers_the_scale(float16):
-    engine = TrainingEngine(tiny(), settings(precision="fp16"), Ranks())
+    engine = build_engine(tiny(), settings(precision="fp16"), Ranks())
     engine.scaler.scale = 2.0**40
     before = {name: value.clone() for name, value in engine.exact_state_dict().items()}
     assert engine.accumulate(windows(0))["loss_scale"] == 2.0**40
@@ -73,7 +73,7 @@ def test_overflow_leaves_weights_and_optimiser_alone_and_lowers_the_scale(float1
 
 
 def test_float16_trains_like_float32_from_scaled_gradients_and_goes_on_from_a_checkpoint(float16, tmp_path):
-    narrow, wide = (TrainingEngine(tiny(), settings(precision=name), Ranks()) for name in ("fp16", "fp32"))
+    narrow, wide = (build_engine(tiny(), settings(precision=name), Ranks()) for name in ("fp16", "fp32"))
     narrow.scaler.scale = 1024.0
     for step in range(2):
         losses = [engine.accumulate(windows(step))["train_loss"] for engine in (narrow, wide)]
@@ -82,7 +82,7 @@ def test_float16_trains_like_float32_from_scaled_gradients_and_goes_on_from_a_ch
         assert norms[0] == pytest.approx(norms[1], rel=1e-2)
         assert [engine.update(0.1) for engine in (narrow, wide)] == norms
     narrow.deepspeed.save_checkpoint(str(tmp_path), tag="one", save_latest=False)
-    resumed = TrainingEngine(tiny(), settings(precision="fp16"), Ranks())
+    resumed = build_engine(tiny(), settings(precision="fp16"), Ranks())
     resumed.deepspeed.load_checkpoint(str(tmp_path), tag="one")
     resumed.load_state_dict(narrow.state_dict())
     for engine in (narrow, resumed):

@@ -14,7 +14,7 @@ import yaml
 from ava_core.config import presets, resolve
 from ava_core.distributed.ranks import Ranks
 from ava_core.training.engine.zero_muon import Piece
-from tests.training.engine.rank_runs import TrainingEngine, on_ranks, settings, tiny, train, windows
+from tests.training.engine.rank_runs import build_engine, on_ranks, settings, tiny, train, windows
 
 STAGES = (0, 1, 2, 3)
 ROUNDED_MUON = {"optimizer": "muon", "precision": "bf16"}
@@ -143,8 +143,8 @@ def test_limit_on_the_norm_is_applied_to_partitions():
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_gradient_that_is_not_finite_is_left_out(stage, precision):
-    engine = TrainingEngine(tiny(), settings(zero_stage=stage, precision=precision), Ranks())
-    plain = TrainingEngine(tiny(), settings(zero_stage=stage, precision=precision), Ranks())
+    engine = build_engine(tiny(), settings(zero_stage=stage, precision=precision), Ranks())
+    plain = build_engine(tiny(), settings(zero_stage=stage, precision=precision), Ranks())
     before = {name: value.clone() for name, value in engine.exact_state_dict().items()}
     hook = engine.model.model.norm.weight.register_hook(lambda grad: grad * math.inf)
     engine.accumulate(windows(7))
