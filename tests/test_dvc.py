@@ -136,14 +136,14 @@ def test_comment_in_the_code_reruns_nothing_and_a_constant_what_runs_it(workspac
     """With the code that lies in the workspace, where `ava` otherwise runs that of this checkout."""
     ava = tmp_path / "ava"
     ava.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(workspace.folder)!r})\n"
-        "from ava_core.cli import checkout, main\n"
+        f"#!{sys.executable}\nfrom ava_core.cli import checkout, main\n"
         "checkout.refuse_copied_environment = lambda *_: None\n"
         "main.main()\n"
     )
     ava.chmod(0o755)
     own = Workspace(workspace.folder, workspace.environment["AVA_TRACKING_URI"])
     own.environment["PATH"] = os.pathsep.join([str(tmp_path), own.environment["PATH"]])
+    own.environment["PYTHONPATH"] = str(workspace.folder)
     module = workspace.folder / "ava_core" / "evaluation" / "diversity.py"
     text = module.read_text()
     try:
