@@ -13,15 +13,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ava_core.models.configuration import EnhancedMoEConfig
-
-if TYPE_CHECKING:
-    from ava_core.models.outputs import EnhancedMoEModelOutput
 
 AUXILIARY_LOSSES = ("balance_loss", "router_z_loss", "router_diversity")
 """By the names that they have in outputs and in the parts of a loss; the configuration has a `..._weight` of each."""
@@ -86,12 +83,6 @@ class _AddGradient(torch.autograd.Function):
 def add_auxiliary_gradient(weights_TK: Tensor, loss: Tensor, gradient: AuxiliaryGradient) -> Tensor:
     """The gate values as they are, whose backward pass gives `loss` (scalar) the gradient that is due."""
     return _AddGradient.apply(weights_TK, loss, gradient)
-
-
-def auxiliary_losses(outputs: EnhancedMoEModelOutput) -> dict[str, Tensor]:
-    """The parts of a loss that the routers computed, by name; unweighted scalars."""
-    parts = {name: getattr(outputs, name) for name in AUXILIARY_LOSSES}
-    return {name: part for name, part in parts.items() if part is not None}
 
 
 def weighted_sum(weights: Mapping[str, float], losses: Mapping[str, Tensor]) -> Tensor:

@@ -13,12 +13,12 @@ from transformers.utils.generic import can_return_tuple
 
 from ava_core.losses import CrossEntropy, TokenContext, UnifiedLoss
 from ava_core.losses import shift_labels as align_labels
-from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, auxiliary_losses, weighted_sum
+from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, weighted_sum
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.context import BoundedGeneration
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.models.modeling import EnhancedMoEModel, EnhancedMoEPreTrainedModel
-from ava_core.models.outputs import EnhancedMoECausalLMOutput
+from ava_core.models.outputs import EnhancedMoECausalLMOutput, auxiliary_losses
 from ava_core.models.prediction_heads import PredictionHeads
 from ava_core.models.routing import Routes
 

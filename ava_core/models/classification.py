@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
-from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, auxiliary_losses, weighted_sum
+from ava_core.models.auxiliary import AuxiliaryGradient, AuxiliaryWeights, weighted_sum
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.modeling import EnhancedMoEModel, EnhancedMoEPreTrainedModel
-from ava_core.models.outputs import EnhancedMoESequenceClassifierOutput
+from ava_core.models.outputs import EnhancedMoESequenceClassifierOutput, auxiliary_losses
 
 
 class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):

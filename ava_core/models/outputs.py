@@ -8,6 +8,7 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
+from ava_core.models.auxiliary import AUXILIARY_LOSSES
 from ava_core.models.routing import Routes, RoutingStatistics
 
 
@@ -36,6 +37,12 @@ class EnhancedMoEModelOutput(ModelOutput):
     router_choices: tuple[torch.Tensor, ...] | None = None
     router_statistics: tuple[RoutingStatistics, ...] | None = None
     routes: tuple[Routes, ...] | None = None
+
+
+def auxiliary_losses(outputs: EnhancedMoEModelOutput) -> dict[str, torch.Tensor]:
+    """The parts of a loss that the routers computed, by name; unweighted scalars."""
+    parts = {name: getattr(outputs, name) for name in AUXILIARY_LOSSES}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclass

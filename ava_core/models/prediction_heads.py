@@ -8,16 +8,13 @@ model is counted, saved or converted. While attached they are `model.prediction_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ava_core.models.linear import Linear
-
-if TYPE_CHECKING:
-    from ava_core.models.causal_lm import EnhancedMoEForCausalLM
 
 NAME = "prediction_heads"
 
@@ -49,7 +46,17 @@ class PredictionHeads(nn.Module):
         return tuple(head(hidden_BSD) for head in self.heads)
 
 
-def attach_prediction_heads(model: EnhancedMoEForCausalLM, depth: int) -> PredictionHeads:
+class _Model(Protocol):
+    """Of `EnhancedMoEForCausalLM`, which has such heads, what attaching and detaching them touches."""
+
+    config: Any
+    lm_head: Linear
+    training: bool
+    prediction_heads: PredictionHeads | None
+    _keys_to_ignore_on_save: Any
+
+
+def attach_prediction_heads(model: _Model, depth: int) -> PredictionHeads:
     """Give `model` fresh heads, of the type and on the device of its output head; those it had are gone.
 
     Raises:
@@ -67,7 +74,7 @@ def attach_prediction_heads(model: EnhancedMoEForCausalLM, depth: int) -> Predic
     return heads
 
 
-def detach_prediction_heads(model: EnhancedMoEForCausalLM) -> PredictionHeads | None:
+def detach_prediction_heads(model: _Model) -> PredictionHeads | None:
     """Take the heads off and return them; None if there were none."""
     heads = model.prediction_heads
     model.prediction_heads = None
