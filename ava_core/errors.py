@@ -16,6 +16,17 @@ def _printable(letter: str) -> str:
     return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; the name of its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def typed_line(error: BaseException) -> str:
+    """`TYPE: first line`, of exceptions that nobody expected; the type alone where it says nothing."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
+
+
 def shorten(text: str, most: int = 200) -> str:
     """The beginning of a text that is too long for a message, and how long it is."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, typed_line
 from ava_core.interruption import Interrupted
 from pipelines import exit_handler
 from pipelines.executor import GRACE_SECONDS, Executor, RunningTask, supervise
@@ -140,7 +140,7 @@ class LocalRunner:
                 pipeline(**arguments)
         except Exception as error:
             # Anything that kfp.local raises is a failure of the run, its own defects included.
-            self.result.fault = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            self.result.fault = typed_line(error)
         finally:
             ended.set()
 

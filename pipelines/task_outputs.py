@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ava_core.errors import first_line
+
 EXECUTOR_OUTPUT = "executor_output.json"
 METRICS = "system.Metrics"
 CLASSIFICATION = "system.ClassificationMetrics"
@@ -105,7 +107,7 @@ def _read_executor_output(path: Path) -> dict[str, dict[str, Any]]:
     try:
         message = json_format.Parse(text, pipeline_spec_pb2.ExecutorOutput())
     except json_format.ParseError as error:
-        raise ValueError(str(error).splitlines()[0][:200]) from error
+        raise ValueError(first_line(error)[:200]) from error
     artifacts = {name: entry.artifacts[0] for name, entry in message.artifacts.items() if entry.artifacts}
     return {
         name: {"uri": artifact.uri, "metadata": dict(artifact.metadata.items())} for name, artifact in artifacts.items()

@@ -23,7 +23,7 @@ from ava_core.cli import checkout, config, export, generate, keys, record_outcom
 from ava_core.cli.version import version_option
 from ava_core.config.hardware import KERNELS, requested_kernels
 from ava_core.config.threads import let_threads_sleep
-from ava_core.errors import AvaError, ConfigError, one_line
+from ava_core.errors import AvaError, ConfigError, first_line, one_line, typed_line
 from ava_core.interruption import Interrupted, handle_signals, outlive_terminal
 from ava_core.steps.table import STEPS
 
@@ -94,7 +94,7 @@ def _run(work: Callable[[], int | None]) -> int:
     except OSError as error:
         return _fail(_explain_os_error(error))
     except Exception as error:
-        return _fail(f"{type(error).__name__}: {_first_line(error)}")
+        return _fail(typed_line(error))
 
 
 def _explain_usage(error: typer.TyperException) -> int:
@@ -103,7 +103,7 @@ def _explain_usage(error: typer.TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
     else:
-        message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else _first_line(error)
+        message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else first_line(error)
         _say(f"{message.rstrip('.')}: see `{context.command_path if context else 'ava'} --help`")
     return ConfigError.exit_code
 
@@ -134,7 +134,7 @@ def _explain_os_error(error: OSError) -> str:
 
         return full_disk.describe(error.filename or Path.cwd())
     file = f"{error.filename}: " if error.filename else ""
-    return f"{file}{error.strerror or _first_line(error)}"
+    return f"{file}{error.strerror or first_line(error)}"
 
 
 def _fail(line: str) -> int:
@@ -153,10 +153,6 @@ def _say(line: str) -> None:
     logger = logging.getLogger("ava_core")
     if logger.handlers:  # without one, Python's last resort would print the line a second time
         logger.error("%s", line, extra={"file_only": True})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ava_core.errors import shorten
+from ava_core.errors import first_line, shorten
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -60,7 +60,7 @@ def read_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        detail = getattr(error, "problem", None) or str(error).splitlines()[0]
+        detail = getattr(error, "problem", None) or first_line(error)
         if detail.startswith("but ") and getattr(error, "context", None):
             detail = f"{error.context}, {detail}"  # type: ignore[attr-defined]
         raise YamlError(f"{line}not valid YAML: {detail}") from error

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json, write_json
 
 SPLITS = ("train", "validation", "test")
@@ -266,6 +266,6 @@ def _read_shard(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         lengths = np.concatenate([np.diff(column.offsets.to_numpy()) for column in columns])
         ids = table["document_id"].to_numpy()
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise IntegrityError(f"{path}: can't be read as a shard ({reason}): run `ava preprocess` again") from error
     return (parts[0] if len(parts) == 1 else np.concatenate(parts)), (ids, lengths)

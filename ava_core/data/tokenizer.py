@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ava_core.config.tokenizer import TokenizerConfig
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import write_json
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _encode_batch(tokenizer: Tokenizer, batch: list[str]) -> Iterator[np.ndarray
 
 
 def _broken(path: Path, error: Exception) -> IntegrityError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return IntegrityError(
         f"{path}: can't be read as a tokenizer ({reason}): restore the folder, or run the step that made it again"
     )

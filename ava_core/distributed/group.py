@@ -16,7 +16,7 @@ from ava_core.distributed.environment import LISTEN_DESCRIPTOR
 from ava_core.distributed.heartbeat import Heartbeat
 from ava_core.distributed.peers import LostPeer, Peer
 from ava_core.distributed.ranks import Ranks
-from ava_core.errors import ConfigError
+from ava_core.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -150,4 +150,4 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch's DistError and its kin, and Gloo's plain ones
-        raise LostPeer(f"{what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise LostPeer(f"{what}: {first_line(error)}") from error

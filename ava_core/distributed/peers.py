@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ava_core.errors import AvaError, one_line
+from ava_core.errors import AvaError, first_line, one_line
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -125,7 +125,7 @@ def loss_explained(rank: int, checkpoints: Path) -> Iterator[None]:
 
 def _first_sentence(error: BaseException) -> str:
     """Without the line of Gloo's source before it, and the advice after it."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return _SOURCE_LINE.sub("", line).partition(". ")[0]
 
 

@@ -36,7 +36,7 @@ from typing import Any
 
 from ava_core.distributed.deepspeed import import_deepspeed
 from ava_core.distributed.ranks import Ranks
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, first_line
 
 log = logging.getLogger(__name__)
 NAME = "deepspeed_shm_comm"
@@ -73,7 +73,7 @@ def build() -> Path | None:
         try:
             ShareMemCommBuilder().jit_load(verbose=False)
         except (RuntimeError, OSError, ImportError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise AvaError(f"{NAME}: can't be built: {reason}: it needs g++, ninja and Python's headers") from error
         next(Path(folder).rglob(f"{NAME}.so")).rename(library)
     return library

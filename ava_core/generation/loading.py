@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, load_tokenizer
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.models.pretrained import load_pretrained
 from ava_core.runtime.manifest import verified
 
@@ -78,7 +78,7 @@ def unreadable(path: Path, error: Exception) -> IntegrityError:
             f"{path}: asks for code of its own to be run (auto_map): Ava runs none: give a model of Ava's or of an"
             " architecture that Transformers knows"
         )
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return IntegrityError(f"{path}: can't be read ({reason}): restore the folder or run its step again")
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from urllib3.exceptions import HTTPError
 
-from ava_core.errors import one_line
+from ava_core.errors import first_line, one_line
 
 
 def status(error: BaseException) -> int | None:
@@ -33,11 +33,6 @@ def detail(error: BaseException) -> str:
         if isinstance(reason, Exception):  # of urllib3, after its retries: the last part says what happened
             return one_line(str(reason).rpartition(": ")[2])
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of its message, else its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ava_core.config.train_job import TrainJobConfig
-from ava_core.errors import AvaError, ConfigError, one_line
+from ava_core.errors import AvaError, ConfigError, first_line, one_line
 from ava_core.launching import api_errors
 from ava_core.launching.log_stream import LogStream, Shown
 from ava_core.launching.trainjob import REPLICATED_JOBS, TrainJob
@@ -72,8 +72,7 @@ class Cluster:
             self._client = TrainerClient(KubernetesBackendConfig(namespace=settings.namespace))
         except (ConfigException, OSError) as error:
             raise ConfigError(
-                f"train.launcher = trainjob: no cluster: {api_errors.first_line(error)}: set KUBECONFIG, or start this"
-                " in a pod"
+                f"train.launcher = trainjob: no cluster: {first_line(error)}: set KUBECONFIG, or start this in a pod"
             ) from error
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # the client has set it; we say ourselves what goes wrong
         self._backend: Any = self._client.backend

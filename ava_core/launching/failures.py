@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.distributed.peers import is_lost_connection
-from ava_core.errors import AvaError, ConfigError, IntegrityError, one_line
+from ava_core.errors import AvaError, ConfigError, IntegrityError, one_line, typed_line
 from ava_core.files import write_json
 
 
@@ -23,8 +23,7 @@ def describe(error: BaseException, rank: int) -> dict[str, Any]:
     lines = list(error.faults) if isinstance(error, ConfigError) else [one_line(str(error))]
     kind = _kind(error)
     if kind == "defect":
-        first = (str(error).splitlines() or [""])[0]
-        lines = [f"{type(error).__name__}: {first}".rstrip(": ")]
+        lines = [typed_line(error)]
     return {"rank": rank, "kind": kind, "message": lines, "exit_code": getattr(error, "exit_code", 1)}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig
 
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.models import EnhancedMoEConfig
 from ava_core.onnx.fused_model import FusedCausalLM
 from ava_core.onnx.onnx_model import OnnxCausalLM
@@ -38,7 +38,7 @@ def load_onnx(folder: Path, threads: int = 0) -> OnnxCausalLM:
     try:
         config = EnhancedMoEConfig.from_dict(json.loads((folder / "config.json").read_text()))
     except (ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise IntegrityError(f"{folder / 'config.json'}: can't be read ({reason}): run `ava quantize` again") from error
     session = load_graph(folder, threads)
     model: OnnxCausalLM

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.onnx.shape import GRAPH_FILE, GRAPH_KIND, SESSION_OPTIONS, SHAPE, WEIGHTS_FILE, DecoderShape
 
 
@@ -241,7 +241,7 @@ def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise IntegrityError(
-            f"{folder / GRAPH_FILE}: ONNX Runtime can't load it ({_line(error)}): run `ava quantize` again"
+            f"{folder / GRAPH_FILE}: ONNX Runtime can't load it ({first_line(error)}): run `ava quantize` again"
         ) from error
 
 
@@ -260,7 +260,3 @@ def _load_linked(folder: Path, options: onnxruntime.SessionOptions) -> onnxrunti
 def graph_kind(session: onnxruntime.InferenceSession) -> str:
     """Which graph it is, fused or portable."""
     return session.get_modelmeta().custom_metadata_map.get(GRAPH_KIND, "portable")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
@@ -55,7 +55,7 @@ def _load(folder: Path) -> Original:
     try:
         model, report = load_pretrained(EnhancedMoEForCausalLM, folder)
     except Exception as error:  # Transformers and safetensors raise many kinds for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise IntegrityError(f"{folder}: the model can't be loaded ({reason}): run `ava train` again") from error
     faults = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
     if faults:

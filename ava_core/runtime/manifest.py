@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.hardware import usable_cores
-from ava_core.errors import AvaError, IntegrityError
+from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json, write_whole
 from ava_core.runtime.digests import digest_unchanged, digest_value, files_below
 
@@ -108,7 +108,7 @@ def read(folder: Path) -> Manifest:
         _check_shape(manifest)
         text = _text(manifest)
     except (ValueError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise IntegrityError(f"{path}: can't be read ({reason}): {remedy}") from error
     if not has_digest:
         raise IntegrityError(f"{path}: has no digest over itself: it is of an earlier version of Ava: {remedy}")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, first_line
 from ava_core.runtime import manifest, pins
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def check_loaded(folder: Path) -> dict[str, str] | None:
     except AvaError:
         raise
     except Exception as error:  # MLflow's own, those of its HTTP client, of a database's driver
-        log.warning("%s: isn't checked against the registry: %s", folder, str(error).partition("\n")[0][:200])
+        log.warning("%s: isn't checked against the registry: %s", folder, first_line(error)[:200])
         return None
     for name, digest in (known or {}).items():
         pins.check_file(folder / name, digest)

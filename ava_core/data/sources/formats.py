@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.data.sources.source import Document, document_of_row, missing_field
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, first_line
 from ava_core.files import parse_json
 
 
@@ -124,7 +124,7 @@ def _rows(columns: Iterable[Any], name: str, text_field: str) -> Iterator[Docume
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> AvaError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return AvaError(f"{path}: can't be read as {kind} ({reason}): mend it, or set the source's format")
 
 

@@ -17,7 +17,7 @@ from ava_core.config.data import SourceConfig
 from ava_core.data.corpora import digest_files
 from ava_core.data.sources.links import files_to_read
 from ava_core.data.sources.source import Document, Source, document_of_row, missing_field
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, first_line
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def open_source(config: SourceConfig, separator: str | None, data: Path | None) 
 
 
 def _hub_error(config: SourceConfig, error: Exception) -> AvaError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     dataset = f"{config.hub}, split {config.split}" + (f", revision {config.revision}" if config.revision else "")
     return AvaError(
         f"hub {dataset}: can't be loaded ({reason}): check the name and the network, or give files with `path`"

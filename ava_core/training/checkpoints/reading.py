@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ava_core.errors import IntegrityError
+from ava_core.errors import IntegrityError, first_line
 
 _REFUSED = re.compile(r"GLOBAL (?P<name>\S+)")
 """How torch's reader names what it doesn't take."""
@@ -41,7 +41,7 @@ def read_tensors(path: Path | str, map_location: Any = "cpu", *, mmap: bool = Tr
             )
             raise IntegrityError(f"{path}: {what}: the checkpoint is not used") from error
         except Exception as error:  # whatever a reader of bytes that mean nothing runs into
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise IntegrityError(f"{path}: can't be read ({reason}): the checkpoint is not used") from error
 
 

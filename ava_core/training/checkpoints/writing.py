@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, first_line
 from ava_core.files import flush, write_json
 from ava_core.runtime.digests import digest_file
 from ava_core.runtime.full_disk import full_disk_explained
@@ -248,7 +248,7 @@ def _in_one_line(final: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise AvaError(f"{final}: the checkpoint can't be written: {reason}") from error
 
 
