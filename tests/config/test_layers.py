@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ava_core.config import AvaConfig, resolve, to_yaml
-from ava_core.config.layers import _known_keys
+from ava_core.config.faults import known_keys
 from ava_core.errors import ConfigError
 
 HERE = Path(__file__).parent
-KEYS = dict(_known_keys(AvaConfig))
+KEYS = dict(known_keys(AvaConfig))
 LEAVES = sorted(key for key, is_section in KEYS.items() if not is_section)
 
 
