@@ -44,9 +44,9 @@ def router_diversity_loss(
 
     I = H(mean p) - mean H(p) (ModuleFormer, arXiv 2306.04640, eq. of L_MI; the constant makes 0 the best value, and
     that of a router that is sure of every token and uses all experts alike; log E is that of one to which all tokens
-    are the same). The balance loss alone is content with a router that sends every token everywhere: experts then see
-    the same data and learn the same. Chosen over orthogonal gate rows, which say little about where tokens go. It wants
-    all experts used alike, whatever tau; a weight well below the balance loss's leaves the last word to that.
+    are the same). A router that sends every token everywhere has a low balance loss too: its experts see the same data
+    and learn the same. Chosen over orthogonal gate rows, which say little about where tokens go. It wants
+    all experts used alike, whatever tau; a weight well below the balance loss's lets that dominate.
     `log_sum_T` is the logsumexp of `logits_TE`, `mean_probability_E` the mean of the probabilities over the tokens.
     """
     entropy_T = ((log_sum_T[:, None] - logits_TE) * probabilities_TE).sum(dim=-1)

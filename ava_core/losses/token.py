@@ -61,9 +61,9 @@ class LogitZLoss:
 
 @dataclass(slots=True, kw_only=True)
 class FocalLoss:
-    """-(1 - p)^gamma log p(label): sure predictions count less (arXiv 1708.02002, eq. 4).
+    """-(1 - p)^gamma log p(label): confident predictions count less (arXiv 1708.02002, eq. 4).
 
-    Beside the cross-entropy it gives hard tokens more of the gradient and leaves the model less sure of itself
+    Beside the cross-entropy it gives hard tokens more of the gradient and leaves the model less confident
     (arXiv 2002.09437, section 4). gamma = 0 is the cross-entropy. (1 - p)^gamma is taken as exp(gamma log(1 - p)),
     whose gradient is finite for every gamma, also below 1. Costs three passes over the logits.
     """

@@ -87,7 +87,7 @@ class Batches(Protocol):
         Args:
             step: its index.
             rank, ranks: whose share.
-            passed_over: batches that rewinds have left out, of an order that doesn't come from `resumed`.
+            passed_over: batches that rewinds have skipped, for an order that is drawn from the step's number alone.
         """
         ...
 
@@ -96,7 +96,7 @@ class Batches(Protocol):
         ...
 
     def resumed(self, step: int, record: Mapping[str, Any]) -> Self:
-        """The same, going on at batch `step` after what `record` says was dealt out.
+        """The same, from batch `step` on, after what `record` says was dealt out.
 
         Raises:
             IntegrityError: the record doesn't say it.

@@ -101,7 +101,7 @@ class Ema:
         return {"updates": self.updates, "average": dict(self.average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave; the tensors are copied."""
+        """Restore what `state_dict` returned; the tensors are copied."""
         self.updates = state["updates"]
         self.average = _copies(state["average"])
 

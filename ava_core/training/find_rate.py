@@ -82,7 +82,7 @@ def find_rate(
 ) -> RateSearch:
     """Sweep the rates of all groups from `first` to `last` times what they are now, and suggest one.
 
-    It ends early when the loss diverges. Afterwards the engine's weights and optimiser are good for nothing: build
+    It ends early when the loss diverges. Afterwards the engine's weights and optimiser are unusable: build
     another engine. Nothing is written; see `RateSearch.write`.
 
     Args:

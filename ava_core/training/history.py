@@ -40,7 +40,7 @@ class History:
             self.path.write_text("".join(_line(row) for row in self.rows))
 
     def append(self, row: dict[str, float]) -> None:
-        """Add a row; figures that are no finite number, which JSON hasn't, are left out."""
+        """Add a row; figures that aren't finite, which JSON can't hold, are left out."""
         row = {name: value for name, value in row.items() if math.isfinite(value)}
         self.rows.append(row)
         if not self.durable:
@@ -65,7 +65,7 @@ class History:
 
 
 def _write_table(path: Path, rows: list[dict[str, float]]) -> None:
-    """A cell that a row lacks, of a skipped step, is `nan`: no number anywhere, and 0 nowhere."""
+    """A missing cell, as of a skipped step, is `nan`, which no reader takes for 0."""
     names = {name for row in rows for name in row}
     columns = [*(name for name in FIRST_COLUMNS if name in names), *sorted(names - set(FIRST_COLUMNS))]
     with path.open("w", newline="") as file:

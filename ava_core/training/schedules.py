@@ -142,6 +142,6 @@ class RateSchedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.rewind_factor, self.plateau_factor = state["rewind_factor"], state["plateau_factor"]
         self.best, self.evaluations_since_best = state["best"], state["evaluations_since_best"]

@@ -34,9 +34,9 @@ from ava_core.training.speed.clock import PhaseClock
 
 log = logging.getLogger(__name__)
 RECENT_STEPS = 20
-"""Steps that a training loss is the mean of where it is compared or reported: a single batch says little."""
+"""Steps over which a training loss is averaged where it is compared or reported: that of one batch is noise."""
 STOP = "stop"
-"""What checkpoints call the reason to end, if there was one: a run's own, not for one that goes on from another."""
+"""Name in checkpoints of the reason to end, if there was one: for the run itself, not for a branch of it."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ class Trainer:
         batches: what is trained on.
         validation: what is measured between steps.
         rates, clipper, guard, regularizer, ema: what steers the steps; each has a state that checkpoints keep.
-        checkpoints: where the training goes on after it was killed.
+        checkpoints: what a killed training resumes from.
         history: a row of figures per step.
         clock: seconds in steps.
         callbacks: what else happens around a step.
@@ -97,7 +97,7 @@ class Trainer:
 
     @property
     def recent_loss(self) -> float:
-        """Mean training loss of the last steps, without those whose loss is no finite number: skipped ones."""
+        """Mean training loss of the last steps, without those whose loss isn't finite: skipped ones."""
         return _finite_mean([row.get("train_loss", math.nan) for row in self.history.rows[-RECENT_STEPS:]])
 
     def stop(self, reason: str) -> None:
@@ -125,7 +125,7 @@ class Trainer:
 
     @contextmanager
     def measured_weights(self) -> Iterator[None]:
-        """Puts the average of the weights into the model where there is one: what is measured and kept in the end."""
+        """Within it, the model holds the average of the weights if there is one: what is measured and saved."""
         with self.ema.swapped(self.model) if self.ema else nullcontext():
             yield
 

@@ -1,4 +1,4 @@
-"""What may happen around a step: the interface of a callback, and a list of them that acts as one."""
+"""What happens around a step: the interface of a callback, and a list of them that acts as one."""
 
 from __future__ import annotations
 

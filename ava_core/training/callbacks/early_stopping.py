@@ -1,4 +1,4 @@
-"""The end of a training that no longer gets better."""
+"""Early stopping, by the validation loss."""
 
 from __future__ import annotations
 

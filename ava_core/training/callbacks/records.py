@@ -1,4 +1,4 @@
-"""A file of JSON lines that a resumed training goes on with."""
+"""A file of JSON lines that a resumed training appends to."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 class JsonLines:
     """Rows with a `step`, appended to a file in the training's state folder.
 
-    Rows of a step that was there before, since the training has gone back to a checkpoint, take the place of all from
-    there on.
+    After a rewind to a checkpoint, rows of a step that was written before replace those of that step and of all later
+    ones.
 
     Args:
         path: the file; it needn't exist.

@@ -1,4 +1,4 @@
-"""What the training takes of the machine, now and then.
+"""Memory and utilisation of the machine, sampled while it trains.
 
 None of it is the same on two runs, so it goes to a file of its own and never into a row of the history.
 """

@@ -1,4 +1,4 @@
-"""What training does about the balance of experts between steps: the bias of `expert_bias`, and a look for collapse."""
+"""Balance of experts between steps: the bias of the router `expert_bias`, and detection of routing collapse."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class BalanceMonitor:
         self._warn([layer for layer, steps in enumerate(self._steps) if steps >= PATIENCE])
 
     def discard(self) -> None:
-        """Forget the batch: it led to no update."""
+        """Drop the loads of a batch that led to no update."""
         self._loads, self._load_LE = [], None
 
     def _warn(self, layers: list[int]) -> None:

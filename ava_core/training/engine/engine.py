@@ -58,7 +58,7 @@ class TrainingEngine:
         connect(ranks)
         refuse_impossible(config, ranks)
         self.config, self.ranks, self.objective = config, ranks, objective
-        # Else the first rank to meet a nan would leave the others waiting, and a loss scaler lives of them.
+        # Else the first rank with a nan would leave the others waiting in a collective; and a loss scaler needs them.
         model.raise_non_finite = self._stops_at_non_finite and ranks.size == 1
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -99,7 +99,7 @@ class TrainingEngine:
 
         Raises:
             NonFiniteError: under guard.policy = stop, the loss is nan or infinite; it names the layer. Not in fp16,
-                where a step that overflows is left out.
+                where a step that overflows is skipped.
             ValueError: the sequences aren't whole micro-batches, or no rank's batch has a term.
         """
         self.model.train()
@@ -136,7 +136,7 @@ class TrainingEngine:
     def gradient_norm(self) -> float | None:
         """The global norm of the accumulated gradient; None where only the update finds it.
 
-        That is under ZeRO 1 to 3, and for a gradient that overflowed in fp16, which the update leaves out.
+        That is under ZeRO 1 to 3, and for a gradient that overflowed in fp16, which the update skips.
         """
         if self.config.zero_stage:
             return None
@@ -144,10 +144,10 @@ class TrainingEngine:
         return None if self.scaler and not math.isfinite(norm) else norm
 
     def update(self, max_norm: float) -> float:
-        """Clip the gradient to `max_norm` (infinity: don't), make the optimiser's step, forget the gradient.
+        """Clip the gradient to `max_norm` (infinity: don't), make the optimiser's step, clear the gradient.
 
         Returns:
-            The gradient's global norm before clipping; infinity if it overflowed and the step was left out.
+            The gradient's global norm before clipping; infinity if it overflowed and the step was skipped.
         """
         norm = self._update_partitions(max_norm) if self.config.zero_stage else self._update_whole(max_norm)
         if math.isfinite(norm):
@@ -158,7 +158,7 @@ class TrainingEngine:
         return norm
 
     def discard(self) -> None:
-        """Forget the accumulated gradient and what was noted of its batch."""
+        """Drop the accumulated gradient and the loads of its batch."""
         if self.config.zero_stage:
             self._discard_partitions()
         else:
@@ -188,7 +188,7 @@ class TrainingEngine:
         return {"steps": self._steps, "scaler": self.scaler.state_dict() if self.scaler else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave; a scale of another precision or stage is left aside."""
+        """Restore what `state_dict` returned; the loss scale of another precision or stage is ignored."""
         self._steps = state["steps"]
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

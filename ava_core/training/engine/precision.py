@@ -87,5 +87,5 @@ class LossScaler:
         return {"scale": self.scale, "good_updates": self._good_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.scale, self._good_updates = state["scale"], state["good_updates"]

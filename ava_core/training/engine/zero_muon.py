@@ -1,4 +1,4 @@
-"""Muon under ZeRO 1 to 3, whose partitions cut matrices up.
+"""Muon under ZeRO 1 to 3, whose partitions split matrices.
 
 DeepSpeed has a Muon of its own (`deepspeed.runtime.zero.muon`). It orthogonalises before the gradient is clipped, so
 that norm and clipping are those of the update, and refuses 3-D parameters at stage 1 in bfloat16. Ours comes after the
@@ -45,7 +45,7 @@ class Piece:
         return partitions_RN[:, self.start : self.start + self.share].reshape(-1)[:size].view(self.shape)
 
     def write(self, partitions_RN: Tensor, whole: Tensor) -> None:
-        """Put `whole` where it belongs."""
+        """Write the whole parameter into the partitions."""
         size = self.shape.numel()
         if self.share is None:
             partitions_RN.view(-1)[self.start : self.start + size] = whole.reshape(-1)
@@ -68,7 +68,7 @@ class PartitionedMuon(Muon):
         self._pieces: dict[Tensor, list[Piece]] = {}
 
     def find_partitions(self, zero_optimizer: Any) -> None:
-        """Learn from DeepSpeed's optimiser what lies where."""
+        """Read the layout of the partitions from DeepSpeed's optimiser."""
         self._pieces = dict(_pieces(zero_optimizer))
 
     def _muon(self, parameters: list[Tensor], group: dict) -> None:

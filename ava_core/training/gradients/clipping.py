@@ -1,4 +1,4 @@
-"""The largest gradient norm that an update may have: constant, or what the recent norms allow."""
+"""Limits of the gradient norm: constant, or adapted to the recent norms."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ava_core.config.train import TrainConfig
 SMOOTHING = 0.97
 """alpha: share of the running mean and variance that stays at each step."""
 THRESHOLD = 2.5
-"""z_thres: standard deviations above the mean from which a norm stands out."""
+"""z_thres: standard deviations above the mean from which a norm is an outlier."""
 WARMUP_STEPS = 25
-"""Steps whose norms give the first mean and variance; nothing stands out before."""
+"""Steps whose norms give the first mean and variance; none is an outlier before."""
 
 
 class Clipper:
@@ -46,15 +46,15 @@ class Clipper:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
 
 
 class AdaptiveClipper(Clipper):
-    """ZClip (arXiv 2504.02507): clips what stands out of the recent norms.
+    """ZClip (arXiv 2504.02507): clips outliers among the recent norms.
 
     With running mean m and standard deviation s of the norms, z = (norm - m) / s. A norm with z > z_thres is clipped to
     m + s z_thres^2 / z: the further out, the lower ("reciprocal clipping", section 3.3). Statistics take in the clipped
-    norm, so that a spike hardly widens them; norms that are no finite number never enter them.
+    norm, so that a spike hardly widens them; norms that aren't finite never enter them.
 
     Where the norm is known only after the update, the limit is m + s z_thres for every norm that exceeds it: the same
     steps are clipped, by less.

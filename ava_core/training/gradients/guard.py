@@ -1,4 +1,4 @@
-"""What is done about a step whose loss or gradient is no finite number, or whose loss jumps."""
+"""What is done about a step whose loss or gradient isn't finite, or whose loss spikes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ava_core.errors import AvaError
 
 log = logging.getLogger(__name__)
 LEAST_DEVIATION = 1e-3
-"""Share of the mean that a standard deviation counts as at least: beside a loss that stands still, all would jump."""
+"""Least standard deviation, as a share of the mean: beside a constant loss every change would be a spike."""
 
 
 class Verdict(StrEnum):
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
 
 class Guard:
-    """Judges every step before its update, and keeps count of what went wrong.
+    """Judges every step before its update, and counts skipped steps and rewinds.
 
     A spike is a loss above mean + `spike_deviations` x standard deviation of the last `window` losses, once half of
     the window is filled. What keeps these two sound: only accepted losses enter, so one spike can't hide the next;
@@ -49,7 +49,7 @@ class Guard:
         rates.lower(factor)                                   # after the rates' own state was restored
 
     Checkpoints with a higher step than the restored one must be deleted: they belong to the abandoned branch, and a
-    killed run would go on from them. Before the first step of a run with the policy `rewind` a checkpoint of step 0
+    killed run would resume from them. Before the first step of a run with the policy `rewind` a checkpoint of step 0
     must be written, or a failure before the first one has nothing to go back to.
 
     Which checkpoint is good: they are written after accepted steps only, but weights can go bad in the very update
@@ -60,15 +60,15 @@ class Guard:
 
     Args:
         config: the section `train.guard`.
-        loss_scaling: a gradient norm that is infinite is the business of a loss scaler (fp16), which makes no update
-            and lowers its scale.
+        loss_scaling: an infinite gradient norm is left to the loss scaler (fp16), which skips the update and lowers
+            its scale.
     """
 
     def __init__(self, config: GuardConfig, *, loss_scaling: bool = False) -> None:
         self.config = config
         self.loss_scaling = loss_scaling
         self.batch_offset = 0
-        """Batches that were passed over: add it to the number of steps done to get the index of the next batch."""
+        """Batches that rewinds have skipped: add it to the number of steps done to get the index of the next batch."""
         self._recent: deque[float] = deque(maxlen=config.window)
         self._skipped, self._rewinds = 0, 0
         self._used: list[int] = []
@@ -126,7 +126,7 @@ class Guard:
         return state
 
     def rewound(self, memory: dict[str, Any], *, failed_step: int, restored_step: int) -> float:
-        """After the checkpoint was loaded, this guard's own state from it too: count the rewind, move on the batches.
+        """After the checkpoint was loaded, this guard's own state from it too: count the rewind and skip its batches.
 
         Args:
             memory: what `memory` gave before the checkpoint was loaded.
@@ -161,13 +161,13 @@ class Guard:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self._recent = deque(state["recent"], maxlen=self.config.window)
         self._skipped, self._rewinds = state["skipped"], state["rewinds"]
         self.batch_offset, self._used = state["batch_offset"], list(state["used"])
 
     def _fault(self, loss: float, norm: float | None) -> str | None:
-        """What is wrong with a step, in words."""
+        """What is wrong with a step, for messages; None: nothing."""
         if not math.isfinite(loss):
             return f"loss is {loss}"
         if norm is not None and not self._is_finite(norm):
@@ -196,7 +196,7 @@ def faulty_gradient(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def gradient_health(model: nn.Module) -> dict[str, float]:
-    """How the gradients are that `model` holds now: for the history, at steps that evaluate.
+    """Statistics of the gradients that `model` holds, for the history at steps that evaluate.
 
     Returns:
         zero_gradients, non_finite_gradients: shares of all entries.

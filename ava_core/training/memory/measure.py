@@ -1,6 +1,6 @@
 """What a model's layers really keep for their backward pass, counted in one forward pass.
 
-It depends on the kernels at hand: the native ones keep less than half of what PyTorch's own operations keep.
+It depends on the machine's kernels: the native ones keep less than half of what PyTorch's own operations keep.
 """
 
 from __future__ import annotations

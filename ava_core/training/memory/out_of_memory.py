@@ -67,7 +67,7 @@ def _allocation_fault(error: BaseException) -> str | None:
 class MicroBatch:
     """Sequences per pass of one process in this run: as configured, or less after memory ran out.
 
-    The size is kept in a file, so that a run that goes on begins with what worked. It applies to the configured size
+    The size is kept in a file, so that a resumed run begins with what worked. It applies to the configured size
     alone: another one in the configuration begins anew.
 
     Args:
@@ -81,7 +81,7 @@ class MicroBatch:
         self.size = self._read() or config.micro_batch_size
 
     def halve(self, fault: object) -> None:
-        """Go to the largest divisor that is at most half, tell the user, and keep it in the file.
+        """Lower the size to its largest divisor that is at most half of it, log that, and keep it in the file.
 
         Passes that are accumulated become more at the same global batch: a step computes the same mean.
 
@@ -146,7 +146,7 @@ def until_it_fits(sizes: MicroBatch, run: Callable[[TrainConfig], T]) -> T:
 
 
 def free_memory() -> None:
-    """Give back what nobody refers to: cycles of Python objects, the caches of the allocators."""
+    """Free unreferenced memory: cycles of Python objects, the caches of the allocators."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What a training really takes, held against its plan and its budget."""
+"""Peak memory of a training against its plan and its budget."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ava_core.training.process import peak_memory_bytes
 log = logging.getLogger(__name__)
 TOLERATED_SHARE = 1.15
 TOLERATED_BYTES = 256 * 2**20
-"""How much more than planned needs no word: by share, and of libraries that are loaded on first use."""
+"""Excess over the plan that isn't warned of: as a share, and in bytes of libraries that are loaded on first use."""
 
 
 class MemoryWatch(Callback):
-    """Says in a line where a training takes more than its plan, or than `train.memory_budget`: once for each.
+    """Warns where a training takes more memory than planned, or than `train.memory_budget`: once for each.
 
     Past its budget, a training in one process goes on with every layer recomputing its activations, which changes no
-    result; of several, ZeRO's would wait for each other if they recomputed different layers.
+    result; several processes under ZeRO would deadlock if they recomputed different layers.
 
     Args:
         plan: what was estimated.
@@ -35,7 +35,7 @@ class MemoryWatch(Callback):
         self._highest = 0
 
     def on_start(self, run: Run) -> None:
-        # What was taken before the first step, such as by the pass that the plan measured, is none of the training's.
+        # What was taken before the first step, as by the pass that the plan measured, isn't counted as the training's.
         self._highest = self._measure()
 
     def after_step(self, run: Run, row: Row) -> None:

@@ -60,7 +60,7 @@ class PhaseClock:
 
     @property
     def seconds(self) -> float:
-        """Time in steps, the one that is going on included; evaluations and checkpoints are left out."""
+        """Time in steps, the present one included; evaluations and checkpoints are left out."""
         if self._started is None:
             return self._finished
         return self._finished + time.perf_counter() - self._started - self._aside
@@ -78,7 +78,7 @@ class PhaseClock:
         return {"seconds": self.seconds, "steps": self.steps + running, "phases": dict(self.phases)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; inside a step, it starts anew."""
+        """Restore what `state_dict` returned; inside a step, that starts anew."""
         self._finished, self.steps = float(state["seconds"]), int(state["steps"])
         self.phases = {**dict.fromkeys((*WORK, *ASIDE), 0.0), **state["phases"]}
         if self._started is not None:
