@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from ava_core.config.train import TrainConfig
 from ava_core.distributed.deepspeed import import_deepspeed
 from ava_core.distributed.ranks import Ranks
-from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.modeling import DecoderLayer
 
 MAX_BUCKET = 500_000_000
@@ -51,7 +51,7 @@ def deepspeed_config(config: TrainConfig, ranks: Ranks, parameters: int) -> dict
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
     }
-    # Ours are no optimisers of DeepSpeed's list; they treat every element alike, or gather what they need.
+    # Our optimisers aren't among those that DeepSpeed lists; they treat every element alike, or gather what they need.
     result["zero_allow_untested_optimizer"] = True
     if config.precision == "bf16":
         # As in float32 and float16: a gradient that is not finite is left out instead of spread over the weights.
@@ -68,7 +68,7 @@ def deepspeed_config(config: TrainConfig, ranks: Ranks, parameters: int) -> dict
     return result
 
 
-def initialize(model: EnhancedMoEForCausalLM, optimizer: Optimizer, config: TrainConfig, ranks: Ranks) -> Any:
+def initialize(model: PreTrainedModel, optimizer: Optimizer, config: TrainConfig, ranks: Ranks) -> Any:
     """The DeepSpeed engine around `model` and `optimizer`; the process group must be connected."""
     deepspeed = import_deepspeed()
     settings = deepspeed_config(config, ranks, sum(parameter.numel() for parameter in model.parameters()))
@@ -79,9 +79,9 @@ def initialize(model: EnhancedMoEForCausalLM, optimizer: Optimizer, config: Trai
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero_stage == 0:
         engine.enable_backward_allreduce = False  # gradients are averaged before they are judged, not in the step
-    if config.zero_stage == 3:
+    if config.zero_stage == 3 and (head := model.get_output_embeddings()) is not None:
         # The loss takes the head's weight without calling the head; the weight is the embedding's where they are tied.
-        deepspeed.zero.register_external_parameter(model, model.lm_head.weight)
+        deepspeed.zero.register_external_parameter(model, head.weight)
     return engine
 
 

@@ -11,10 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from ava_core.models import RoutingStatistics
+from ava_core.models import EnhancedMoEForCausalLM, EnhancedMoEForSequenceClassification, RoutingStatistics
 from ava_core.training.batch import Batch
 
 BatchType = TypeVar("BatchType", bound=Batch, contravariant=True)
+TrainedModel = EnhancedMoEForCausalLM | EnhancedMoEForSequenceClassification
+"""The decoder with the head that an objective needs: over the vocabulary, or scores of whole sequences."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,7 +16,6 @@ import torch
 from ava_core.config.train import TrainConfig
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
-from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.training.batch import Batches
 from ava_core.training.callbacks import CallbackList, Row
@@ -27,7 +26,7 @@ from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.gradients import Clipper, Guard, Verdict, faulty_gradient, gradient_health
 from ava_core.training.history import History
 from ava_core.training.memory.out_of_memory import raises_out_of_memory
-from ava_core.training.objective import Validation
+from ava_core.training.objective import TrainedModel, Validation
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock
@@ -80,7 +79,7 @@ class Trainer:
     _begun: tuple[float, int] = field(default=(0.0, 0), repr=False)
 
     @property
-    def model(self) -> EnhancedMoEForCausalLM:
+    def model(self) -> TrainedModel:
         """The model, with the weights that are trained (not their average)."""
         return self.engine.model
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from ava_core.config.train import TrainConfig
 from ava_core.distributed.ranks import Ranks
-from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.training.history import History
+from ava_core.training.objective import TrainedModel
 from ava_core.training.speed.clock import PhaseClock
 
 Row = dict[str, float]
@@ -34,7 +34,7 @@ class Run(Protocol):
     @property
     def ranks(self) -> Ranks: ...
     @property
-    def model(self) -> EnhancedMoEForCausalLM: ...
+    def model(self) -> TrainedModel: ...
     @property
     def history(self) -> History: ...
     @property

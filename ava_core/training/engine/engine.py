@@ -21,7 +21,7 @@ from ava_core.training.engine.balance import BalanceMonitor, routing_figures
 from ava_core.training.engine.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.engine.zero_muon import PartitionedMuon
 from ava_core.training.gradients.surgery import GradientSurgery
-from ava_core.training.objective import Objective, ObjectiveLoss
+from ava_core.training.objective import Objective, ObjectiveLoss, TrainedModel
 from ava_core.training.optimizers import (
     Sophia,
     build_optimizer,
@@ -52,9 +52,7 @@ class TrainingEngine:
         ConfigError: this machine, or this number of ranks, can't train that.
     """
 
-    def __init__(
-        self, model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks, objective: Objective[Any]
-    ) -> None:
+    def __init__(self, model: TrainedModel, config: TrainConfig, ranks: Ranks, objective: Objective[Any]) -> None:
         connect(ranks)
         refuse_impossible(config, ranks)
         self.config, self.ranks, self.objective = config, ranks, objective
@@ -78,7 +76,7 @@ class TrainingEngine:
         self._passes: list[Batch] = []
 
     @property
-    def model(self) -> EnhancedMoEForCausalLM:
+    def model(self) -> TrainedModel:
         """The model itself."""
         return self.deepspeed.module
 
@@ -280,6 +278,7 @@ class TrainingEngine:
             return
         generator = curvature_generator(torch.initial_seed(), self._steps, self.ranks.rank)
         with torch.enable_grad():
+            assert isinstance(self.model, EnhancedMoEForCausalLM), "Sophia draws labels from a model of tokens"
             passes = [micro.model_inputs for micro in self._passes]
             sums, tokens = sampled_label_gradients(self.model, passes, generator)
         if self.ranks.size > 1:
@@ -290,7 +289,7 @@ class TrainingEngine:
         self.optimizer.update_curvature(sums, tokens)
 
 
-def _build_optimizer(model: EnhancedMoEForCausalLM, config: TrainConfig) -> Optimizer:
+def _build_optimizer(model: TrainedModel, config: TrainConfig) -> Optimizer:
     if config.zero_stage and config.optimizer == "muon":
         return PartitionedMuon(
             parameter_groups(model, config),

@@ -19,12 +19,13 @@ from ava_core.config.activations import LayerMemory, loss_bytes
 from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.training.engine.precision import weight_dtype
+from ava_core.training.objective import TrainedModel
 
 SAMPLE_TOKENS = 2048
 """Tokens of the pass that is measured, at least: in whole sequences, and no more than a micro-batch has."""
 
 
-def recompute(model: EnhancedMoEForCausalLM, layers: tuple[int, ...]) -> None:
+def recompute(model: TrainedModel, layers: tuple[int, ...]) -> None:
     """Let exactly these decoder layers recompute their activations in the backward pass."""
     function = partial(checkpoint, use_reentrant=False)
     for i, layer in enumerate(model.model.layers):
