@@ -38,8 +38,8 @@ class GradientSurgery:
 
         Args:
             aux_loss: scalar with a graph, the auxiliary part of the loss (`output.aux_loss`).
-            scale: what `.grad` is multiplied with when `finish` is called: 1 / micro-batches of the step, as DeepSpeed
-                does it; times the loss scale where that is still in the gradients.
+            scale: what `.grad` is multiplied with when `finish` is called: the micro-batch's share of the step's loss,
+                times the loss scale where that is still in the gradients.
         """
         if not (isinstance(aux_loss, Tensor) and aux_loss.requires_grad):  # all weights are 0
             return
