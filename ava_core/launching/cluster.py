@@ -1,6 +1,6 @@
 """A TrainJob from its start to its end, through the `kubeflow` SDK: started or found, watched, explained, removed.
 
-The only module that imports `kubeflow` and `kubernetes`, and not before there is a job to start.
+With `submission` the only module that imports `kubeflow` and `kubernetes`, and not before there is a job to start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ava_core.config.train_job import TrainJobConfig
 from ava_core.errors import AvaError, ConfigError, first_line, one_line
 from ava_core.launching import api_errors
 from ava_core.launching.log_stream import LogStream, Shown
-from ava_core.launching.trainjob import REPLICATED_JOBS, TrainJob
+from ava_core.launching.submission import container, options_of
+from ava_core.launching.trainjob import TrainJob
 from ava_core.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Cluster:
             return
         runtime = self._runtime()
         try:
-            self._client.train(runtime=runtime, trainer=_container(job, runtime), options=_options(job))
+            self._client.train(runtime=runtime, trainer=container(job, runtime), options=options_of(job))
         except RuntimeError as error:
             if api_errors.status(error) != 409:
                 raise self._refused(job, error) from error
@@ -270,53 +271,6 @@ class Cluster:
 
     def _shown(self, job: TrainJob) -> str:
         return f"{self.namespace}/{job.name}"
-
-
-def _container(job: TrainJob, runtime: Runtime) -> Any:
-    from kubeflow.trainer import CustomTrainerContainer
-
-    # The image is the runtime's: one that is given here would reach the launcher, but not the nodes.
-    return CustomTrainerContainer(
-        image=runtime.trainer.image,
-        num_nodes=job.kubernetes.train_job.nodes,
-        resources_per_node=dict(job.resources),
-        env=dict(job.environment) or None,
-    )
-
-
-def _options(job: TrainJob) -> list[Any]:
-    from kubeflow.trainer import options
-
-    return [
-        options.Name(job.name),
-        options.Labels(job.labels),
-        options.Annotations(job.annotations),
-        options.TrainerCommand(job.command),
-        options.ActiveDeadlineSeconds(job.kubernetes.train_job.timeout_minutes * 60),
-        options.RuntimePatch(
-            options.TrainingRuntimeSpecPatch(
-                options.JobSetTemplatePatch(
-                    spec=options.JobSetSpecPatch([_patch(job, name) for name in REPLICATED_JOBS])
-                )
-            )
-        ),
-    ]
-
-
-def _patch(job: TrainJob, replicated_job: str) -> Any:
-    from kubeflow.trainer import options
-
-    pod = job.pod(replicated_job)
-    spec = options.PodSpecPatch(
-        volumes=pod["volumes"],
-        containers=[options.ContainerPatch("node", volume_mounts=pod["volumeMounts"])],
-        node_selector=pod["nodeSelector"] or None,
-        tolerations=pod["tolerations"] or None,
-        image_pull_secrets=pod["imagePullSecrets"] or None,
-    )
-    pods = options.PodTemplatePatch(metadata=pod["metadata"] or None, spec=spec)
-    template = options.JobTemplatePatch(spec=options.JobSpecPatch(pods))
-    return options.ReplicatedJobPatch(replicated_job, template)
 
 
 def _read(found: dict[str, Any]) -> _State:
