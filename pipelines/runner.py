@@ -1,22 +1,11 @@
-"""Run the compiled pipeline on this machine: kfp.local orders the tasks, an executor runs each of them.
-
-`kfp.local.SubprocessRunner` refuses container components, and its DockerRunner reports failed ones as done. The handler
-of a task is looked up by the runner's type when the task starts, so ours takes its place for the time of a run, and
-runs the component's command as it stands in the IR. A test pins what this relies on.
-"""
+"""Run the compiled pipeline on this machine: kfp.local orders the tasks, an executor runs each of them."""
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import copy
-import json
-import logging
 import tempfile
 import threading
 import time
-import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +15,7 @@ from ava_core.interruption import Interrupted
 from pipelines import exit_handler
 from pipelines.executor import GRACE_SECONDS, Executor, RunningTask, supervise
 from pipelines.graph import Component, Graph
+from pipelines.kfp_local import installed, quiet, without_retries
 from pipelines.results import CONSOLE_LOG, PipelineResult, TaskResult, last_lines
 from pipelines.run_record import RunRecord
 from pipelines.task_outputs import EXECUTOR_OUTPUT, find_faults, read_figures, was_cached
@@ -128,9 +118,9 @@ class LocalRunner:
         from kfp import components, local
 
         try:
-            pipeline = components.load_component_from_text(_without_retries(self.graph.spec))
+            pipeline = components.load_component_from_text(without_retries(self.graph.spec))
             workspace = tempfile.TemporaryDirectory(prefix=".workspace-", dir=self.root, ignore_cleanup_errors=True)
-            with workspace, self._installed(), _quiet(self.root / "kfp.log"):
+            with workspace, installed(self.run_task, self._components.__setitem__), quiet(self.root / "kfp.log"):
                 local.init(
                     local.SubprocessRunner(use_venv=False),
                     pipeline_root=str(self.root),
@@ -156,35 +146,6 @@ class LocalRunner:
                 while self._running and time.monotonic() < deadline:
                     ended.wait(0.05)
         ended.wait(CLEAR_SECONDS)
-
-    @contextlib.contextmanager
-    def _installed(self) -> Iterator[None]:
-        """Take the place of kfp.local's handler, and give every task a folder; put everything back afterwards."""
-        from kfp.local import config, executor_input_utils, subprocess_task_handler
-
-        handler = subprocess_task_handler.SubprocessTaskHandler
-        task_root = executor_input_utils.construct_local_task_root
-        uses: Counter[str] = Counter()
-        lock = threading.Lock()
-
-        def own_root(*, pipeline_root: str, pipeline_resource_name: str, task_resource_name: str) -> str:
-            """kfp.local names a task's folder after its component: two tasks of one would write into the same."""
-            with lock:
-                uses[task_resource_name] += 1
-                number = uses[task_resource_name]
-            root = task_root(pipeline_root, pipeline_resource_name, task_resource_name)
-            root += f".{number}" if number > 1 else ""
-            self._components[Path(root)] = task_resource_name
-            return root
-
-        subprocess_task_handler.SubprocessTaskHandler = lambda **given: _Task(self, **given)
-        executor_input_utils.construct_local_task_root = own_root
-        try:
-            yield
-        finally:
-            subprocess_task_handler.SubprocessTaskHandler = handler
-            executor_input_utils.construct_local_task_root = task_root
-            config.LocalExecutionConfig.instance = None
 
     def run_task(self, image: str, command: list[str], variables: Mapping[str, str]) -> bool:
         """Run one task and note how it ended; True if it succeeded."""
@@ -266,53 +227,3 @@ class LocalRunner:
             self._record = RunRecord(folder.parent)
         with contextlib.suppress(OSError):
             self._record.note(folder.name, handle)
-
-
-class _Task:
-    """kfp.local's ITaskHandler for one task."""
-
-    def __init__(
-        self,
-        ours: LocalRunner,
-        *,
-        image: str,
-        full_command: list[str],
-        env_vars: dict[str, str] | None = None,
-        **_: Any,
-    ) -> None:
-        self.ours = ours
-        self.image = image
-        self.command = full_command
-        self.variables = env_vars or {}
-
-    def run(self) -> Any:
-        from kfp.local.status import Status
-
-        return Status.SUCCESS if self.ours.run_task(self.image, self.command, self.variables) else Status.FAILURE
-
-
-def _without_retries(spec: Mapping[str, Any]) -> str:
-    """The pipeline with each task tried once: what fails on one node of a cluster may pass on another, not here."""
-    tried_once = copy.deepcopy(dict(spec))
-    for definition in [tried_once["root"], *tried_once["components"].values()]:
-        for task in definition.get("dag", {}).get("tasks", {}).values():
-            task.pop("retryPolicy", None)
-    return json.dumps(tried_once, ensure_ascii=False)  # JSON is YAML
-
-
-@contextlib.contextmanager
-def _quiet(log: Path) -> Iterator[None]:
-    """Send kfp.local's own chatter, coloured and three lines a task, to a file.
-
-    It swaps `print` and the root logger's handlers for each task, and leaves them swapped where tasks ran in parallel.
-    """
-    root, own_print = logging.getLogger(), builtins.print
-    level, handlers = root.level, root.handlers[:]
-    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            builtins.print = own_print
-            root.handlers[:] = handlers
-            root.setLevel(level)
