@@ -16,14 +16,12 @@ from torch import Tensor
 
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.steps.schemes import SCHEMES
+from ava_core.steps.schemes import HALF, SCHEMES
 
 SHARED = re.compile(r"(?P<layer>.*\.self_attn)\.[qkv]_proj\.weight$|(?P<experts>.*\.experts)\.(gate_up|down)_proj$")
 MATRIX = re.compile(r"(embed_tokens|lm_head|_proj)(\.weight)?$")
 BLOCK_SIZES = (32, 16)
 """Tried in this order where none is configured."""
-HALF = 16
-"""Bits of float16."""
 
 
 @dataclass(frozen=True, kw_only=True)

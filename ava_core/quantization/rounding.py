@@ -13,9 +13,9 @@ from ava_core.data.shards import ShardedSplit
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.onnx.block_weights import Stored
 from ava_core.quantization.blockwise import quantize_blocks
-from ava_core.quantization.plan import HALF, Format, Group, Targets, choose, formats, groups_of
+from ava_core.quantization.plan import Format, Group, Targets, choose, formats, groups_of
 from ava_core.quantization.sensitivity import measure_damages
-from ava_core.steps.schemes import SCHEMES
+from ava_core.steps.schemes import HALF, SCHEMES
 
 log = logging.getLogger(__name__)
 MAX_LOGITS = 2**25

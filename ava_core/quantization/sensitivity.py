@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.onnx.block_weights import BlockWeights, Stored
-from ava_core.quantization.plan import HALF, Damage, Format, Group
+from ava_core.quantization.plan import Damage, Format, Group
+from ava_core.steps.schemes import HALF
 
 Rounding = Callable[[np.ndarray, Format], Stored]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FLOAT16_BITS, FLOAT32_BITS = 16, 32
+HALF, SINGLE = 16, 32
+"""Bits of float16 and of float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,15 +30,15 @@ class Scheme:
     @property
     def rounds(self) -> bool:
         """Whether it makes the weights other than they were trained."""
-        return self.bits < FLOAT32_BITS
+        return self.bits < SINGLE
 
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme(name="fp32", bits=FLOAT32_BITS),
+        Scheme(name="fp32", bits=SINGLE),
         # What isn't the experts is small beside them and costs more when rounded to 4 bits.
-        Scheme(name="int8", bits=8, experts=(4, 8), others=(8, FLOAT16_BITS)),
+        Scheme(name="int8", bits=8, experts=(4, 8), others=(8, HALF)),
         Scheme(name="int4", bits=4, experts=(4, 8), others=(8,)),
     )
 }

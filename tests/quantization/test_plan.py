@@ -2,9 +2,11 @@
 
 import pytest
 
+from ava_core.config.quantize import QuantizeConfig, SchemeConfig
 from ava_core.errors import ConfigError
-from ava_core.quantization.plan import HALF, Damage, Format, Group, Targets, choose, formats, groups_of
+from ava_core.quantization.plan import Damage, Format, Group, Targets, choose, formats, groups_of
 from ava_core.quantization.rounding import unmeasured
+from ava_core.steps.schemes import HALF, SCHEMES
 
 FOUR, EIGHT, FLOAT16 = Format(bits=4, block_size=32), Format(bits=8, block_size=32), Format(bits=HALF)
 NO_LIMIT = 1.0
@@ -112,3 +114,8 @@ def test_unmeasured_schemes_are_what_they_are_called_after(make_model):
         for group in groups_of(make_model()):
             form = unmeasured(scheme, formats(group, scheme, None))
             assert form.bits == (experts if group.experts else 8)
+
+
+def test_every_scheme_that_rounds_has_its_aims_and_bounds_in_the_configuration():
+    sections = {name for name, field in QuantizeConfig.model_fields.items() if isinstance(field.default, SchemeConfig)}
+    assert sections == {name for name, scheme in SCHEMES.items() if scheme.rounds}

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ava_core.quantization.blockwise import quantize_blocks
-from ava_core.quantization.plan import HALF, Format, groups_of
+from ava_core.quantization.plan import Format, groups_of
 from ava_core.quantization.sensitivity import measure_damages, rounded_weights
+from ava_core.steps.schemes import HALF
 
 FOUR, EIGHT, FLOAT16 = Format(bits=4, block_size=32), Format(bits=8, block_size=32), Format(bits=HALF)
 TOKENS_BS = torch.from_numpy(np.random.default_rng(0).integers(0, 101, (2, 24)))
