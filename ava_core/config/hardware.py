@@ -19,7 +19,7 @@ KERNELS = "AVA_KERNELS"
 KERNEL_CHOICES = ("auto", "native", "onednn", "off")
 KERNELS_FOLDER = Path(__file__).parents[1] / "kernels"
 NEEDED_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
-"""Of a CPU that Ava's kernels run on."""
+"""CPU flags that Ava's native kernels need."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def requested_kernels() -> str:
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """What the CPU says that it can do, as Linux names it; empty elsewhere."""
+    """CPU feature flags from /proc/cpuinfo; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -22,7 +22,7 @@ from ava_core.config.yaml_text import MAX_BYTES, MAX_DEPTH, YamlError, cut_by_co
 from ava_core.errors import ConfigError, shorten
 
 MAX_FAULTS = 20
-"""Lines of one refusal: looking for what was meant takes time for each."""
+"""Faults listed in one refusal; finding the nearest known key takes time for each."""
 
 
 @dataclass(frozen=True)

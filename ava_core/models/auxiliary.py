@@ -25,7 +25,7 @@ AUXILIARY_LOSSES = ("balance_loss", "router_z_loss", "router_diversity")
 
 
 class AuxiliaryWeights(Mapping[str, float]):
-    """The weights of the auxiliary losses as the configuration has them now: who changes it, changes them."""
+    """A live view of the configuration's auxiliary loss weights."""
 
     def __init__(self, config: EnhancedMoEConfig):
         self._config = config
@@ -81,17 +81,17 @@ class _AddGradient(torch.autograd.Function):
 
 
 def add_auxiliary_gradient(weights_TK: Tensor, loss: Tensor, gradient: AuxiliaryGradient) -> Tensor:
-    """The gate values as they are, whose backward pass gives `loss` (scalar) the gradient that is due."""
+    """Identity on the gate values; its backward pass also gives `loss` (scalar) the gradient `gradient.scale`."""
     return _AddGradient.apply(weights_TK, loss, gradient)
 
 
 def weighted_sum(weights: Mapping[str, float], losses: Mapping[str, Tensor]) -> Tensor:
-    """Of at least one loss; one that has no weight counts nothing."""
+    """Sum of weight * loss over at least one loss, a scalar; a loss without a weight has 0."""
     return torch.stack([weights.get(name, 0.0) * loss for name, loss in losses.items()]).sum()
 
 
 class TrainerStep(NamedTuple):
-    """What a model wants to know of the step that it is trained in.
+    """The trainer's current step, as a model sees it.
 
     Attributes:
         scale: what the trainer multiplies its losses with: 1 / micro-batches of the step, times the scale of float16's
@@ -104,7 +104,7 @@ class TrainerStep(NamedTuple):
 
 
 def adopt_trainer(config: EnhancedMoEConfig) -> TrainerStep:
-    """The step that HF's Trainer, or one made from it, is making up the stack.
+    """Find HF's Trainer, or a subclass, on the call stack: the loss scale and number of its current step.
 
     Nothing that a trainer hands to a model tells of it, so its own frame is looked at. A `router_aux_loss_coef` among
     its arguments becomes the configuration's, as TRL's SFTTrainer has it.

@@ -25,7 +25,7 @@ from ava_core.steps.spec import StepSpec
 
 
 def name_origin(folder: Path, identity: manifest.Manifest) -> None:
-    """Say of a finished output that is used again what its inputs are now: equal files may have been made otherwise."""
+    """Update `made_from` in a reused output's manifest: inputs with the same files may come from other runs now."""
     found = manifest.read(folder)
     if found.made_from != identity.made_from:
         manifest.write(folder, replace(found, made_from=identity.made_from))
@@ -54,7 +54,7 @@ def values_read(spec: StepSpec, config: AvaConfig) -> dict[str, Any]:
 
 
 def is_present(request: Request, identity: manifest.Manifest) -> bool:
-    """Whether the output is there already, complete and from the same key."""
+    """Whether the output exists, is complete and has the same key."""
     output = request.output
     if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
         return False

@@ -27,7 +27,7 @@ class Inputs:
 
 
 def verify_inputs(request: Request) -> Inputs:
-    """Hold every input against its manifest.
+    """Verify every input against its manifest.
 
     Raises:
         AvaError: there is no such folder, or it is an output of another kind.
@@ -59,7 +59,7 @@ def _digest_input(port: Input, folder: Path) -> tuple[str, str]:
 
 
 def require_unchanged(request: Request, identity: manifest.Manifest) -> None:
-    """What was read while the step ran is what was verified before it; what hasn't been touched costs a look.
+    """Verify the inputs again when the step has computed; files with the same inode and times aren't hashed again.
 
     Raises:
         AvaError: an input was changed or removed meanwhile, so nothing tells what the output was made from.

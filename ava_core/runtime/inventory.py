@@ -39,7 +39,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Broken:
-    """What is no longer the output that it was.
+    """An output that fails its verification.
 
     Attributes:
         folder: where it lies.

@@ -118,7 +118,7 @@ def read(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, *producers: str) -> Manifest:
-    """Read a manifest and hold every file against it.
+    """Read a manifest and verify every file's size and SHA-256 against it.
 
     Args:
         folder: the output of a step.
@@ -162,7 +162,7 @@ def verified(folder: Path) -> Iterator[None]:
     """Verify a folder before it is read, and after it: what was changed in between may be what was read.
 
     The second time costs a look at each file's times (see `digest_unchanged`). A folder without a manifest, as other
-    tools leave it, is told of in the log.
+    tools leave it, is reported in the log.
 
     Raises:
         AvaError: there is no such folder.
@@ -180,12 +180,12 @@ def verified(folder: Path) -> Iterator[None]:
 
 @cache
 def _tell_of(folder: Path) -> None:
-    """Once, by however many readers it is read."""
+    """Warn once per folder, however often it is read."""
     log.warning("%s: holds no %s: what it holds isn't verified", folder, NAME)
 
 
 def _text(manifest: Manifest) -> bytes:
-    """The only form that a manifest has."""
+    """The manifest's canonical bytes; `read` refuses any other."""
     return (json.dumps({**asdict(manifest), SELF: manifest.sha256}, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -52,7 +52,7 @@ def part(pins: Pins, folder: str) -> dict[str, str]:
 
 
 def check(folder: Path, pins: Pins, ignored: Collection[str] = ()) -> None:
-    """Hold every file below `folder` but those `ignored` against its pins.
+    """Verify every file below `folder` but those `ignored` against its pin.
 
     Raises:
         IntegrityError: a file is missing, added or changed; the message names it.
@@ -68,7 +68,7 @@ def check(folder: Path, pins: Pins, ignored: Collection[str] = ()) -> None:
 
 
 def check_file(path: Path, digest: str) -> None:
-    """Hold one file against its pin.
+    """Verify one file against its pin.
 
     Raises:
         IntegrityError: it is missing or changed.

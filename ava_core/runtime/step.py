@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
-    """Run one step under the contract of the design: verified inputs, keyed work, an output whole or not at all.
+    """Run one step under the step contract: verified inputs, keyed work, an output that is complete or absent.
 
     Raises:
         ConfigError: the output exists and was made from something else.
@@ -67,7 +67,7 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
 
 
 def find_entry(request: Request) -> tuple[Entry, bool]:
-    """The request's entry in the work folder, and whether nothing is left to compute, for work done elsewhere.
+    """The entry in the work folder, and whether its output is finished; for steps that other processes compute.
 
     Raises:
         ConfigError: the output exists and was made from something else.
@@ -87,7 +87,7 @@ def prepare_inputs(request: Request) -> None:
 
 
 def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, Any]]) -> None:
-    """Do a part of a step's work ahead, in the state that the step then goes on from. OUTPUT gets report.json.
+    """Compute a part of a step ahead, in the state folder from which the step resumes. OUTPUT gets report.json.
 
     Args:
         request: what the step was asked for; its key names the state.
@@ -151,7 +151,7 @@ def _compute_staged(
 
 
 def _check_figures(spec: StepSpec, run: StepRun) -> None:
-    """Every promised figure is there and finite; otherwise the step has failed, whatever it wrote."""
+    """Require that every figure in the step's spec is there and finite; otherwise the step has failed."""
     for promised, figures, file in (
         (spec.metrics, run.metrics, "metrics.json"),
         (spec.timings, run.timings, "timings"),

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MAX_AGE_DAYS = 30.0
 MAX_BYTES = 20 * 2**30
 KEPT_HOURS = 24.0
-"""What was used so lately stays when a step prunes, however large: a killed run's checkpoints are worth more."""
+"""Entries used more recently survive a step's pruning whatever their size: a killed run may have checkpoints there."""
 
 
 @dataclass(frozen=True)
