@@ -14,7 +14,7 @@ import sys, time
 from pathlib import Path
 from ava_core.interruption import handle_signals, outlive_terminal
 from ava_core.runtime import logs
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 handle_signals()
 outlive_terminal()
 logs.configure()

@@ -2,7 +2,7 @@ import logging
 import os
 import re
 
-from ava_core.runtime import progress
+from ava_core import progress
 from tests.test_interruption import on_terminal
 
 
@@ -28,7 +28,7 @@ def test_quiet_shows_nothing(caplog, capsys):
 ON_A_TERMINAL = """
 import logging, time
 from ava_core.runtime import logs
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 logs.configure()
 progress = Progress()
 log = logging.getLogger("ava_core.test")

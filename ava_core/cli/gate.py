@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _compute(run: StepRun) -> None:
-    from ava_core.registry.gates.gate import figures, gate
+    from ava_core.registry.gate import figures, gate
     from ava_core.tracking import tracking_uri
 
     decision = gate(

@@ -137,8 +137,8 @@ def _request(
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ava_core.config import resolve
     from ava_core.errors import ConfigError
+    from ava_core.progress import Progress
     from ava_core.runtime import executor_output, logs
-    from ava_core.runtime.progress import Progress
     from ava_core.runtime.request import Request
 
     if flags["log_level"] not in logs.LEVELS:

@@ -13,7 +13,7 @@ from ava_core.data.sources import read_documents
 from ava_core.data.sources.source import Document, Source
 
 if TYPE_CHECKING:
-    from ava_core.runtime.progress import Progress
+    from ava_core.progress import Progress
 
 DOCUMENTS, REPORT = "documents.arrow", "report.json"
 BATCH_BYTES = 16 * 2**20

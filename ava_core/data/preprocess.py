@@ -19,7 +19,7 @@ from ava_core.data.stages import Stages, part_folder
 from ava_core.data.tokenizer import BOUNDARY_ID
 
 if TYPE_CHECKING:
-    from ava_core.runtime.progress import Progress
+    from ava_core.progress import Progress
 
 
 @dataclass(frozen=True)

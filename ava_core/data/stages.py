@@ -28,7 +28,7 @@ from ava_core.errors import AvaError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from ava_core.runtime.progress import Progress
+    from ava_core.progress import Progress
 
 log = logging.getLogger(__name__)
 

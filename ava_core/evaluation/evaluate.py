@@ -36,8 +36,8 @@ from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
 from ava_core.evaluation.scoring import Score, score
 from ava_core.files import write_json
 from ava_core.generation.loading import load_model
+from ava_core.progress import Progress
 from ava_core.runtime import manifest
-from ava_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 SPLIT = "test"

@@ -18,7 +18,7 @@ from ava_core.launching import api_errors
 from ava_core.launching.log_stream import LogStream, Shown
 from ava_core.launching.submission import container, options_of
 from ava_core.launching.trainjob import TrainJob
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 
 if TYPE_CHECKING:
     from kubeflow.trainer import Runtime

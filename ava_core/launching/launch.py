@@ -9,7 +9,7 @@ from ava_core.config.train import TrainConfig
 from ava_core.distributed.group import require_devices
 from ava_core.distributed.ranks import Ranks
 from ava_core.launching.workers import train_in_processes
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits
 from ava_core.training.preconditions import require_trainable
 from ava_core.training.request import TrainRequest, TrainResult

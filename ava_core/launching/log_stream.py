@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
-from ava_core.runtime.progress import Advance, Progress
+from ava_core.progress import Advance, Progress
 
 log = logging.getLogger(__name__)
 REST_SECONDS = 20.0

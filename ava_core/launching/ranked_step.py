@@ -23,8 +23,8 @@ from ava_core.distributed.group import TIMEOUT, require_devices, store_of
 from ava_core.distributed.peers import LostPeer
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
+from ava_core.progress import Progress
 from ava_core.runtime import logs
-from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.step import run_step
 from ava_core.training.request import TrainRequest, decode, encode

@@ -24,8 +24,8 @@ from ava_core.files import write_json
 from ava_core.interruption import handle_signals, outlive_terminal
 from ava_core.launching import failures
 from ava_core.launching.lifetime import die_with_parent
+from ava_core.progress import Progress
 from ava_core.runtime import logs
-from ava_core.runtime.progress import Progress
 from ava_core.training.request import TrainRequest, TrainResult, decode
 
 log = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from ava_core.onnx.export import export_onnx, onnx_bytes
 from ava_core.onnx.genai import write_genai_config
 from ava_core.onnx.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
 from ava_core.onnx.runtime import load_onnx
+from ava_core.progress import Progress
 from ava_core.quantization.bounds import require_parity
 from ava_core.quantization.consistency import cached_error, padded_error
 from ava_core.quantization.decoding import PROMPT_TOKENS, decode_rates
@@ -32,7 +33,6 @@ from ava_core.quantization.plan import Format
 from ava_core.quantization.readback import verify_weights
 from ava_core.quantization.rounding import bits_per_weight, plan, round_model
 from ava_core.quantization.verify import verify_experts, verify_file, verify_rounding
-from ava_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 EXPORT_SEQUENCES = 2

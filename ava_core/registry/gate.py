@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ava_core.config.register import RegisterConfig
 from ava_core.files import write_json
+from ava_core.progress import Progress
 from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.gates.decision import NAME, Decision, decide, gate_digest
@@ -15,7 +16,6 @@ from ava_core.registry.gates.page import to_markdown
 from ava_core.registry.promotion import champion_to_beat, read_outcome
 from ava_core.registry.soundness import require_sound_champion
 from ava_core.registry.versions import CHAMPION, describe, find_versions, read_aliases
-from ava_core.runtime.progress import Progress
 from ava_core.tracking.address import sqlite_file
 from ava_core.tracking.connection import connect
 from ava_core.tracking.faults import server_errors

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ava_core.config.register import RegisterConfig
+from ava_core.progress import Progress
 from ava_core.registry.candidate import read_candidate
 from ava_core.registry.context import Context
 from ava_core.registry.create_version import find_or_create_version
@@ -22,7 +23,6 @@ from ava_core.registry.promotion import Outcome, promote, read_outcome
 from ava_core.registry.registration import Registration
 from ava_core.registry.soundness import require_sound_champion
 from ava_core.registry.versions import CHALLENGER, CHAMPION, PROMOTED, describe, read_aliases
-from ava_core.runtime.progress import Progress
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import connect
 from ava_core.tracking.faults import server_errors

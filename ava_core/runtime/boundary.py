@@ -21,6 +21,7 @@ BOUNDARY = {
     "ava_core.auto_classes": "a hook for programs outside of Ava, in every process of the environment",
     "ava_core.checkout": "the folder that notes lie in",
     "ava_core.interruption": "signals: a step that was interrupted has no result",
+    "ava_core.progress": "shows how far a step is",
     "ava_core.redaction": "hides secrets in messages",
     "ava_core.server_address": "refuses addresses",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from ava_core.config.hardware import usable_cores
 from ava_core.config.hosts import world_size
 from ava_core.config.schema import AvaConfig
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.steps.spec import StepSpec
 
 

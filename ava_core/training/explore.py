@@ -11,7 +11,7 @@ from ava_core.data.curriculum import build_batches
 from ava_core.data.shards import ShardedSplit
 from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.find_rate import RateSearch, find_rate
 from ava_core.training.memory.plan import plan_memory

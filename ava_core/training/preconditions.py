@@ -15,7 +15,7 @@ from ava_core.data.shards import load_splits_info
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
-from ava_core.training.engine.precision import require_support
+from ava_core.training.precision import require_support
 from ava_core.training.request import TrainRequest
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from ava_core.errors import ConfigError
 from ava_core.files import write_json
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
+from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree, digest_value
-from ava_core.runtime.progress import Progress
 from ava_core.training.callbacks import CallbackList, default_callbacks
 from ava_core.training.checkpoints import CheckpointFolder, Restored, check_resume, resume_from
 from ava_core.training.difficulty import reference_difficulty

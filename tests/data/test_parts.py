@@ -14,8 +14,8 @@ from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.preprocess import clean_part, preprocess
 from ava_core.data.sources import open_sources, part_of, read_documents
 from ava_core.errors import AvaError
+from ava_core.progress import Progress
 from ava_core.runtime.manifest import describe_files
-from ava_core.runtime.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 QUIET = Progress(quiet=True)

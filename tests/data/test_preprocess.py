@@ -21,9 +21,9 @@ from ava_core.data.shards import ShardedSplit
 from ava_core.data.sources.source import Document
 from ava_core.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.errors import AvaError
+from ava_core.progress import Progress
 from ava_core.runtime import manifest
 from ava_core.runtime.manifest import describe_files
-from ava_core.runtime.progress import Progress
 from ava_core.steps.table import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data import preprocess as module
 from ava_core.data import stages
 from ava_core.data.cleaning import Cleaner
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 
 data, output, state, where = sys.argv[1:]
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ava_core.config.evaluate import EvaluateConfig
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 
 SETTINGS = {
     "batch_size": 4,

@@ -6,7 +6,7 @@ import pytest
 
 from ava_core.config import resolve
 from ava_core.launching import trainjob
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ava_core.distributed.peers import LostPeer
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.launching.worker import main
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.training.request import TrainRequest, TrainResult
 
 

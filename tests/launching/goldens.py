@@ -18,8 +18,8 @@ import yaml
 from ava_core.config import resolve
 from ava_core.launching import step
 from ava_core.launching.runtime import manifest
+from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_value
-from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request
 from ava_core.runtime.work import Entry
 from ava_core.steps.table import STEPS

@@ -14,7 +14,7 @@ from ava_core.config.hosts import read_hostfile, world_size
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.launching import launch, processes
 from ava_core.launching.workers import train_in_processes
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.training.request import TrainRequest
 
 FAKE = "tests.launching.fake_worker"

@@ -14,8 +14,8 @@ import pytest
 from ava_core.config import resolve
 from ava_core.config.hardware import usable_cores
 from ava_core.errors import AvaError, ConfigError
+from ava_core.progress import Progress
 from ava_core.runtime import manifest
-from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request
 from ava_core.runtime.step import run_step
 from ava_core.runtime.work import timings_path

@@ -16,8 +16,8 @@ from ava_core.generation.decoding import generate
 from ava_core.generation.loading import load_model
 from ava_core.generation.prompts import encode
 from ava_core.onnx.genai import write_genai_config
+from ava_core.progress import Progress
 from ava_core.quantization.quantize import quantize
-from ava_core.runtime.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["To be, or", "Ça, c'est l'été: <|endoftext|> says 愛", ""]

@@ -10,9 +10,9 @@ from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError, ConfigError, IntegrityError, ParityError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.onnx.runtime import load_onnx
+from ava_core.progress import Progress
 from ava_core.quantization.parity import measure_parity
 from ava_core.quantization.quantize import quantize
-from ava_core.runtime.progress import Progress
 from ava_core.steps.table import STEPS
 
 

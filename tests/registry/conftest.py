@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from ava_core.config.schema import AvaConfig
+from ava_core.progress import Progress
+from ava_core.registry.gate import gate as decide
 from ava_core.registry.gates.decision import Decision
-from ava_core.registry.gates.gate import gate as decide
 from ava_core.registry.register import register
 from ava_core.registry.registration import Registration
 from ava_core.runtime import manifest
-from ava_core.runtime.progress import Progress
 
 COMMIT = "c" * 40
 

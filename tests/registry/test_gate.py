@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ava_core.errors import AvaError, IntegrityError
-from ava_core.registry.gates.gate import figures
+from ava_core.registry.gate import figures
 from ava_core.runtime.digests import digest_tree
 
 ROOT = Path(__file__).parents[3]

@@ -121,7 +121,7 @@ def _documented(text, comment):
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("runtime/progress.py", replaced("LINE_EVERY_SECONDS = 10.0", "LINE_EVERY_SECONDS = 1.0")),
+        ("progress.py", replaced("LINE_EVERY_SECONDS = 10.0", "LINE_EVERY_SECONDS = 1.0")),
         ("runtime/logs.py", appended("FORMAT = 1")),
         ("training/callbacks/progress.py", appended("WIDTH = 1")),
         ("launching/log_stream.py", appended("LINES = 1")),

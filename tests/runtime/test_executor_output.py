@@ -7,8 +7,8 @@ import pytest
 
 from ava_core.config import AvaConfig
 from ava_core.errors import ConfigError
+from ava_core.progress import Progress
 from ava_core.runtime import executor_output
-from ava_core.runtime.progress import Progress
 from ava_core.runtime.request import Request
 from ava_core.runtime.step import run_step
 from ava_core.steps.table import STEPS

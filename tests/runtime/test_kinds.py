@@ -7,8 +7,8 @@ import pytest
 
 from ava_core.config import AvaConfig
 from ava_core.errors import AvaError
+from ava_core.progress import Progress
 from ava_core.runtime import manifest
-from ava_core.runtime.progress import Progress
 from ava_core.runtime.step import Request, run_step
 from ava_core.steps.spec import StepSpec
 from ava_core.steps.table import MODEL, STEPS

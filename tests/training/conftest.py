@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from ava_core.config import resolve
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 
 from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.training.callbacks import Callback, CallbackList, default_callbacks
 from ava_core.training.callbacks.budget import Budget, share_done
 from ava_core.training.callbacks.early_stopping import EarlyStopping

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ava_core.distributed.ranks import Ranks
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.training.callbacks import CallbackList, default_callbacks
 from ava_core.training.checkpoints import CheckpointFolder
 from ava_core.training.ema import Ema

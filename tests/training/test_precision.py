@@ -5,8 +5,8 @@ import torch
 
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
-from ava_core.training.engine import precision
-from ava_core.training.engine.precision import LossScaler, set_weight_dtype
+from ava_core.training import precision
+from ava_core.training.precision import LossScaler, set_weight_dtype
 from tests.training.engine.rank_runs import build_engine, settings, tiny, windows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ava_core.config.train import TrainConfig
-from ava_core.runtime.progress import Progress
+from ava_core.progress import Progress
 from ava_core.training.callbacks.base import Callback
 from ava_core.training.callbacks.budget import Budget
 from ava_core.training.callbacks.early_stopping import EarlyStopping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from ava_core.runtime.progress import Advance, Progress
+from ava_core.progress import Advance, Progress
 from ava_core.training.callbacks.base import Callback, Row, Run
 from ava_core.training.callbacks.budget import share_done
 

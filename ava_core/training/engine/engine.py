@@ -18,7 +18,6 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.training.batch import Batch
 from ava_core.training.engine.balance import BalanceMonitor, routing_figures
-from ava_core.training.engine.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.engine.zero_muon import PartitionedMuon
 from ava_core.training.gradients.surgery import GradientSurgery
 from ava_core.training.objective import Objective, ObjectiveLoss, TrainedModel
@@ -30,6 +29,7 @@ from ava_core.training.optimizers import (
     sampled_label_gradients,
 )
 from ava_core.training.optimizers.parameters import parameter_groups
+from ava_core.training.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.preconditions import refuse_impossible
 
 

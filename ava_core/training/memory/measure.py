@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from ava_core.config.activations import LayerMemory, loss_bytes
 from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.training.engine.precision import weight_dtype
 from ava_core.training.objective import TrainedModel
+from ava_core.training.precision import weight_dtype
 
 SAMPLE_TOKENS = 2048
 """Tokens of the pass that is measured, at least: in whole sequences, and no more than a micro-batch has."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ava_core.config.model import ModelConfig
 from ava_core.config.train import TrainConfig
-from ava_core.training.engine.precision import weight_dtype
+from ava_core.training.precision import weight_dtype
 from ava_core.training.speed.flops import Product, products, step_shapes
 
 LAUNCHES = {"cpu": 1, "cuda": 20}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ava_core.config.gate import BoundConfig
 from ava_core.config.register import RegisterConfig
 from ava_core.errors import AvaError
+from ava_core.registry.gate import figures as step_figures
 from ava_core.registry.gates.bounds import bounded_figures, bounds_from, check_bounds
 from ava_core.registry.gates.decision import Decision, gate_digest
-from ava_core.registry.gates.gate import figures as step_figures
 from ava_core.registry.gates.page import to_markdown
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,7 +8,7 @@ from ava_core.errors import ConfigError
 from ava_core.training.checkpoints import CheckpointFolder, resume_from
 from ava_core.training.checkpoints.folder import checkpoints_in
 from ava_core.training.checkpoints.universal import SavedState
-from ava_core.training.engine.precision import require_support
+from ava_core.training.precision import require_support
 from tests.training.engine.rank_runs import build_engine, settings, tiny, windows
 
 ALONE = Ranks()

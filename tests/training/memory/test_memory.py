@@ -13,9 +13,9 @@ from ava_core.config.precision import WIDTHS
 from ava_core.config.train import TrainConfig
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
-from ava_core.training.engine.precision import weight_dtype
 from ava_core.training.memory.measure import measure, recompute
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
+from ava_core.training.precision import weight_dtype
 
 VOCABULARY = 64
 
