@@ -34,7 +34,7 @@ def test_stage_copies_what_its_program_imports(stage, program, tmp_path):
             else:
                 (tmp_path / target).mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, tmp_path / target)
-    code = f"import importlib, os, sys; sys.path.insert(0, os.getcwd()); print(importlib.import_module({program!r}).__file__)"
+    code = f"import os, sys; sys.path.insert(0, os.getcwd()); import {program} as module; print(module.__file__)"
     answer = subprocess.run(
         [sys.executable, "-IS", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
