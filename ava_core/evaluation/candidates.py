@@ -21,7 +21,7 @@ RUNTIME_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-"""What a float model needs at run time: the counterpart of `model_bytes` of `ava quantize`."""
+"""Files that a float model needs at run time: their sizes are its `model_bytes`, as `ava quantize` counts its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Candidate:
     Attributes:
         name: "float", or the scheme of a quantised model.
         folder: where it lies.
-        record: what its manifest says.
-        sizes: figures of its own step that belong into a comparison: bytes, and parity with the float model.
+        record: its manifest.
+        sizes: metrics of the step that made it: `model_bytes`, and of a quantised model the parity with the float one.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Candidate:
 
     @property
     def prefix(self) -> str:
-        """Of its names in metrics.json."""
+        """What the names of its figures in metrics.json begin with: nothing, or the scheme and `_`."""
         return "" if self.name == FLOAT else f"{self.name}_"
 
 
@@ -51,6 +51,7 @@ def find_candidates(model: Path, quantized: list[Path]) -> list[Candidate]:
 
     Raises:
         ConfigError: two folders of one scheme, or a model quantised from another one than `model`.
+        IntegrityError: a JSON file can't be read, or quantization.json names no known scheme.
         AvaError: a folder is no output of its step.
     """
     record = manifest.read(model)
@@ -81,7 +82,7 @@ def read_training(model: Path) -> dict[str, Any]:
 
     Raises:
         AvaError: the folder has none.
-        IntegrityError: it can't be understood.
+        IntegrityError: it isn't JSON, lacks a field, or its `sequence_length` is no number of tokens.
     """
     record = _read_json(model / "training.json", "train")
     for name in ("sequence_length", "parameters", "active_parameters", "corpus"):
@@ -94,7 +95,7 @@ def read_training(model: Path) -> dict[str, Any]:
 
 
 def require_same_tokenizer(model: Path, shards: Path) -> None:
-    """Tokens mean nothing to a model that was trained with another tokenizer.
+    """Refuse shards whose tokenizer.json isn't the model's, byte for byte: their token ids would mean other text.
 
     Raises:
         ConfigError: the tokenizers differ.
@@ -110,7 +111,7 @@ def require_same_tokenizer(model: Path, shards: Path) -> None:
 
 
 def warn_of_other_shards(model: Path, shards: Path) -> None:
-    """Say so when the text to score isn't held out from the model's own training by construction."""
+    """Warn if the model was trained on other shards: only their own test split is held out from it by construction."""
     trained_on = manifest.read(model).inputs.get("shards")
     if trained_on != manifest.read(shards).digest:
         log.warning(

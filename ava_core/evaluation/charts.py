@@ -36,7 +36,7 @@ STYLE: Any = {
 LABELLED_CELLS = 400
 """Cells up to which a heat map shows its numbers."""
 NARROW_SHARE = 0.06
-"""Of a heat map's width: the name of a narrower group of experts stands upright."""
+"""Fraction of a heat map's width; the name of a narrower group of experts is rotated by 90 degrees."""
 
 
 def _to_svg(figure: Figure, name: str) -> str:
@@ -49,7 +49,7 @@ def _to_svg(figure: Figure, name: str) -> str:
 
 
 def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` values, of those that there are at the beginning."""
+    """Trailing moving average over `window` values; near the beginning over those that there are."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
@@ -79,7 +79,10 @@ def loss_curve(history: Sequence[dict[str, float]], test_loss: float) -> str:
 
 
 def position_curve(losses: Sequence[float | None]) -> str:
-    """Mean test loss by position in the window, in up to 32 bins that grow with the position."""
+    """Mean test loss (nats per token) by position in the window, in up to 32 bins whose widths grow geometrically.
+
+    `losses` are by position; None where no token was scored.
+    """
     values = np.asarray([np.nan if loss is None else loss for loss in losses], float)
     edges = np.unique(np.geomspace(1, len(values) + 1, 33).astype(int)) - 1
     bins = [
@@ -104,12 +107,12 @@ def load_heat_map(relative_load_LE: np.ndarray, kinds: Sequence[str], dead_LE: n
     """Load of each expert in each layer, relative to an even share; dead experts are crossed out.
 
     Args:
-        relative_load_LE: 1 is an even share.
-        kinds: kind of each expert; equal kinds stand side by side.
+        relative_load_LE: load over the layer's mean load; 1 is an even share.
+        kinds: kind of each of the E experts; equal kinds are contiguous.
         dead_LE: bool, which experts are dead.
     """
     L, E = relative_load_LE.shape
-    # Red is half an even share or less as blue is twice or more: a ratio means the same both ways.
+    # On a log scale a half of an even share is as far from the middle as twice of it.
     shown = np.log2(np.clip(relative_load_LE, 2.0**-2, 2.0**2))
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         width = float(np.clip(0.62 * E + 1.6, 6.0, 11.4))

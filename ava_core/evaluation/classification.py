@@ -1,4 +1,4 @@
-"""The most probable token taken as a classifier's answer: how sure it is, and what it is confused with.
+"""Next-token prediction as classification: an ROC curve of the top-1 probability, and a confusion matrix.
 
 Two views, both counted while the test split is scored, in the form of `kfp.dsl.ClassificationMetrics`, which Kubeflow's
 pages draw:
@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 BINS = 50
-"""Of the probability, of equal width; a bin holds its upper end."""
+"""Bins of the top-1 probability, of equal width; bin i covers (i / BINS, (i + 1) / BINS]."""
 CLASSES = (
     "letters",
     "space + letters",
@@ -36,7 +36,7 @@ _LETTERS, _WORD, _DIGITS, _PUNCTUATION, _SPACE, _LINE_BREAK, _END, _OTHER = rang
 def token_classes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> np.ndarray:
     """The class of each token as an index into CLASSES, int64 of shape (vocab_size,).
 
-    The first character that is no space decides; part of a character, and an entry that is no text, is `other`.
+    See `classify`. Special tokens but end-of-text, and ids that the tokenizer doesn't have, are `other`.
     """
     classes = np.full(vocab_size, _OTHER, np.int64)
     named = range(min(len(tokenizer), vocab_size))
@@ -49,7 +49,11 @@ def token_classes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> np.nda
 
 
 def classify(text: str) -> int:
-    """The class of a token's text, as an index into CLASSES."""
+    """The class of a token's text, as an index into CLASSES.
+
+    A token with a line break is `line break`; else its first character that is no white space decides. Bytes that are
+    no whole UTF-8 character, decoded as U+FFFD, are `other`.
+    """
     word = text.lstrip()
     if "\n" in text:
         return _LINE_BREAK
@@ -68,10 +72,10 @@ def describe(right: list[int], wrong: list[int], pairs: list[int]) -> dict[str, 
     """Metadata of a `kfp.dsl.ClassificationMetrics`. Without a right or without a wrong answer there is no curve.
 
     Args:
-        right: right answers by their probability, BINS counts.
-        wrong: wrong answers, likewise.
-        pairs: tokens by class of the true and of the most probable token, the true one's first: CLASSES x CLASSES
-            counts.
+        right: tokens whose top-1 prediction is right, by bin of its probability: BINS counts.
+        wrong: tokens whose top-1 prediction is wrong, likewise.
+        pairs: the confusion matrix, flattened by rows: CLASSES x CLASSES counts, rows by class of the true token,
+            columns by that of the most probable one.
     """
     size = len(CLASSES)
     matrix = {
@@ -88,6 +92,6 @@ def describe(right: list[int], wrong: list[int], pairs: list[int]) -> dict[str, 
 
 
 def _shares(counts: list[int]) -> list[float]:
-    """Share of the counts in the upper 0, 1, ... BINS bins."""
+    """Share of the counts in the upper 0, 1, ... BINS bins: the rate of what lies above each threshold."""
     total = sum(counts)
     return [count / total for count in accumulate(reversed(counts), initial=0)]

@@ -19,7 +19,7 @@ def distinct(texts: Sequence[str], n: int = 2) -> float:
 def repetition(texts: Sequence[str], n: int = 4) -> float:
     """Share of a text's n-grams that occurred in it before (seq-rep-n, arXiv 1908.04319).
 
-    0: nothing is repeated; near 1: the text goes round in circles. The mean over the texts that have any; 0 without.
+    0: nothing is repeated; near 1: a loop. The mean over the texts that have any n-grams; 0 without.
     """
     shares = [1 - len(set(ngrams)) / len(ngrams) for text in texts if (ngrams := _ngrams(text, n))]
     return sum(shares) / len(shares) if shares else 0.0

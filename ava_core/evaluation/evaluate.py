@@ -1,4 +1,4 @@
-"""The evaluate step: score the trained and the quantised models, let them speak, and write the report.
+"""The evaluate step: score the trained and the quantised models, sample from them, and write the report.
 
 Protocol of the scores: every token of the test split, boundary tokens included, is predicted once, in windows of the
 training context that don't overlap; attention doesn't cross document boundaries. Bits per byte = nats / ln 2 / bytes
@@ -49,7 +49,7 @@ class Evaluation:
 
     Attributes:
         metrics: figures that are the same on every run; those of a quantised model begin with its scheme.
-        timings: none of its own.
+        timings: empty; the step has none of its own.
     """
 
     metrics: dict[str, float]
@@ -58,14 +58,14 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What was found out about one model.
+    """What was measured on one model.
 
     Attributes:
         candidate: the model.
         score: its sums over the test split.
         layers: expert utilisation of each layer.
-        samples: what it wrote.
-        figures: the figures of the design's section 5, and some more, without prefix.
+        samples: its continuations of the prompts.
+        figures: test loss and accuracy, expert utilisation and diversity of the samples, by name without prefix.
         expert_kinds: kind of each expert, in their order.
     """
 
@@ -98,9 +98,9 @@ def evaluate(
         shards: output of `ava preprocess`.
         quantized: outputs of `ava quantize`, one for each scheme.
         output: an empty folder.
-        state: keeps scores and samples of a killed run, which the next one goes on from.
-        threads: CPU threads; the last bits of the figures depend on it.
-        progress: shows how far it is.
+        state: folder for scores and samples while they are made; after a kill the next run resumes from it.
+        threads: CPU threads; the order of summation, and so the last bits of the figures, depends on it.
+        progress: shows a bar for the tokens scored.
 
     Raises:
         AvaError: an input is missing, damaged or doesn't belong to the others, or a prompt is too long.
@@ -192,7 +192,7 @@ def _measure(
 
 
 def describe_score(result: Score, num_bytes: int) -> dict[str, float]:
-    """Loss in nats per token, its exponential, bits per byte of the text, and shares of tokens predicted right."""
+    """Loss in nats per token, perplexity, bits per byte of the text, and top-1 and top-5 accuracy of the next token."""
     loss = result.nats / result.tokens
     return {
         "test_loss": loss,
@@ -210,7 +210,7 @@ def _contents(
     training: dict[str, Any],
     shards: manifest.Manifest,
 ) -> dict[str, Any]:
-    """evaluation.json: all that was found out, for people and for the registry's gate."""
+    """evaluation.json: all that was measured, for people and for the registry's gate."""
     first = measurements[0]
     records = {"shards": shards, **{item.candidate.name: item.candidate.record for item in measurements}}
     return {

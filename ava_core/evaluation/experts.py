@@ -3,9 +3,9 @@
 For a layer with E experts (FFN, then zero, copy and constant) and k experts per token on average:
 
 - load of an expert: share of the scored tokens that chose it; the loads of a layer sum to k.
-- load CV: standard deviation (over the whole population) of the loads, divided by their mean; 0 is even.
+- load CV: coefficient of variation, the population standard deviation of the loads over their mean; 0 is even.
 - entropy: of the distribution load / k over the experts, divided by ln E; 1 is even, 0 is one expert for everything.
-- router entropy: mean entropy, in nats, of the router's softmax over the E experts for one token; low is decided.
+- router entropy: mean entropy, in nats, of the router's softmax over the E experts for one token; low is confident.
 - dead expert: its load is below 1 % of an even share, k / E.
 
 Zero-computation experts are experts like the others here. The balance loss of MoE++ pulls them to 1 / tau times the
@@ -47,7 +47,7 @@ class LayerUtilisation:
         load: of each expert, E numbers.
         load_cv, ffn_load_cv, entropy, router_entropy: as defined above.
         experts_per_token: k.
-        ffn_experts_per_token: of the k, those that compute; the rest is free.
+        ffn_experts_per_token: of the k, FFN experts; zero-computation experts, the rest, cost next to nothing.
         dead_experts: indices of the dead ones.
     """
 
@@ -93,6 +93,7 @@ def describe_layer(layer: int, counts: LayerCounts, tokens: int, num_ffn_experts
 
 
 def _variation(load: np.ndarray) -> float:
+    """Coefficient of variation; 0 where nothing is loaded."""
     mean = load.mean()
     return float(load.std() / mean) if mean > 0 else 0.0
 

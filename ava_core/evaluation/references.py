@@ -1,4 +1,4 @@
-"""What the scores are measured against: the text of the split itself, and what a compressor makes of it."""
+"""References for bits per byte: the text that the tokens of a split stand for, and its size under bz2."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ava_core.errors import IntegrityError
 
 
 def decode_split(split: ShardedSplit, tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """The UTF-8 text of a split, its documents one after the other.
+    """The UTF-8 text of a split, its documents one after the other, without the boundary tokens that end them.
 
     Raises:
-        IntegrityError: it hasn't the number of bytes that bits per byte would be divided by.
+        IntegrityError: its bytes aren't as many as the shards say, by which bits per byte are divided.
     """
     ends = [*split.document_starts[1:].tolist(), split.num_tokens]
     texts = tokenizer.batch_decode(

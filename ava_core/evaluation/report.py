@@ -27,7 +27,7 @@ class Report:
         contents: evaluation.json.
         training: training.json of the model.
         history: lines of the model's history.jsonl; may be empty.
-        sizes: per model, bytes and parity figures of its own step.
+        sizes: `Candidate.sizes` by the model's name.
         settings: prompts and decoding.
         seed: of nucleus sampling.
     """
@@ -47,9 +47,9 @@ class Row:
     Attributes:
         label: what the figure is, in words.
         name: its name in metrics.json.
-        form: format of the value.
+        form: format specification of the value, or `bytes`.
         lower_is_better: which direction is good; None: neither.
-        from_step: the figure comes from the model's own step, not from the evaluation.
+        from_step: the figure is a metric of the step that made the model (`Report.sizes`), not of the evaluation.
     """
 
     label: str

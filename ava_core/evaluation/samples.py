@@ -1,4 +1,4 @@
-"""Samples: what a model makes of the prompts, by each decoding strategy."""
+"""Samples: a model's continuations of the prompts, by each decoding strategy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ava_core.files import write_whole
 from ava_core.generation.decoding import generate
 
 STRATEGIES = ("greedy", "beam", "nucleus")
-"""What the report shows side by side: the most probable text, searched further, and drawn."""
+"""What the report shows side by side: greedy decoding, beam search, and nucleus (top-p) sampling, arXiv 1904.09751."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def draw_samples(
 def describe_samples(samples: list[Sample]) -> dict[str, float]:
     """`distinct_2` and `repetition_4gram` of the continuations: each strategy's figure, then their mean.
 
-    The strategies aren't put into one bag, because greedy and beam often give nearly the same text.
+    The strategies aren't pooled, because greedy decoding and beam search often give nearly the same text.
     """
     figures: dict[str, float] = {}
     for name, measure in (("distinct_2", distinct), ("repetition_4gram", repetition)):

@@ -36,11 +36,11 @@ class Score:
     Attributes:
         batches: batches that are in the sums.
         tokens: scored tokens.
-        nats: their negative log-likelihood.
+        nats: their negative log-likelihood, summed.
         correct: tokens to which the model gave the highest logit of all; a tie counts against it.
         top5: tokens among the five highest, likewise.
-        right, wrong: most probable tokens by their probability, those in `correct` and the others, BINS numbers each.
-        class_pairs: tokens by class of the true and of the most probable token, CLASSES x CLASSES numbers.
+        right, wrong: tokens in `correct` and the others, by bin of the top-1 probability, BINS numbers each.
+        class_pairs: the confusion matrix of token classes, flattened by rows (true token), CLASSES x CLASSES numbers.
         position_nats, position_tokens: nats and tokens by position in the window, S numbers each.
         layers: what each layer's router did.
     """
@@ -66,7 +66,7 @@ class Score:
         return cls(**{**fields, "layers": [LayerCounts(**layer) for layer in fields["layers"]]})
 
     def save(self, path: Path) -> None:
-        """Write all sums to `path`, whole or not at all; numbers come back bit by bit."""
+        """Write all sums to `path`, whole or not at all; JSON keeps every bit of a float."""
         write_whole(path, json.dumps(asdict(self)), durable=True)
 
 
@@ -90,11 +90,11 @@ def score(
         boundary_token_id: the token that ends a document.
         token_classes: class of each token, int64 of shape (V,).
         batch_size: windows at once.
-        kept: file for the sums so far; a killed run goes on from it, with the same sums in the end.
-        advance: told how many tokens are done.
+        kept: file for the sums so far; after a kill the next run resumes from it, with the same sums in the end.
+        advance: called with the number of tokens done.
 
     Raises:
-        AvaError: the model gives a loss that is no finite number.
+        AvaError: the loss is not finite.
     """
     result = Score.load(kept)
     saved = time.monotonic()

@@ -20,7 +20,7 @@ from ava_core.runtime.manifest import verified
 
 log = logging.getLogger(__name__)
 TYPES = ("f32", "f16", "bf16", "q8_0")
-"""What the converter writes; `llama-quantize` makes the smaller ones of these."""
+"""Tensor types that the converter writes; `llama-quantize` makes the smaller ones (Q4_K and the like) of these."""
 CONVERTER = "convert_hf_to_gguf.py"
 ERROR_LINES = 3
 
@@ -67,7 +67,7 @@ def export_gguf(folder: Path, output: Path, llama_cpp: Path, kind: str) -> str:
 
 
 def _target_of(folder: Path) -> str:
-    """The architecture whose `qk_norm` is the model's; each has one of its own."""
+    """olmoe, mixtral or qwen3_moe: the one with the model's `qk_norm`, in which the three differ."""
     config = None
     if (folder / "config.json").is_file():
         try:

@@ -1,8 +1,8 @@
 """llama.cpp's `convert_hf_to_gguf.py`, told by name which pre-tokenizer a model of Ava's has.
 
-The converter knows pre-tokenizers by a hash of the ids that a vocabulary gives to one fixed text, so each vocabulary
-that somebody trains is unknown to it, whatever splits the words. Ours are split by GPT-2's expression
-(`data.tokenizer`).
+The converter recognises a pre-tokenizer by a hash of the ids that the tokenizer gives to one fixed text. A newly
+trained vocabulary gives other ids, so it is unknown even where the pre-tokenizer is a known one: ours is GPT-2's
+byte-level regular expression (`data.tokenizer`).
 
 Run as: python -m ava_core.exporting.gguf_converter LLAMA_CPP MODEL [the converter's own options]
 """

@@ -1,4 +1,4 @@
-"""Native kernels for training on a CPU: what torch does in several passes over memory, in one.
+"""Native fused kernels for training in bfloat16 on a CPU: one pass over memory where torch takes several.
 
 `usable` says whether tensors can go to them; every caller has a path in plain torch beside them, which is the reference
 that the tests hold them against. Compiled when the package is installed, see `build`.

@@ -28,9 +28,13 @@ class _Attention(torch.autograd.Function):
 
 
 def attention(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention (B, H, S, A), A even; `mask` is boolean (B or 1, 1, S, S), or None for causal attention.
+    """Softmax attention (B, H, S, A), A even, scores scaled by A^-0.5; every tensor bfloat16.
 
-    A query that may look at nothing gets 0.
+    `mask` is boolean (B or 1, 1, S, S), True where a query may attend to a key; None is causal. A query whose keys are
+    all masked gets 0. The backward pass recomputes the probabilities from the saved log-sum-exp, as FlashAttention's.
+
+    Raises:
+        ValueError: A is odd, H isn't a multiple of G, or a tensor has another type or shape.
     """
     mask = None if mask is None else mask.expand(-1, 1, -1, -1).contiguous()
     return _Attention.apply(q_BHSA, k_BGSA, v_BGSA, mask)

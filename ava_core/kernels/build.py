@@ -1,8 +1,8 @@
 """Compiles the native kernels: `python -m ava_core.kernels.build`. Installing the package does it too.
 
 They are plain C functions, called through ctypes, so that no header of Python or torch is needed and one build serves
-every version of both. OpenMP's symbols are left open: torch has loaded its own copy, and a second one in the process
-would keep a second set of threads spinning.
+every version of both. OpenMP's symbols are left undefined at link time: torch has loaded its own copy, and a second one
+in the process would keep a second set of threads spinning.
 """
 
 from __future__ import annotations

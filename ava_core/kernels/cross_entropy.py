@@ -1,4 +1,4 @@
-"""Cross-entropy of rows of logits and its gradient, in one visit."""
+"""Cross-entropy and its gradient, fused: one visit of each row of logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def cross_entropy_and_gradient(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Losses (T,), log-sum-exps (T,), and d(loss + z_weight * lse^2) / d logits in bfloat16 (T, V).
 
-    `logits_TV` is float32; a token whose label is -100 has no loss: zeros.
+    With label smoothing s the loss is -(1 - s) log p(label) - s mean(log p); `z_weight` is that of PaLM's z-loss (arXiv
+    2204.02311, section 5). `logits_TV` is float32; a token whose label is -100 has no loss: zeros. Without `gradient`
+    the third is None.
 
     Raises:
         IndexError: another label is negative, or not in the vocabulary.

@@ -1,4 +1,4 @@
-"""What each function of the compiled library takes. C++ would believe anything, so every call is held against this.
+"""Signatures of the compiled library's functions. ctypes passes bare pointers, so each call is checked against them.
 
 A signature lists the parameters in the order of the C function: tensors as `name:type[shape]` (`?` where None may
 stand), sizes by their name alone, and numbers as `name:float`. Sizes are read off the tensors: of `x:bf16[R,k]` and
@@ -21,10 +21,10 @@ from torch import Tensor
 
 TYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64, "bool": torch.bool}
 SOUND = -1
-"""What a function returns that found nothing wrong; otherwise FAULTS * position + number of the index array."""
+"""Return code of success; else FAULTS * (flat position of the first wrong index) + number of its array."""
 FAULTS = 4
 KEPT = 1024
-"""Sets of shapes of a function that are remembered as checked."""
+"""Combinations of argument shapes per function that are remembered as checked."""
 
 Sizes = dict[str, int]
 Rule = Callable[[Sizes], bool]
@@ -50,7 +50,7 @@ class Dimension:
         return cls(size, int(number or 1), int(plus or 0), bool(leading))
 
     def holds(self, length: int, sizes: Sizes) -> bool:
-        """Whether a dimension of that length fits the sizes known so far; the first one tells a size."""
+        """Whether a dimension of that length fits the sizes known so far; a size's first occurrence binds it."""
         if not self.size:
             return length == self.plus
         if self.size not in sizes:
@@ -75,7 +75,7 @@ class Operand:
         """Hold a tensor against its type and shape, and learn sizes from it.
 
         Raises:
-            ValueError: it is another one.
+            ValueError: its type, device or shape is another, or it isn't contiguous.
         """
         if value is None and self.optional:
             return
@@ -106,7 +106,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A size among the parameters, which nobody passes; 0 if the tensors that would tell it aren't given."""
+    """A size among the C parameters, inferred from the tensors; 0 if the optional tensors that bind it are None."""
 
     name: str
 
@@ -124,8 +124,8 @@ class Entry:
     Attributes:
         parameters: in the order of the C function.
         passed: those that callers pass.
-        optional: tensors in whose index None may stand; all of them are given, or none.
-        rules: what sizes must fulfil beyond the shapes, by the words for it.
+        optional: tensors that may be None; all of them are given, or none.
+        rules: conditions on the sizes beyond the shapes, by the words of the error.
         indices: what an element of each integer tensor may be, in words; the function checks it.
     """
 
@@ -139,7 +139,7 @@ class Entry:
 
     @property
     def types(self) -> list[Any]:
-        """Of the parameters, for ctypes."""
+        """`argtypes` for ctypes."""
         kinds = {Operand: ctypes.c_void_p, Size: ctypes.c_int64, Number: ctypes.c_float}
         return [kinds[type(parameter)] for parameter in self.parameters]
 
@@ -179,7 +179,7 @@ class Entry:
         return sizes
 
     def explain(self, code: int, given: Sequence[Tensor | float | None]) -> IndexError:
-        """The index that a function has returned as wrong."""
+        """The error for a return code: which element of which index array is out of range."""
         position, number = divmod(code, FAULTS)
         arrays = {p.name: v for p, v in zip(self.passed, given, strict=True) if p.name in self.indices}
         name, array = list(arrays.items())[number]
@@ -198,11 +198,12 @@ def _parse(text: str) -> Operand | Size | Number:
 
 
 def _even(*names: str) -> dict[str, Rule]:
-    """The products read pairs of neighbours."""
+    """The products read pairs of neighbours along these axes (vdpbf16ps)."""
     return {f"{name} must be even": partial(lambda name, sizes: sizes[name] % 2 == 0, name) for name in names}
 
 
 def _one_or_each(name: str) -> dict[str, Rule]:
+    """One for the whole batch, or one per sequence."""
     return {f"{name} must be 1 or B": lambda sizes: sizes.get(name, 1) in (1, sizes["B"])}
 
 

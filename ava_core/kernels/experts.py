@@ -1,4 +1,7 @@
-"""The whole of a layer's FFN experts as one operation in bfloat16. Shapes: see `ava_core.models.shapes`."""
+"""A layer's FFN experts as one fused operation in bfloat16: gather, grouped products with SwiGLU, weighted combine.
+
+Shapes: see `ava_core.models.shapes`.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +44,19 @@ def swiglu_experts(
     x_TD: Tensor, weights_TK: Tensor, gate_up_NFD: Tensor, down_NDF: Tensor, row_TK: Tensor, slot_R: Tensor,
     token_R: Tensor, starts_N: Tensor,
 ) -> Tensor:  # fmt: skip
-    """sum_k weights[t, k] E(x_t) over the occupied slots of each token, (T, D).
+    """sum_k weights[t, k] E_k(x_t) over the occupied slots k of each token t, E_k being the slot's expert: (T, D).
 
     Args:
-        weights_TK: float32 gate values.
+        x_TD: bfloat16, as are the experts' weights.
+        weights_TK: gate values, computed with in float32.
         gate_up_NFD, down_NDF: (N, 2F, D), gate first, and (N, D, F).
         row_TK: int64, row of each slot, -1 where it has none.
         slot_R, token_R: int64, slot (of T * K) and token of each row; rows are sorted by expert.
         starts_N: int64 (N + 1,), the first row of each expert, and R.
 
     Raises:
-        IndexError: rows, slots, tokens and starts don't belong together.
+        ValueError: a tensor has another type or shape, or D or F is odd.
+        IndexError: `row_TK`, `slot_R`, `token_R` and `starts_N` don't describe one permutation.
     """
     return _Experts.apply(
         x_TD.contiguous(), weights_TK.float().contiguous(), gate_up_NFD, down_NDF, row_TK, slot_R, token_R, starts_N

@@ -22,7 +22,7 @@ def library() -> Any | None:
     """The loaded library; None where it wasn't built, the CPU lacks AVX-512 BF16, or AVA_KERNELS says off.
 
     Raises:
-        ConfigError: AVA_KERNELS is native, and there is none; or it is no value that it may have.
+        ConfigError: AVA_KERNELS is native where the library can't be used, or has a value that it may not have.
     """
     requested = requested_kernels()
     if requested == "off":
@@ -37,7 +37,7 @@ def library() -> Any | None:
 
 @functools.cache
 def loaded() -> Any | None:
-    """The library, if this machine can run it, whatever is asked for."""
+    """The library, if this machine can run it, whatever AVA_KERNELS says."""
     if not cpu_flags().issuperset(NEEDED_FLAGS):
         return None
     if not SOURCES.is_dir():  # the code is an archive, as a registered version has it
@@ -56,9 +56,9 @@ def loaded() -> Any | None:
 def products_pay() -> bool:
     """Whether our matrix products are the fastest here: with AMX, oneDNN's are several times as fast.
 
-    AVA_KERNELS may say otherwise.
+    AVA_KERNELS = native or onednn overrides it.
     """
-    # First, for a compiler would trace the reading of files behind it.
+    # Asked first: torch.compile would trace the file reads behind `library`.
     if torch.compiler.is_compiling() or library() is None:
         return False
     requested = requested_kernels()
@@ -66,14 +66,20 @@ def products_pay() -> bool:
 
 
 def path() -> str:
-    """Which one bfloat16 takes on this CPU: native, onednn (as for AVA_KERNELS), or off."""
+    """What bfloat16 training runs on here, in the values of AVA_KERNELS.
+
+    native: all of our kernels; onednn: our kernels but PyTorch's matrix products; off: PyTorch alone.
+    """
     if library() is None:
         return "off"
     return "native" if products_pay() else "onednn"
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors: real bfloat16 ones in the CPU's memory."""
+    """Whether the kernels take these tensors: bfloat16 in the CPU's memory, with data behind them.
+
+    Those that torch.compile traces or torch.func wraps (vmap, grad) have none.
+    """
     return (
         not torch.compiler.is_compiling()
         and all(t.dtype == torch.bfloat16 and t.device.type == "cpu" for t in tensors)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ava_core.kernels.library import call, products_pay, usable
 
 LEAST_ROWS = 64
-"""Below it, bringing the weight into the kernel's order costs more than the product."""
+"""Below it, packing the weight into the kernel's panels costs more than the product."""
 
 
 class _Linear(torch.autograd.Function):
@@ -35,7 +35,10 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight_OI: Tensor) -> Tensor | None:
-    """x (..., in) times the transposed weight, (..., out); None if the kernel can't or shouldn't do it."""
+    """x (..., in) times the transposed weight, (..., out), bfloat16.
+
+    None where PyTorch is to do it: it isn't bfloat16 on a CPU, oneDNN is faster (AMX, few rows), or a width is odd.
+    """
     rows = x.numel() // x.shape[-1]
     even = x.shape[-1] % 2 == 0 and weight_OI.shape[0] % 2 == 0
     if not (products_pay() and even and rows >= LEAST_ROWS and usable(x, weight_OI)):
@@ -45,7 +48,7 @@ def linear(x: Tensor, weight_OI: Tensor) -> Tensor | None:
 
 
 def head_logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Logits (T, V) in float32, not rounded on the way."""
+    """Logits (T, V) in float32 of bfloat16 hidden states and output head; never rounded to bfloat16."""
     out = hidden_TD.new_empty(len(hidden_TD), len(weight_VD), dtype=torch.float32)
     call("ava_logits", hidden_TD, weight_VD, out)
     return out
@@ -54,7 +57,10 @@ def head_logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:
 def head_gradients(
     grad_TV: Tensor, hidden_TD: Tensor, weight_VD: Tensor, grad_hidden_TD: Tensor | None, grad_weight_VD: Tensor | None
 ) -> None:
-    """Write the gradient of the hidden states, bfloat16, and add to that of the weight, float32."""
+    """Backward of `head_logits`: overwrite `grad_hidden_TD` (bfloat16), accumulate into `grad_weight_VD` (float32).
+
+    Either may be None: not needed.
+    """
     if grad_hidden_TD is not None:
         call("ava_linear_input", grad_TV, weight_VD, grad_hidden_TD)
     if grad_weight_VD is not None:

@@ -1,4 +1,4 @@
-"""RMSNorm, alone and fused with rotary positions, in bfloat16 with float32 inside."""
+"""RMSNorm, alone and fused with rotary positions, in bfloat16 with float32 inside. Shapes: `ava_core.models.shapes`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last axis."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (arXiv 1910.07467), in the shape of x."""
     return _RMSNorm.apply(x, weight, eps)
 
 
@@ -55,7 +55,8 @@ class _NormRotate(torch.autograd.Function):
 
 
 def norm_rotate(x_BSHA: Tensor, weight: Tensor | None, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
-    """Heads of a projection, normed by `weight` (A,) if given and rotated to their positions: (B, H, S, A).
+    """QK-norm and RoPE in one pass: heads of a projection, RMS-normalised with `weight` (A,) if it is given, rotated to
+    their positions and transposed to (B, H, S, A).
 
     `cosines` and `sines` are float32, (B or 1, 1, S, A), as `RotaryEmbedding` gives them.
     """

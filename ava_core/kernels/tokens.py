@@ -1,4 +1,5 @@
-"""What a mixture layer does to each token beside its experts, in one visit. Shapes: see `ava_core.models.shapes`."""
+"""What an MoE layer does to each token beside its FFN experts, one pass over memory each: the product of the gate, and
+copy and constant experts. Shapes: see `ava_core.models.shapes`."""
 
 from __future__ import annotations
 
@@ -52,7 +53,10 @@ class _ZeroComputation(torch.autograd.Function):
 def zero_computation(
     base_TD: Tensor, x_TD: Tensor, scale_T: Tensor, mix_TC: Tensor, constants_CD: Tensor | None
 ) -> Tensor:
-    """base + scale x + mix @ constants, (T, D): what copy and constant experts add; `scale`, `mix` are float32."""
+    """base + scale x + mix @ constants, (T, D): adds the copy and constant experts (MoE++, arXiv 2410.07348, eq. 4, 5).
+
+    `scale_T` and `mix_TC` are float32, the others bfloat16; without `constants_CD` there is no mix.
+    """
     if constants_CD is None:
         constants_CD, mix_TC = x_TD.new_empty(0, x_TD.shape[1]), scale_T.new_empty(len(scale_T), 0)
     return _ZeroComputation.apply(

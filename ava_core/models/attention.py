@@ -36,7 +36,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x_BHSA: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + A/2) of the last axis by the angles of `cos` and `sin`."""
+    """Rotate pairs (i, i + A/2) of the last axis by the angles of `cos` and `sin` (the half-split layout of Llama)."""
     first, second = x_BHSA.chunk(2, dim=-1)
     return x_BHSA * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -47,9 +47,9 @@ def attend(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) 
     `mask` is boolean (B or 1, 1, S, S_kv), True where a query may look; None is causal. A position that the mask
     excludes adds exactly nothing to the result, and gets no gradient from it.
 
-    Three ways to one result: our own kernel where it is the fastest (a CPU with AVX-512 BF16 and no AMX), explicit
-    products for other bfloat16 training on a CPU, since the backward of PyTorch's fused kernel makes it 1.3 to 1.8
-    times as slow there (`make bench`), and that kernel for everything else.
+    Three implementations of one result: our native kernel where it is the fastest (a CPU with AVX-512 BF16 and no AMX);
+    two batched matrix products for other bfloat16 training on a CPU, where the backward pass of
+    `scaled_dot_product_attention` makes it 1.3 to 1.8 times as slow (`make bench`); and that function for the rest.
     """
     if _native_can(q_BHSA, k_BGSA, mask):
         return kernels.attention(q_BHSA, k_BGSA, v_BGSA, mask)
@@ -65,14 +65,15 @@ def attend(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) 
 
 
 def _native_can(q_BHSA: Tensor, k_BGSA: Tensor, mask: Tensor | None) -> bool:
-    """Whether our kernel takes it: whole sequences, each position once; not one token against a cache."""
+    """Whether our native kernel applies: bfloat16 self-attention of whole sequences (S_kv = S > 1), not decoding
+    against a KV cache."""
     S = q_BHSA.shape[2]
     whole = k_BGSA.shape[2] == S > 1 and (mask is None or mask.shape[1:] == (1, S, S))
     return whole and kernels.products_pay() and kernels.usable(q_BHSA, k_BGSA)
 
 
 def _kernel_groups_heads(q_BHSA: Tensor, mask: Tensor | None) -> bool:
-    """Whether a fused kernel takes fewer key/value heads than query heads.
+    """Whether PyTorch's fused kernels take fewer key/value heads than query heads (`enable_gqa`).
 
     On a CPU it does, and saves the copies: 1.1 to 1.2 times as fast, 1.8 times for one token against a cache. On a
     GPU only FlashAttention does, which has neither masks nor float32; anything else would fall back to the
@@ -92,7 +93,7 @@ def _repeat_heads(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor) -> tuple[Tenso
 
 
 def attend_by_products(q_BHSA: Tensor, k_BHSA: Tensor, v_BHSA: Tensor, mask: Tensor | None) -> Tensor:
-    """`attend` as two batched products and a softmax."""
+    """`attend` as two batched matrix products and a softmax, for as many key/value heads as query heads."""
     B, H, S, A = q_BHSA.shape
     if mask is None:
         mask = torch.ones(S, k_BHSA.shape[2], dtype=torch.bool).tril()[None, None]
@@ -144,7 +145,7 @@ class Attention(nn.Module):
         return self.o_proj(out_BHSA.transpose(1, 2).reshape(B, S, -1))
 
     def _position(self, projected_BSI: Tensor, norm: nn.Module, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """Heads of a query or key projection, (B, heads, S, A): normalised, rotated to their positions."""
+        """Heads of a query or key projection, (B, heads, S, A), after QK-norm and RoPE."""
         heads = (*projected_BSI.shape[:2], -1, self.head_dim)
         if self.norm_whole_projection:
             projected_BSI, norm = norm(projected_BSI), nn.Identity()

@@ -1,10 +1,10 @@
 """The gradient of the routers' auxiliary losses, for trainers that compute their own loss. Shapes: see `shapes`.
 
-The model's own loss contains them. Who takes log-probabilities, scores or logits only (TRL's trainers, a loss of one's
-own on `logits`) would train a mixture without balance. So each router hangs its losses onto its gate values: nothing
-changes in the forward pass, and in the backward pass they get a gradient of their own, whatever comes from above
-(DeepSeek's AddAuxiliaryLoss, Megatron's MoEAuxLossAutoScaler). Where a loss of the model's own is differentiated, that
-gradient is part of it already, and the routers add none.
+The model's own loss contains them. A trainer that computes another loss from the logits, log-probabilities or scores
+(TRL's trainers do) would train without load balancing. So each router attaches its losses to its gate values: this is
+the identity in the forward pass; in the backward pass the losses get a gradient of their own, whatever the gradient of
+the gate values (DeepSeek's AddAuxiliaryLoss, Megatron's MoEAuxLossAutoScaler). Where the model's own loss is
+differentiated, that gradient is part of it already, and the routers add none.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from ava_core.models.configuration import EnhancedMoEConfig
 
 AUXILIARY_LOSSES = ("balance_loss", "router_z_loss", "router_diversity")
-"""By the names that they have in outputs and in the parts of a loss; the configuration has a `..._weight` of each."""
+"""Their names in outputs and in `loss_parts`; the configuration has a `..._weight` for each."""
 
 
 class AuxiliaryWeights(Mapping[str, float]):
-    """A live view of the configuration's auxiliary loss weights."""
+    """A live view of the configuration's auxiliary loss weights: a change there is in force from the next pass."""
 
     def __init__(self, config: EnhancedMoEConfig):
         self._config = config
@@ -47,8 +47,8 @@ class AuxiliaryGradient:
     """What the routers of one forward pass add to its backward pass.
 
     Attributes:
-        scale: gradient of each router's weighted loss. A trainer that divides its loss by the micro-batches of a step,
-            or multiplies it for float16, wants the same here.
+        scale: gradient of each router's weighted loss: 1 / gradient accumulation steps where the trainer divides its
+            loss by them, times the loss scale of float16.
         added: whether the routers add it at all.
     """
 
@@ -56,10 +56,11 @@ class AuxiliaryGradient:
     added: bool = True
 
     def leave_to(self, loss: Tensor | None) -> None:
-        """Add nothing in a backward pass that comes through `loss`: the auxiliary losses are counted there.
+        """Add nothing in a backward pass through `loss`, a term of the model's loss: the auxiliary losses are others.
 
-        Its gradient is there before that of any layer, for it was computed after all of them. (A compiled graph can't
-        hold the hook; there the loss that the model computed is taken to be the one that is differentiated.)
+        Autograd runs the hook on `loss` before the backward of any layer, because the loss was computed after all of
+        them. (torch.compile can't hold the hook in its graph: there the loss that the model computed is assumed to be
+        the one that is differentiated.)
         """
         if loss is not None and loss.requires_grad and not torch.compiler.is_compiling():
             loss.register_hook(self._leave)
@@ -81,12 +82,12 @@ class _AddGradient(torch.autograd.Function):
 
 
 def add_auxiliary_gradient(weights_TK: Tensor, loss: Tensor, gradient: AuxiliaryGradient) -> Tensor:
-    """Identity on the gate values; its backward pass also gives `loss` (scalar) the gradient `gradient.scale`."""
+    """Identity on the gate values; its backward pass also gives the scalar `loss` the gradient `gradient.scale`."""
     return _AddGradient.apply(weights_TK, loss, gradient)
 
 
 def weighted_sum(weights: Mapping[str, float], losses: Mapping[str, Tensor]) -> Tensor:
-    """Sum of weight * loss over at least one loss, a scalar; a loss without a weight has 0."""
+    """Sum of weight * loss over at least one loss, a scalar; a loss without a weight counts 0."""
     return torch.stack([weights.get(name, 0.0) * loss for name, loss in losses.items()]).sum()
 
 
@@ -94,8 +95,7 @@ class TrainerStep(NamedTuple):
     """The trainer's current step, as a model sees it.
 
     Attributes:
-        scale: what the trainer multiplies its losses with: 1 / micro-batches of the step, times the scale of float16's
-            gradients.
+        scale: what the trainer multiplies its loss by: 1 / gradient accumulation steps, times float16's loss scale.
         number: optimiser steps before it; None where no trainer is known.
     """
 
@@ -106,8 +106,9 @@ class TrainerStep(NamedTuple):
 def adopt_trainer(config: EnhancedMoEConfig) -> TrainerStep:
     """Find HF's Trainer, or a subclass, on the call stack: the loss scale and number of its current step.
 
-    Nothing that a trainer hands to a model tells of it, so its own frame is looked at. A `router_aux_loss_coef` among
-    its arguments becomes the configuration's, as TRL's SFTTrainer has it.
+    A trainer passes neither to the model, so both are read from the `self` of its `training_step`, in a frame above.
+    A `router_aux_loss_coef` among its arguments becomes the configuration's, as TRL's SFTTrainer has it. Without such
+    a trainer the scale is that of Accelerate's gradient accumulation, if it is imported, else 1.
     """
     trainer = _trainer_above(sys._getframe(1))
     if trainer is None:

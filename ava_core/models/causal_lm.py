@@ -29,7 +29,7 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, Gene
     `loss_function` may be replaced by another `UnifiedLoss` (label smoothing, further parts).
 
     Attributes:
-        prediction_heads: heads for further tokens, while training attaches them; see
+        prediction_heads: multi-token prediction heads, while training attaches them; see
             `ava_core.models.prediction_heads`.
         raise_non_finite: whether a loss on a CPU that is nan or infinite raises `NonFiniteError`, which names the
             layer, in training and evaluation alike. On accelerators the loss isn't read here, for that would wait
@@ -80,10 +80,12 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, Gene
             num_items_in_batch: divisor of the summed token losses, for accumulated batches.
             loss_function: a loss to compute instead of the model's own, for this call; what measurements give, so that
                 they never see label smoothing and the like. Not in the signature either.
-            return_logits: False computes the loss without ever holding all logits: less memory, more speed.
+            return_logits: False computes head and loss in chunks of tokens, never holding all logits: less memory, more
+                speed (`ava_core.losses.chunked`).
 
         Raises:
             NonFiniteError: the loss is nan or infinite; see `raise_non_finite`.
+            ValueError: in training, the loss has a multi-token part and the model no prediction heads.
         """
         inputs = {
             "input_ids": input_ids,
@@ -152,11 +154,11 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, Gene
         )
 
     def _reads_loss(self, loss: Tensor) -> bool:
-        """Whether the value of `loss` is looked at: only where that makes nobody wait and breaks no graph."""
+        """Whether the value of `loss` is read: it would synchronise with a GPU, and break a compiled graph."""
         return self.raise_non_finite and loss.device.type == "cpu" and not torch.compiler.is_compiling()
 
     def _future_hidden(self, hidden_BSD: Tensor, loss_function: UnifiedLoss) -> tuple[Tensor, ...] | None:
-        """Hidden states of the extra heads, (B, S, D) each; None in evaluation, or where no loss is for them."""
+        """Hidden states of the prediction heads, (B, S, D) each; None in evaluation or without a multi-token loss."""
         if loss_function.multi_token is None or not self.training:
             return None
         if self.prediction_heads is None:
@@ -171,7 +173,7 @@ def _context(
     position_ids: Tensor | None,
     attention_mask: Tensor | None,
 ) -> TokenContext:
-    """What the loss may look at beside logits; documents are told apart as attention does it."""
+    """What the loss may look at beside logits: input ids, and document ids as attention has them, -1 for padding."""
     if document_ids is None and attention_mask is None and position_ids is not None:
         document_ids = (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=-1)
         if input_ids is not None:

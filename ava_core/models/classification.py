@@ -20,10 +20,11 @@ class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):
 
     Padding may be on either side: the last token is that of `attention_mask`, else the last that isn't
     `config.pad_token_id`. The loss follows `config.problem_type` and `config.num_labels`, as in Transformers:
-    regression, one label, or several at once; the routers' weighted losses are part of it.
+    regression (MSE), single-label (cross-entropy) or multi-label classification (BCE); the routers' weighted losses
+    are added to it.
     """
 
-    # The loss is a mean over sequences, so HF's Trainer is to divide it by the micro-batches of a step.
+    # The loss is a mean over sequences, so HF's Trainer is to divide it by its gradient accumulation steps.
     accepts_loss_kwargs = False
 
     def __init__(self, config: EnhancedMoEConfig):
@@ -46,7 +47,8 @@ class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):
         """Score B sequences; all arguments of `EnhancedMoEModel.forward`, and:
 
         Args:
-            labels: (B,) classes or, with one label, values; (B, num_labels) of several at once.
+            labels: (B,) class indices, or values if `num_labels` is 1 (regression); (B, num_labels) of 0 and 1 for
+                several labels at once.
 
         Raises:
             ValueError: several sequences, and nothing tells where they end.

@@ -57,15 +57,16 @@ class EnhancedMoEConfig(PreTrainedConfig):
         num_layers: decoder layers; readable as `num_hidden_layers` too.
         num_key_value_heads: key/value heads of grouped-query attention; None means one per query head.
         head_dim: width of one head; None means hidden_size / num_attention_heads.
-        max_position_embeddings: the context, in tokens, that the model is trained with.
-        rope_theta: base wavelength of rotary embeddings; kept in `rope_parameters` as Transformers 5 does.
+        max_position_embeddings: the model's context, in tokens: the longest sequence it is meant for.
+        rope_theta: base of the frequencies of RoPE; kept in `rope_parameters` as Transformers 5 does.
         qk_norm: RMSNorm of queries and keys: of each "head" (Qwen3), of the whole "projection" (OLMoE), or "none";
             True and False are read as "head" and "none".
         dropout: probability on the output of each attention and mixture block, while training.
         num_ffn_experts: N_FFN, the SwiGLU experts. Their indices come first: 0 .. N_FFN - 1.
         num_zero_experts, num_copy_experts, num_constant_experts: the zero-computation experts, in this order
             after the FFN experts. Eq. 3 to 5 of MoE++.
-        num_shared_experts: SwiGLU experts that every token passes through, beside the routed ones.
+        num_shared_experts: SwiGLU experts that every token passes through, beside the routed ones (DeepSeekMoE, arXiv
+            2401.06066).
         router: how experts are chosen; each is a class in the module of `ava_core.models.routing` that has its name.
         num_experts_per_token: K of every router but "confidence" (of "expert_choice", on average).
         max_experts_per_token: bound on K of the "confidence" router; None means every expert.
@@ -76,13 +77,14 @@ class EnhancedMoEConfig(PreTrainedConfig):
         expert_bias_update_rate: of the "expert_bias" router: change of the bias per optimiser step.
         normalize_router_weights: rescale the chosen weights of a token to sum to one.
         gating_residuals: add a learned map of the previous layer's router logits to this layer's (eq. 6).
-        tau: how much balance loss and capacity a zero-computation expert gets, relative to an FFN expert
-            (eq. 7 and 8). tau < 1 sends more tokens to zero-computation experts.
+        tau: weight of a zero-computation expert in the balance loss, where an FFN expert has 1 (eq. 7), and capacity of
+            an FFN expert relative to a zero-computation one (eq. 8). tau < 1 sends more tokens to the latter.
         capacity_factor: gamma of eq. 8, in force while training; None never drops a token. For "expert_choice", how
             many tokens the experts choose, 1 (the same as None) meaning K experts per token on average.
         balance_loss_weight, router_z_loss_weight, router_diversity_weight: weights of the auxiliary losses in the
             total loss, whoever computes it; see `ava_core.losses.routing`. A change is in force from the next pass.
-        router_jitter: the router's input is multiplied by noise from U(1 - jitter, 1 + jitter) in training.
+        router_jitter: the router's input is multiplied by noise from U(1 - jitter, 1 + jitter) in training (Switch,
+            arXiv 2101.03961).
         experts_implementation: "grouped_mm" (GPUs), "looped" (CPUs), "native" (CPUs: Ava's own kernels), "dense"
             (every expert for every token: the reference, and the one that can be exported), or "auto" (by device).
 
@@ -187,7 +189,7 @@ class EnhancedMoEConfig(PreTrainedConfig):
 
     @property
     def router_aux_loss_coef(self) -> float:
-        """`balance_loss_weight` as Mixtral's and its kin's loss has it, which is the number of experts times ours."""
+        """`balance_loss_weight` as the coefficient of Transformers' load balancing loss, which is E times ours."""
         return self.balance_loss_weight / self.num_experts
 
     @router_aux_loss_coef.setter

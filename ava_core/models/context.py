@@ -15,12 +15,12 @@ log = logging.get_logger(__name__)
 class BoundedGeneration:
     """`generate`, and with it Transformers' pipelines, within `config.max_position_embeddings`.
 
-    Beyond it rotary positions go on, and what a model writes there reads like text and means nothing. To stand before
-    `GenerationMixin`.
+    RoPE has no last position, so generation wouldn't fail beyond the context: it would go on with text that means
+    nothing. Comes before `GenerationMixin` among a class's bases.
     """
 
     def _prepare_generated_length(self: Any, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
-        """The length that was asked for, or as much of it as there is room for.
+        """Transformers' hook that sets `max_length`; here it is also bounded by the room that the prompt leaves.
 
         Raises:
             ValueError: the prompt alone is longer than the context.
@@ -32,7 +32,7 @@ class BoundedGeneration:
                 f"prompt of {prompt} tokens: the model's context (max_position_embeddings) is {context}: shorten it,"
                 f" as tokenizer(text, truncation=True, max_length={context}) does"
             )
-        # A prompt that fills the context still tells the token after it.
+        # After a prompt that fills the context one token can still be predicted.
         room = max(context - prompt, 1)
         longest = kwargs["input_ids_length"] + room
         if prepared.max_length > longest:
@@ -42,7 +42,7 @@ class BoundedGeneration:
 
 
 def warn_beyond(context: int, position_ids: Tensor) -> None:
-    """Say once that positions are beyond the context; only where looking makes nobody wait and breaks no graph."""
+    """Warn once of positions beyond the context; not where reading them synchronises with a GPU or breaks a graph."""
     if position_ids.device.type != "cpu" or torch.compiler.is_compiling() or not position_ids.numel():
         return
     if int(position_ids.max()) >= context:

@@ -1,4 +1,5 @@
-"""Moving tokens to the rows of their experts and back. Shapes: see `shapes`.
+"""Dispatch of tokens to rows grouped by expert (permute), and their weighted combination (unpermute). Shapes: see
+`shapes`.
 
 Both directions are gathers, forward and backward: the permutation and its inverse are known, so no scatter
 with colliding indices is needed and the result is the same on every run, on GPUs too.
@@ -57,8 +58,8 @@ class Permutation:
 def sort_by_expert(expert_ids_TK: Tensor, used_TK: Tensor, num_ffn_experts: int, *, keep_unused: bool) -> Permutation:
     """Sort the slots by expert, once for the whole layer.
 
-    `keep_unused` keeps rows for the other slots at the end, R = T * K, so that no size depends on data (a GPU
-    needn't wait for it); otherwise R is the number of occupied slots.
+    `keep_unused` keeps rows for the other slots at the end, R = T * K, so that no size depends on data (which would
+    synchronise host and GPU); otherwise R is the number of occupied slots.
     """
     T, K = expert_ids_TK.shape
     occupied_TK = used_TK & (expert_ids_TK < num_ffn_experts)

@@ -1,4 +1,4 @@
-"""FFN experts: SwiGLU networks whose weights are held together. Shapes: see `shapes`."""
+"""FFN experts: SwiGLU networks with their weights stacked along a leading expert axis. Shapes: see `shapes`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ava_core.models.linear import Linear
 from ava_core.models.routing import Routing
 
 GROUP_ROWS = 32
-"""On a CPU, rows of an expert are padded to a multiple of it: oneDNN prepares anew for every size not seen before."""
+"""On a CPU, rows of an expert are padded to a multiple of it: oneDNN makes a new primitive for every unseen shape."""
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class FFNExperts(nn.Module):
     """N SwiGLU experts: E_i(x) = down_i (silu(gate_i x) * up_i x).
 
     `gate_up_proj` is (N, 2F, D), gate first; `down_proj` is (N, D, F). A token is evaluated by its chosen
-    experts only, except with the "dense" implementation.
+    experts only, except with the "dense" implementation; see `EnhancedMoEConfig.experts_implementation`.
     """
 
     def __init__(self, config: EnhancedMoEConfig):

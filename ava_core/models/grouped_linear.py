@@ -1,4 +1,4 @@
-"""One matrix product per expert over rows that are sorted by expert. Shapes: see `shapes`.
+"""Grouped GEMM: one matrix product per expert over rows that are sorted by expert. Shapes: see `shapes`.
 
 The two implementations give the same result: `grouped` is one kernel launch and reads its group sizes on the
 device, `looped` needs them on the host. On a CPU they take the same time (`make bench`); `looped` has no rule about

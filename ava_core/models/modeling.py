@@ -31,8 +31,8 @@ CACHE_LINE = 64
 class DecoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and MoE++ blocks with residual connections.
 
-    Everything that the model needs from the routing is returned, never stored on the side, so recomputation
-    in the backward pass can't count anything twice; and it finds its routes on the tape, so it can't choose others.
+    Everything that the model needs from the routing is returned, never stored on the module, so the recomputation of
+    gradient checkpointing can't count anything twice; and it finds its routes on the tape, so it can't choose others.
     """
 
     def __init__(self, config: EnhancedMoEConfig, layer_idx: int):
@@ -75,7 +75,7 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class EnhancedMoEPreTrainedModel(PreTrainedModel):
-    """Initialisation and loading, common to both models."""
+    """Initialisation and loading, common to all models with this decoder."""
 
     config: EnhancedMoEConfig
     config_class = EnhancedMoEConfig
@@ -162,7 +162,7 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         return super().train(mode)
 
     def auxiliary_gradient(self) -> AuxiliaryGradient | None:
-        """For a pass that begins now; None where nothing is trained."""
+        """A fresh `AuxiliaryGradient` for one forward pass; None in evaluation or without autograd."""
         if not (self.training and torch.is_grad_enabled()):
             return None
         return AuxiliaryGradient(self.auxiliary_scale, added=self.auxiliary_scale != 0)
@@ -195,8 +195,8 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
             output_routes: return where each layer sent its tokens.
             routes: what an earlier pass over the same tokens returned (or `ava_core.generation.rollout.record_routes`
                 collected), one per layer: the tokens go there again, and gate values are computed anew.
-            auxiliary_gradient: what the routers' losses add to the backward pass if nobody counts them; by default, in
-                training, their weighted sum with `auxiliary_scale`.
+            auxiliary_gradient: how the routers' losses enter the backward pass where the differentiated loss doesn't
+                contain them; by default, in training, their weighted sum times `auxiliary_scale`.
             return_dict: False returns a tuple of what isn't None.
 
         Raises:
@@ -276,7 +276,7 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         """A tape per layer for this pass alone: empty, or filled with what is to be replayed."""
         if routes is None:
             if torch.compiler.is_compiling() and self.gradient_checkpointing and self.training:
-                # A graph can't write on a tape inside a checkpoint; it recomputes with the operations of its forward.
+                # A compiled graph can't mutate a tape inside a checkpoint; its recomputation runs the same operations.
                 return [None] * len(self.layers)
             return [RouteTape() for _ in self.layers]
         if len(routes) != len(self.layers):

@@ -30,8 +30,8 @@ class Gate(nn.Module):
     """Router logits with gating residuals: G_j(x_j) = W_j x_j + W_g,j G_{j-1}(x_{j-1}) (MoE++, eq. 6).
 
     As wide as `config.num_logits`, E for most routers. The residual runs over raw logits; the first layer has none.
-    Always float32 (or wider), for a choice between experts shouldn't hang on rounding. W_g starts at zero: at first
-    each layer routes by its own input.
+    Always float32 (or wider), so that a choice between experts doesn't depend on bfloat16's rounding (Switch, arXiv
+    2101.03961, section 2.4). W_g starts at zero: at first each layer routes by its own input.
     """
 
     def __init__(self, config: EnhancedMoEConfig, layer_idx: int):

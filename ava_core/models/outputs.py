@@ -52,7 +52,7 @@ class EnhancedMoECausalLMOutput(ModelOutput):
     logits: (B, S or logits_to_keep, V); None if `return_logits=False`.
     loss_parts: each part of the loss by name, unweighted, detached, with labels.
     aux_loss: the weighted sum of the parts that the routers computed, scalar.
-    main_loss: the weighted sum of the parts that predictions make, scalar, with labels.
+    main_loss: the weighted sum of the parts computed from predictions (cross-entropy etc.), scalar, with labels.
     Others as in `EnhancedMoEModelOutput`.
     """
 

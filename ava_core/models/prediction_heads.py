@@ -1,4 +1,4 @@
-"""Extra heads that predict further tokens from the trunk's hidden states, in training only. Shapes: see `shapes`.
+"""Multi-token prediction: heads for further tokens on the trunk's hidden states, in training only. Shapes: `shapes`.
 
 They are trained with the model and are no part of it: attached before the optimiser is built, detached before the
 model is counted, saved or converted. While attached they are `model.prediction_heads`, so `parameters()` has them, and

@@ -1,4 +1,4 @@
-"""Weight matrices rounded in blocks to integers of few bits, as the graphs hold them.
+"""Block-wise quantised weight matrices, as the graphs hold them.
 
     O  output features      I  input features      J  blocks of B neighbouring inputs, the last one may be short
 
@@ -14,11 +14,11 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class BlockWeights:
-    """A rounded matrix, or the matrices of N experts.
+    """A quantised matrix, or the matrices of N experts.
 
     Attributes:
         integers: int8 (O, I) or (N, O, I), within [-2^(bits-1), 2^(bits-1) - 1].
-        scales: float32 (O, J) or (N, O, J).
+        scales: float32 values that bfloat16 can hold, (O, J) or (N, O, J).
         zero_points: int8 in the integers' range, one per scale; None: all 0.
         bits: 2, 4 or 8.
         block_size: B.
@@ -32,17 +32,17 @@ class BlockWeights:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the matrix that the integers stand for."""
+        """(O, I) or (N, O, I), of the dequantised matrix."""
         return self.integers.shape
 
     @property
     def nbytes(self) -> int:
-        """Bytes of integers, scales and zero points in a file."""
+        """Bytes of packed integers, bfloat16 scales and packed zero points in a file."""
         points = 0 if self.zero_points is None else self.zero_points.size * self.bits // 8
         return self.integers.size * self.bits // 8 + self.scales.size * 2 + points
 
     def dequantize(self) -> np.ndarray:
-        """The matrix that the integers stand for, float32."""
+        """(integer - zero point) * scale, float32."""
         inputs = self.integers.shape[-1]
         shifted = self.integers.astype(np.float32)
         if self.zero_points is not None:

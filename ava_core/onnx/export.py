@@ -30,11 +30,11 @@ def export_onnx(
         rounded: matrices with rounded weights, by parameter; the others stay float32, as router, norms and the constant
             experts always do.
         portable: standard operators only, for any runtime; every expert is evaluated for every token.
-        accuracy_level: of the fused graph's products: 0 keeps float32 activations where a kernel can, 4 lets them be
-            rounded to 8 bits.
+        accuracy_level: attribute of the fused graph's MatMulNBits and QMoE: 0 keeps float32 activations where a kernel
+            can, 4 lets them be quantised to int8.
 
     Returns:
-        The digests that `verify_file` holds the folder against.
+        SHA-256 of each tensor and of the graph, by name, for `ava_core.quantization.verify.verify_file`.
 
     Raises:
         AvaError: the model has a part that the export doesn't know.

@@ -1,10 +1,12 @@
 """`EnhancedMoEForCausalLM` as an ONNX graph of ONNX Runtime's fused operators (domain com.microsoft).
 
-Shapes: see `ava_core.models.shapes`; C positions of room per row in the cache, M logits that are wanted.
+Shapes: see `ava_core.models.shapes`; here C is the cache's capacity in positions per row, M the number of tokens whose
+logits are wanted.
 
 Inputs: input_ids (B, S); past_key_values.LAYER.key and .value (B, G, C, A); query_lengths (B,) int32, how many of the S
 tokens of a row count, the rest is padding on the right; last_positions (B,) int32, the position of the last of them;
-total_length () int32, the longest row with its new tokens; logit_indices (M,), positions among the B * S tokens.
+total_length () int32, the length of the longest row, new tokens included; logit_indices (M,), indices into the B * S
+tokens.
 Outputs: logits (M, V); present.LAYER.key and .value, which may be the memory of the past ones; and per layer
 the router's logits and the gate values of chosen experts, 0 for the others, (B, S, E); `DecoderShape` has their names.
 
@@ -30,6 +32,7 @@ from ava_core.onnx.shape import DecoderShape
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 HEAD_MULTIPLE = 16
+"""GroupQueryAttention takes head sizes that are multiples of it."""
 
 
 class FusedGraph:
@@ -40,7 +43,7 @@ class FusedGraph:
         writer: where the graph goes.
         rounded: matrices with rounded weights, by parameter; a matrix that isn't there stays float32.
         accuracy_level: of MatMulNBits and QMoE: 0 keeps float32 activations where a kernel can, 4 lets them be
-            rounded to 8 bits, which is faster.
+            quantised to int8, which is faster.
 
     Raises:
         AvaError: the model has a router or a parameter that the graph lacks.
@@ -114,7 +117,7 @@ class FusedGraph:
             w.output(name, FLOAT, ["batch", "sequence", config.num_experts])
 
     def shape(self) -> DecoderShape:
-        """What one has to know to run the graph; after `build`."""
+        """Sizes and output names that a session needs to run the graph; after `build`."""
         return DecoderShape(
             num_layers=self.config.num_layers,
             num_key_value_heads=self.num_key_value_heads,
@@ -142,7 +145,7 @@ class FusedGraph:
         at = f"model.layers.{layer}.self_attn"
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         lengths = ["last_positions", "total_length", *self._rotary()]
-        # The eight inputs left out: positions, which follow from the lengths, biases, sinks, scales and norms.
+        # The 7 inputs left out: positions, which follow from the lengths, bias, sinks, two scales and two norms.
         inputs = [*self._queries_keys_values(layer, normed), *past, *lengths, *[""] * 7, "query_lengths"]
         present = [f"present.{layer}.{part}" for part in ("key", "value")]
         out = w.add(
@@ -152,7 +155,7 @@ class FusedGraph:
         return self.matrices.product(out, [f"{at}.o_proj.weight"], f"{at}.o_proj")
 
     def _queries_keys_values(self, layer: int, normed: str) -> list[str]:
-        """The first three inputs of the attention; packed into the first where no norm stands between."""
+        """Query, key and value inputs of the attention; packed into the first where no QK-norm stands between."""
         w, config, product = self.writer, self.config, self.matrices.product
         at = f"model.layers.{layer}.self_attn"
         names = [f"{at}.{part}_proj.weight" for part in "qkv"]
@@ -198,6 +201,7 @@ class FusedGraph:
         return self.writer.constant(f"{at}.qk_norm", torch.cat(rows).numpy())
 
     def _same_plan(self, names: list[str]) -> bool:
+        """Whether the matrices have one format, so that one product takes them stacked."""
         plans = [self.matrices.rounded.get(name) for name in names]
         formats = {
             (plan.bits, plan.block_size, plan.zero_points is None) if isinstance(plan, BlockWeights) else plan is None

@@ -1,6 +1,6 @@
-"""Matrices in the fused graph, and what multiplies them: float32, float16 or blocks of integers.
+"""Matrices in the fused graph, and the nodes that multiply by them: float32, float16 or block-quantised integers.
 
-Shapes: see `ava_core.models.shapes`; J blocks in a row of O.
+Shapes: see `ava_core.models.shapes`; O output features, J blocks in a row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ava_core.onnx.parameters import Parameters
 
 
 class Matrices:
-    """Adds products to a writer, each in the form that its matrix was rounded to.
+    """Adds products to a writer: MatMulNBits for a block-quantised matrix, else MatMul.
 
     Args:
         writer: where the graph goes.
@@ -90,5 +90,5 @@ class Matrices:
 
 
 def transposed(weight: torch.Tensor) -> np.ndarray:
-    """As MatMul takes it, contiguous."""
+    """(I, O) from (O, I), contiguous: the right-hand operand of MatMul."""
     return np.ascontiguousarray(weight.numpy().T)

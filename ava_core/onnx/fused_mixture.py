@@ -1,8 +1,8 @@
 """A layer's mixture in the fused graph: gate, router, and the experts that it chooses.
 
-Only the chosen experts are evaluated: QMoE takes their gate values as they are and skips those that are 0. It has
-integer weights only, so unrounded experts are MoE, which takes the softmax of what it is given: the logarithm of the
-gate values, whose sum scales the result.
+Only the chosen experts are evaluated: QMoE takes gate values as they are and skips experts whose value is 0. It has
+integer weights only. Experts in float32 are the operator MoE, which applies a softmax to its router input: given the
+logarithm of the gate values, that is each gate value over their sum, so the result is multiplied by the sum.
 
 Shapes: see `ava_core.models.shapes`.
 """
@@ -20,7 +20,7 @@ from ava_core.onnx.packing import interleave, pack, require_fit
 from ava_core.onnx.routing import add_router
 
 TINY = 1e-30
-"""Added to gate values before their logarithm is taken."""
+"""Added to gate values before their logarithm is taken: 0, an expert that wasn't chosen, has none."""
 
 
 class Mixture:
@@ -36,7 +36,7 @@ class Mixture:
         self.routed: list[tuple[str, str]] = []
 
     def add(self, layer: int, normed: str, previous: str | None) -> tuple[str, str]:
-        """What the layer's mixture adds (B, S, D), and its gate's logits."""
+        """Names of the layer's output (B, S, D), without the residual, and of its gate's logits (B, S, num_logits)."""
         w, config = self.writer, self.config
         at = f"model.layers.{layer}.moe"
         gate_logits, shares = self._gate(normed, at)
@@ -62,7 +62,7 @@ class Mixture:
         return (w.add("Sum", terms, f"{at}.out") if len(terms) > 1 else terms[0]), gate_logits
 
     def _gate(self, normed: str, at: str) -> tuple[str, str | None]:
-        """The gate's own logits (B, S, num_logits), and of the constant experts a1 of eq. 5 (B, S, C).
+        """The gate's own logits (B, S, num_logits), and a1 of the constant experts (MoE++, eq. 5), (B, S, C).
 
         [a1, a2] is a softmax of two, so a1 is the sigmoid of their difference: a product with C rows, which joins the
         gate's.
@@ -91,7 +91,7 @@ class Mixture:
         if not isinstance(up, BlockWeights) or not isinstance(down, BlockWeights):
             up_in = w.constant(f"{up_name}.interleaved", interleave(up_weight))
             down_in = w.constant(down_name, np.ascontiguousarray(down_weight))
-            # Softmax of the logarithm: each gate value over their sum, which scales the result.
+            # softmax(log g) = g / sum(g); the sum is multiplied back in below.
             log = w.add("Log", [w.add("Add", [gates, self._scalar("tiny", TINY)], f"{at}.above_zero")], f"{at}.log")
             out = w.add("MoE", [normed, log, up_in, "", down_in], f"{at}.mean", domain=CONTRIB, **attributes)
             total = w.add("ReduceSum", [weights, w.indices(-1)], f"{at}.total", keepdims=1)
@@ -105,7 +105,7 @@ class Mixture:
             scales, *points = self.matrices.scales(name, blocks)
             inputs += [w.constant(f"{name}.experts", pack(blocks)), scales, ""]
             zero_points += points or [""]
-        # A third layer, its scales and biases are left out: SwiGLU's two are one.
+        # The operator's third matrix, its scales and bias are left out: gate and up are interleaved in the first.
         inputs += ["", "", "", *zero_points]
         return w.add(
             "QMoE", [*inputs, "", gates], f"{at}.out", domain=CONTRIB,

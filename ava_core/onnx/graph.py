@@ -26,6 +26,7 @@ IR_VERSION = 11
 INLINE_BYTES = 1024
 """Tensors up to this size stay in the graph, where shape inference can see them."""
 ALIGNMENT = 64
+"""Bytes; each tensor in the weights file begins at a cache line."""
 
 Shape = Sequence[int | str] | None
 

@@ -1,7 +1,7 @@
-"""Rounded weights in the bytes that ONNX Runtime's operators read.
+"""Quantised weights in the byte layout that ONNX Runtime's operators read.
 
-MatMulNBits, QMoE and GatherBlockQuantized hold unsigned integers, a signed one plus 2^(bits - 1), the first of a byte
-in its low bits; see https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
+MatMulNBits, QMoE and GatherBlockQuantized hold unsigned integers, the signed ones plus 2^(bits - 1), packed with the
+first of a byte in its low bits; see https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _pack(integers: np.ndarray, bits: int) -> np.ndarray:
 
 
 def stack(parts: Sequence[BlockWeights]) -> BlockWeights:
-    """Matrices of one width and plan, one below the other."""
+    """Matrices of one width and format, concatenated along their output features."""
     first = parts[0]
     points = None
     if first.zero_points is not None:
@@ -76,7 +76,7 @@ def stack(parts: Sequence[BlockWeights]) -> BlockWeights:
 
 
 def interleave(weights: Weights) -> Weights:
-    """Rows of the gates and of the ups in turn, of experts (N, 2F, D) that hold all gates first."""
+    """Gate and up rows alternating, as `swiglu_fusion = 1` wants them, from experts (N, 2F, D) with all gates first."""
     if isinstance(weights, BlockWeights):
         points = None if weights.zero_points is None else interleave(weights.zero_points)
         return replace(

@@ -1,4 +1,4 @@
-"""The float parameters of a model, each handed out once a graph asks for it, so that none is forgotten."""
+"""The float parameters of a model, with a record of which a graph has taken, so that none is forgotten."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """`EnhancedMoEForCausalLM` as an ONNX graph of standard operators only, for any runtime.
 
-Shapes: see `ava_core.models.shapes`; P cached, X = P + S positions.
+Shapes: see `ava_core.models.shapes`; P cached positions, X = P + S in all.
 
 Inputs: input_ids, position_ids (B, S), attention_mask (B, X), past_key_values.LAYER.key and .value (B, G, P, A), and
 logits_to_keep (1,), which may be left out. Outputs: logits (B, S or logits_to_keep, V), present.LAYER.key and .value
 (B, G, X, A), router_logits and router_choices (L, T, E).
 
-attention_mask holds 0 for padding, else the number of the token's segment: a token sees its own segment only. All
-ones is the usual mask; document numbers from 1 give packed sequences.
+attention_mask holds 0 for padding, else the token's segment id: attention is causal within a segment. All ones is the
+usual mask; document numbers from 1 give packed sequences.
 
 Every expert is evaluated for every token, as two products: the experts' first layers are stacked into one matrix, the
 gate values scale the hidden units, and the stacked second layers sum over the experts. Unchosen experts have gate

@@ -86,7 +86,7 @@ class PortableCausalLM(OnnxCausalLM):
 
 
 def _segments(B: int, S: int, seen: int, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:
-    """The graph's attention_mask (B, X): 0 for padding, else the number of the token's segment."""
+    """The graph's attention_mask (B, X): 0 for padding, else the token's segment id, its document's number from 1."""
     if attention_mask is not None and tuple(attention_mask.shape) != (B, seen + S):
         raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}: must be {(B, seen + S)}")
     mask = torch.ones(B, seen + S, dtype=torch.int64) if attention_mask is None else (attention_mask != 0).long()

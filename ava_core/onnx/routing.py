@@ -15,8 +15,9 @@ from ava_core.onnx.graph import GraphWriter
 from ava_core.onnx.parameters import Parameters
 
 END = 2**62
+"""End of a Slice that goes to the end of its axis."""
 CLOSED = -1e30
-"""Added to the logits of experts in groups that weren't chosen."""
+"""Added to the logits of experts in groups that weren't chosen, to mask them."""
 
 
 def require_router(config: EnhancedMoEConfig) -> None:
@@ -52,7 +53,7 @@ def add_router(
     else:
         logits = gate_logits
         probabilities = w.add("Softmax", [logits], f"{at}.probabilities", axis=-1)
-        # Over the logits for top-k, as in PyTorch: probabilities of very unlikely experts may tie.
+        # Over the logits for top-k, as in PyTorch: probabilities of very unlikely experts may tie by underflow.
         ranked = logits
         if kind == "confidence":
             ranked = probabilities

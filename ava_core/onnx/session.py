@@ -1,11 +1,11 @@
-"""The fused graph on ONNX Runtime, with a KV cache that stays in place.
+"""The fused graph on ONNX Runtime, with a KV cache that is updated in place (past and present share memory).
 
     session = DecoderSession.load(Path("out/int8"))
     cache = session.cache(rows=1, capacity=64)
     logits_BV = session.run(prompt_BS, cache)                # prefill
     logits_BV = session.run(logits_BV.argmax(-1)[:, None], cache)   # a token more
 
-Shapes: see `ava_core.models.shapes`; C positions of room per row, V entries of the vocabulary.
+Shapes: see `ava_core.models.shapes`; here C is the cache's capacity in positions per row.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class DecoderSession:
 
 
 class _Step:
-    """Memory that a pass over B rows of S tokens reads and writes, bound once: binding costs more than small nodes."""
+    """IOBinding and buffers of a pass over B rows of S tokens; reused while decoding: binding costs more than nodes."""
 
     def __init__(
         self,

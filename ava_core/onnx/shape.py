@@ -1,4 +1,5 @@
-"""What one has to know of a fused graph to run it, kept in its metadata: Transformers takes seconds to import."""
+"""Sizes that a session needs to run a fused graph. They are kept in its metadata, because reading the model's
+configuration would take an import of Transformers, and with it seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Block-wise rounding of weight matrices to integers of few bits.
+"""Block-wise round-to-nearest quantisation of weight matrices.
 
     O  output features      I  input features      J  blocks of B neighbouring inputs, the last one may be short
 
@@ -27,9 +27,9 @@ def fitting_block(block_size: int, inputs: int) -> int:
 def quantize_blocks(weight: np.ndarray, bits: int, block_size: int, *, symmetric: bool = True) -> BlockWeights:
     """Round float32 matrices (O, I) or (N, O, I) to the nearest of 2^bits levels per block.
 
-    With a zero point the levels reach from a block's least weight to its largest. Without, its scale is the one of a
-    few candidates with the least squared error. A candidate makes the largest magnitude an end of the range or a
-    little less: with 4 bits it pays to clip that one weight.
+    Asymmetric rounding, with a zero point, spreads the levels from a block's least weight to its largest. Symmetric
+    rounding maps a block's largest magnitude to the highest level, 2^(bits-1) - 1; with 4 bits or fewer also to half a
+    level and a level above it, which clips that one weight, and takes the scale with the least squared error.
 
     Raises:
         AvaError: a weight is not finite.

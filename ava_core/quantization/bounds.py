@@ -9,11 +9,11 @@ from ava_core.errors import ParityError
 from ava_core.steps.schemes import SCHEMES
 
 EXPORT_ERROR = 1e-3
-"""Mean absolute error of logits that float32 rounding may leave; it leaves about 1e-6."""
+"""Bound on the mean absolute error of logits between two float32 computations; rounding leaves about 1e-6."""
 SELF_ERROR = 2e-3
-"""Mean absolute error of logits between two ways to run the same graph. Where activations are rounded to 8 bits, the
-last bits of a float decide where a few of them fall, which leaves up to 1e-4 on a trained model; a cache that loses 8
-of 256 positions in one layer leaves 4e-3."""
+"""Bound on the mean absolute error of logits between two ways to run one graph. Where activations are rounded to int8,
+the last bits of a float decide which integer a few of them become, which leaves up to 1e-4 on a trained
+model; a cache that loses 8 of 256 positions in one layer leaves 4e-3."""
 
 
 def require_parity(figures: Mapping[str, float], scheme: str, config: QuantizeConfig) -> None:

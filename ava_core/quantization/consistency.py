@@ -20,7 +20,9 @@ from ava_core.quantization.parity import MAX_LOGITS
 ROWS = 4
 """Of different lengths and different text, so that a row that reads another's keys shows."""
 CHUNK = 7
+"""Tokens of a pass between the prompt and the single tokens."""
 SINGLE_TOKENS = 8
+"""Tokens at the end of a row that are given one by one, as in decoding."""
 
 
 @torch.no_grad()
@@ -29,7 +31,7 @@ def cached_error(model: PreTrainedModel, split: ShardedSplit, length: int) -> fl
     one pass without.
 
     The prompts are padded on the left, as `generate` does, and the single tokens ask for their own logits only, as it
-    does: a decoder may have a shorter way for these.
+    does: a decoder may have another code path for these.
 
     Args:
         model: with Transformers' `forward`.
@@ -98,7 +100,7 @@ class _Batch:
 
 
 def _mean_error(model: PreTrainedModel, batch: _Batch, together_BSV: Tensor) -> float:
-    """Of the logits of a batch's tokens, against each row alone."""
+    """Mean absolute error of the logits of a batch's tokens, against each row alone."""
     total, count = 0.0, 0
     for row, mask_S, found_SV in zip(batch.rows, batch.mask_BS, together_BSV, strict=True):
         alone_SV = model(row[None], use_cache=False).logits[0]

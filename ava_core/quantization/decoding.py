@@ -17,9 +17,9 @@ REPEATS = 3
 
 
 def decode_rates(models: Sequence[Any], prompt: Tensor) -> list[float]:
-    """New tokens per second of each model for one sequence: the median of some runs, after one that doesn't count.
+    """New tokens per second of each model for one sequence: the median of `REPEATS` runs after one to warm up.
 
-    The models take turns, so that what else the machine does meets them alike. An end-of-text token doesn't stop a
+    The models take turns, so that other load on the machine meets them alike. An end-of-text token doesn't stop a
     run, so all of them do the same number of steps.
 
     Args:

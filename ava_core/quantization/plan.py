@@ -1,9 +1,9 @@
-"""Which matrix gets how many bits.
+"""Mixed precision: which matrix gets how many bits.
 
-A group is what the graph computes in one go, so its matrices share a format: the queries', keys' and values'
-projections of a layer, its experts, its output projection, an embedding. The cheapest formats of a scheme come first;
-then the group is widened whose widening mends most per byte, by what was measured on the calibration text, until the
-scheme's targets are within reach or its size is used up.
+A group is what one node of the graph computes with, so its matrices share a format: the query, key and value
+projections of a layer, its experts, its output projection, an embedding. Each group starts with its cheapest format;
+then, greedily, the group is widened whose damage, as measured on calibration text, falls most per added byte, until the
+targets of the scheme are met by a margin or its size is used up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.steps.schemes import HALF, SCHEMES
 
 SHARED = re.compile(r"(?P<layer>.*\.self_attn)\.[qkv]_proj\.weight$|(?P<experts>.*\.experts)\.(gate_up|down)_proj$")
+"""Matrices that share a format: a layer's query, key and value projections, and its FFN experts."""
 MATRIX = re.compile(r"(embed_tokens|lm_head|_proj)(\.weight)?$")
+"""Parameters that may be rounded."""
 BLOCK_SIZES = (32, 16)
 """Tried in this order where none is configured."""
 
@@ -33,7 +35,7 @@ class Format:
 
     @property
     def bits_per_weight(self) -> float:
-        """With the scales."""
+        """Bits of a weight and its share of the block's bfloat16 scale."""
         return self.bits if self.bits == HALF else self.bits + 16 / self.block_size
 
 
@@ -58,7 +60,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """What a group in a format does to the model by itself.
+    """What rounding one group to one format does to the model, all other weights left in float.
 
     Attributes:
         divergence: Kullback-Leibler divergence of the next token's distribution from the float model's, nats per token.
@@ -71,7 +73,12 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What a scheme aims at, over the whole model."""
+    """What a scheme aims at, over the whole model.
+
+    Attributes:
+        divergence, routing: at most, in the units of `Damage`.
+        size: at most, as a share of the parameters' bytes in float32.
+    """
 
     divergence: float
     routing: float
@@ -137,16 +144,16 @@ def choose(
     other_bytes: int,
     float_bytes: int,
 ) -> dict[str, Format]:
-    """A format per group.
+    """A format per group, by greedy widening; see the module.
 
-    Damages of groups add up: divergences as they are; routing as variances, for it is a distance from a threshold that
-    is crossed.
+    The damage of several groups is estimated from that of each: divergences add up; shares of changed routings add in
+    quadrature, as independent errors of the router's logits do, of which a large enough sum changes a choice.
 
     Args:
         options: formats of each group, cheapest first.
         damages: by group's name and format.
-        targets: stop widening when half of each is reached, for the sums are estimates.
-        other_bytes: what isn't in a group.
+        targets: widening stops when the estimates are at half of each, because they are estimates.
+        other_bytes: of the parameters that are in no group, in float32.
         float_bytes: all parameters in float32; `targets.size` is a share of it.
     """
     chosen = dict.fromkeys(options, 0)

@@ -31,7 +31,7 @@ WEIGHT_INPUTS = {
     "SkipSimplifiedLayerNormalization": 2,
     "Add": 1,
 }
-"""Operators that compute with a matrix or a vector of the model, and which of their inputs it is."""
+"""Operators that compute with a matrix or a vector of the model, and at which position of their inputs it is."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 NORM = re.compile(r"(?:_layernorm|\.norm|_norm)$")
 
@@ -178,7 +178,8 @@ def _head_norms(at: str, values: Values, config: EnhancedMoEConfig) -> list[Part
 
 
 class _Constants:
-    """What doesn't depend on the graph's inputs, among what weights pass on their way to a node."""
+    """Values that don't depend on the graph's inputs, folded through the operators between a stored weight and the node
+    that uses it: Cast, Transpose, Reshape, DequantizeLinear."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}

@@ -1,4 +1,4 @@
-"""A model's matrices in the formats that a scheme gives them."""
+"""Choosing formats for a model's matrices on calibration text, and rounding them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ava_core.steps.schemes import HALF, SCHEMES
 
 log = logging.getLogger(__name__)
 MAX_LOGITS = 2**25
-"""Logits of the calibration text that are held at once, twice; bounds the number of its sequences."""
+"""Logits of the calibration text that are held at once, of the float and of a rounded model; bounds its sequences."""
 
 
 def plan(
@@ -30,7 +30,7 @@ def plan(
     sequence_length: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Format]:
-    """A format for each group of matrices (see `plan`); none for a scheme that doesn't round.
+    """A format for each group of matrices (see `ava_core.quantization.plan`); none for a scheme that doesn't round.
 
     Args:
         model: the float model, in evaluation mode.
@@ -38,7 +38,7 @@ def plan(
         config: the `quantize` section.
         calibration: the training split; evenly spaced sequences of it are read.
         sequence_length: tokens of a calibration sequence.
-        advance: told how many formats were measured.
+        advance: called with the number of formats measured.
 
     Raises:
         ConfigError: the blocks don't fit the model's shapes.
@@ -63,7 +63,7 @@ def plan(
 
 
 def unmeasured(scheme: str, given: Sequence[Format]) -> Format:
-    """The format of the width that a scheme is called after, or the next wider one that the group may get."""
+    """Without calibration: the format of the width in the scheme's name, or the next wider one that the group has."""
     return next(form for form in given if form.bits >= SCHEMES[scheme].bits)
 
 

@@ -1,4 +1,4 @@
-"""What rounding a part of the model does to the whole, measured on calibration text.
+"""Sensitivity of the model to rounding each group of its matrices, measured on calibration text.
 
 Shapes: see `ava_core.models.shapes`.
 """
@@ -27,7 +27,7 @@ def as_float(rounded: Stored) -> np.ndarray:
 
 @contextmanager
 def rounded_weights(model: EnhancedMoEForCausalLM, rounded: Mapping[str, Stored]) -> Iterator[None]:
-    """The model with these matrices rounded, inside the block."""
+    """Inside the block the model computes in float with these matrices rounded (fake quantisation)."""
     parameters = dict(model.named_parameters())
     before = {name: parameters[name].data for name in rounded}
     try:
@@ -47,14 +47,14 @@ def measure_damages(
     tokens_BS: Tensor,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[tuple[str, Format], Damage]:
-    """Damage of each group in each of its formats, the others left as they are; float16 counts as none.
+    """Damage of each group in each of its formats, the others left in float; that of float16 is taken to be 0.
 
     Args:
         model: the float model, in evaluation mode.
         options: formats by group.
         rounding: rounds one matrix.
-        tokens_BS: calibration text.
-        advance: told how many formats were measured.
+        tokens_BS: calibration text, int64.
+        advance: called with the number of formats measured.
     """
     log_probabilities, choices = _run(model, tokens_BS)
     found: dict[tuple[str, Format], Damage] = {}

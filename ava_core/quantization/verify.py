@@ -1,6 +1,6 @@
 """Whether an exported folder holds the model's weights, tensor by tensor: small faults hide in averages over text.
 
-Three looks that share no code with what they check: each rounded weight lies within half a step of the float one; the
+Three checks that share no code with what they check: each rounded weight lies within half a step of the float one; the
 file's bytes are those that were to be written; each expert of the graph computes, by itself, what its weights say.
 """
 
@@ -21,6 +21,7 @@ from ava_core.onnx.block_weights import BlockWeights, Stored
 from ava_core.onnx.graph import CONTRIB, GRAPH_FILE, IR_VERSION, OPSET
 
 HALF_STEP = 0.5 + 1e-3
+"""Largest rounding error in steps between levels, with slack for float32 arithmetic."""
 EXPERT_TOLERANCE = 0.05
 """Relative error of one expert's output, root mean square: rounding its input and hidden units to 8 bits takes 0.01."""
 PROBE_TOKENS = 8
@@ -41,6 +42,7 @@ def verify_rounding(model: EnhancedMoEForCausalLM, rounded: Mapping[str, Stored]
         if isinstance(stored, BlockWeights):
             wrong = _beyond_rounding(weight, stored)
         else:
+            # float16: the spacing of its values, relative for normal ones, absolute for subnormal ones.
             wrong = np.abs(stored.astype(np.float32) - weight) > np.abs(weight) * 2**-10 + 2**-24
         if wrong.any():
             index = tuple(int(index) for index in np.argwhere(wrong)[0])
@@ -56,6 +58,7 @@ def _values(stored: Stored) -> np.ndarray:
 
 
 def _beyond_rounding(weight: np.ndarray, stored: BlockWeights) -> np.ndarray:
+    """Bool, of the weight's shape: off by more than half a step and not clipped at an end of the range."""
     inputs, top = weight.shape[-1], 2 ** (stored.bits - 1)
     scales = np.repeat(stored.scales, stored.block_size, axis=-1)[..., :inputs]
     steps = (weight - stored.dequantize()) / scales
@@ -124,7 +127,8 @@ def verify_experts(folder: Path, rounded: Mapping[str, Stored]) -> float:
 
 
 def _alone(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], makers: dict[str, onnx.NodeProto]):
-    """A session of this node alone, with the inputs x (T, D) and gates (T, N)."""
+    """A session of this node alone, with the inputs x (T, D) and gates (T, N), which are both of QMoE's inputs for
+    routing: the values that choose experts (1) and those that weight them (14)."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     names = ["x" if index == 0 else "gates" if index in (1, 14) else name for index, name in enumerate(node.input)]

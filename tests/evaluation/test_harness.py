@@ -107,7 +107,7 @@ def test_harness_scores_a_saved_model_offline(folder):
         for n in (row["number"] for row in rows)
     ]
     assert results["parity"]["acc,none"] == pytest.approx(sum(right) / len(rows))
-    # Bits per byte as design.md counts them: of every token after the boundary, over the bytes of the text.
+    # Bits per byte: of every token after the boundary, over the bytes of the text.
     total = sum(nats(model, row["text"], row["text"], boundary=True) for row in rows)
     expected = total / math.log(2) / sum(len(row["text"].encode()) for row in rows)
     assert results["bytes_per_document"]["bits_per_byte,none"] == pytest.approx(expected, rel=1e-4)

@@ -19,7 +19,7 @@ from ava_core.models.conversion.peers import Peer, peer_named
 
 
 class Rule(NamedTuple):
-    """A field that must hold for a conversion to be exact. A field that a configuration lacks holds."""
+    """What a field must be for a conversion to be exact. A configuration without the field satisfies it."""
 
     field: str
     holds: Callable[[Any], bool]
@@ -122,7 +122,7 @@ def config_to_transformers(config: EnhancedMoEConfig, target: str) -> PreTrained
 
     Raises:
         ValueError: the target is unknown, or lacks something that the configuration asks for. What only matters in
-            training (capacity, jitter, z-loss, dropout) is refused too: set it to nothing to convert without it.
+            training (capacity, jitter, z-loss, dropout) is refused too: switch it off to convert without it.
     """
     peer = peer_named(target)
     check(config, (*_OUR_RULES, *_rules_of(config, peer)), target)

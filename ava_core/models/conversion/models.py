@@ -70,7 +70,7 @@ def to_transformers(model: EnhancedMoEForCausalLM, target: str) -> PreTrainedMod
 
 
 def _on_meta(model_class: type[Model], config: PreTrainedConfig) -> Model:
-    """The model without memory for its parameters, but with the buffers that no checkpoint holds."""
+    """The model on the meta device, but for its RoPE module, whose buffers no checkpoint holds."""
     with torch.device("meta"):
         model = model_class(config)
     rotary = model.model.rotary_emb

@@ -1,4 +1,4 @@
-"""As many experts as a token needs to pass a threshold of probability. Shapes: see `shapes`."""
+"""Top-p over experts: as many as a token needs to reach a threshold of probability. Shapes: see `shapes`."""
 
 from __future__ import annotations
 

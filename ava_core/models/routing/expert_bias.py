@@ -1,4 +1,5 @@
-"""Balance without an auxiliary loss: a bias per expert that follows its load. Shapes: see `shapes`."""
+"""Auxiliary-loss-free balancing: a bias per expert, in the selection only, raised when its load is low. Shapes: see
+`shapes`."""
 
 from __future__ import annotations
 
@@ -55,10 +56,10 @@ class ExpertBiasRouter(Router):
 
 
 class BiasSteps:
-    """Moves the biases once per step of a trainer that knows nothing of them: HF's, and those made from it.
+    """Updates the biases once per optimiser step of a trainer that doesn't know of them: HF's Trainer, its subclasses.
 
-    The model tells what it sees: steps in `train()`, which such a trainer calls before each micro-batch, and loads in
-    its forward passes. The last step of a training moves none.
+    Such a trainer calls `model.train()` before each micro-batch, which the model forwards to `begin`; loads come from
+    its forward passes. A step's update happens when the next one begins, so the last step of a training has none.
     """
 
     def __init__(self) -> None:
@@ -68,9 +69,10 @@ class BiasSteps:
 
     @torch.no_grad()
     def begin(self, model: nn.Module, number: int | None) -> None:
-        """Another micro-batch; `number` counts optimiser steps, None means that what follows is no trainer's.
+        """A micro-batch begins; `number` counts optimiser steps, None means that no such trainer was found.
 
-        Collective where the number is another one than before.
+        With a new number it averages the step's loads over micro-batches and ranks, which is a collective (all-reduce),
+        and updates the biases.
         """
         self._counting = number is not None
         if number is None or number == self._number:
@@ -84,7 +86,7 @@ class BiasSteps:
         self._loads, self._number = [], number
 
     def add(self, layers: Sequence[RoutingStatistics]) -> None:
-        """Take in a pass that is trained on."""
+        """Record the loads of a forward pass in training."""
         if self._counting and not torch.compiler.is_compiling():
             self._loads.append(torch.stack([layer.load_E for layer in layers]))
 

@@ -14,10 +14,10 @@ from ava_core.models.routing.top_k import TopKRouter
 class ExpertChoiceRouter(TopKRouter):
     """Each expert chooses the tokens that want it most (arXiv 2202.09368, section 3.2): balanced by construction.
 
-    While training only, for a token's fate depends on the tokens after it. Expert e takes the C_e tokens with the
-    largest probability of e, C_e being the capacity of eq. 8 for T * K assignments (gamma = 1 unless configured), so
-    that K experts per token is the average; a token may get none, or all E: it has E slots. Padding takes no slot.
-    Nothing is dropped beyond that. In evaluation: plain top-k.
+    While training only: the selection looks at later tokens, which generation doesn't have. Expert e takes the C_e
+    tokens with the largest probability of e, C_e being the capacity of MoE++'s eq. 8 for T * K assignments (gamma = 1
+    unless configured), so that K experts per token is the average; a token may get none, or all E: it has E slots.
+    Padding takes no slot. Nothing is dropped beyond that. In evaluation: plain top-k.
     """
 
     exported_as = "top_k"

@@ -139,7 +139,7 @@ class Router(nn.Module):
         }
         if self.loss_weights["router_diversity"] > 0:
             losses["router_diversity"] = self._diversity(scores, mean_probability_E, token_mask_T)
-        if gradient is not None and gradient.added:  # the mean over layers counts
+        if gradient is not None and gradient.added:  # the model's loss has the mean over layers
             loss = weighted_sum(self.loss_weights, losses) / self.num_layers
             weights_TK = add_auxiliary_gradient(weights_TK, loss, gradient)
         return Routing(
@@ -166,7 +166,7 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def _routes(self, scores: Scores, token_mask_T: Tensor | None, tape: RouteTape | None) -> Routes:
-        """What the tape holds, or a new selection with its dropping, which goes onto the tape."""
+        """What the tape holds, or a new selection after capacity dropping, which is recorded on the tape."""
         if tape is not None and tape.routes is not None:
             recorded, tokens = tape.routes.expert_ids_TK.shape[0], scores.logits_TE.shape[0]
             if recorded != tokens:

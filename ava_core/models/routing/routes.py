@@ -2,8 +2,8 @@
 
 One primitive serves two purposes. Under gradient checkpointing the recomputation replays what the forward pass
 recorded, so a token can't drift to another expert between the two; and a training pass can reuse the routes that a
-rollout took (arXiv 2510.11370). A replay repeats the selection and the dropping; gate values come anew from the
-current logits at the recorded experts, so gradients flow as always.
+rollout took (rollout routing replay, arXiv 2510.11370). A replay repeats the selection and the capacity dropping; gate
+values are computed from the current logits at the recorded experts, so gradients flow as always.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from torch import Tensor
 from ava_core.models.routing.routes import Routes
 
 DEAD_SHARE = 0.01
-"""Of an even share of the assignments: an expert below it counts as dead."""
+"""Fraction of an even share of the assignments; an expert with less is dead."""
 COLLAPSE_SHARE = 0.25
-"""Of the way from "every token uses the same experts" to "all experts are used evenly": less is a collapse."""
+"""Fraction of the way from "every token uses the same experts" to "all are used evenly"; less is a collapse."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class RoutingStatistics:
         load_E: share of tokens that chose each expert, before any dropping; sums to experts per token.
         mean_probability_E: each expert's mean router probability; sums to 1.
         ffn_experts_per_token: scalar; FFN experts evaluated for the average token.
-        entropy: scalar, nats; mean entropy of the router's distribution of a token (log E is undecided).
+        entropy: scalar, nats; mean entropy of the router's distribution of a token (log E is uniform).
         dropped_share: scalar; share of assignments dropped for capacity.
     """
 
@@ -36,7 +36,7 @@ class RoutingStatistics:
 
     @property
     def load_cv(self) -> Tensor:
-        """Standard deviation of the loads (over the whole population) divided by their mean, scalar; 0 is even."""
+        """Coefficient of variation: population standard deviation of the loads over their mean, scalar; 0 is even."""
         return self.load_E.std(correction=0) / self.load_E.mean()
 
     @property
@@ -75,7 +75,7 @@ class RoutingStatistics:
 
 
 def effective_experts(load_E: Tensor) -> Tensor:
-    """exp of the entropy of the loads, normalised to sum to 1 over the last axis: how many experts carry the load.
+    """Perplexity of the loads, normalised to sum to 1 over the last axis: how many experts carry the load.
 
     E when all are used evenly, K when every token uses the same K.
     """
@@ -95,7 +95,7 @@ def has_collapsed(load_E: Tensor) -> Tensor:
 
 
 def collapsed_layers(statistics: Sequence[RoutingStatistics]) -> list[int]:
-    """Indices of the layers whose routing has collapsed; waits for the device once."""
+    """Indices of the layers whose routing has collapsed; synchronises with the device once."""
     flags = torch.stack([layer.collapsed for layer in statistics]).tolist()
     return [index for index, flag in enumerate(flags) if flag]
 
