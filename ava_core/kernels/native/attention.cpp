@@ -1,5 +1,6 @@
 // Softmax attention over whole sequences, in blocks of queries (FlashAttention, arXiv 2205.14135, without its blocks of
-// keys: one block's scores against all keys fit a core's cache). The backward pass computes the probabilities anew.
+// keys: one block's scores against all keys fit a core's cache). The backward pass recomputes the probabilities from the
+// saved log-sum-exp; with P the probabilities, O the output and d gradients, dS = scale P (dP - delta), delta = <dO, O>.
 //
 // Shapes: B sequences of S positions, H query heads, G key/value heads (H / G neighbouring query heads share one), A wide;
 // q (B, H, S, A), k and v (B, G, S, A). Without a mask attention is causal; a mask is (masks, S, S) bytes, 0 hides a key,
@@ -38,6 +39,7 @@ void pack_as_rows(const bf16* rows, const Shape& s, bf16* to) {
   for (int64_t c = 0; c < s.A; c += PANEL) pack_rows(rows + c, s.A, s.S, least(s.A - c, PANEL), PANEL, to + c * s.padded());
 }
 
+// Which of the 16 keys from `key` on a query may attend to.
 inline __mmask16 shown(const uint8_t* mask_row, int64_t key, int64_t visible) {
   __mmask16 shown = key < visible ? first(visible - key) : __mmask16(0);
   if (mask_row && shown) {
@@ -76,7 +78,8 @@ void add_transposed(const bf16* p, int64_t rows, const bf16* b, int64_t visible,
   }
 }
 
-// Probabilities of one query from its scores; returns the log-sum-exp. Hidden keys and those up to the panel's end get 0.
+// Probabilities of one query from its scores; returns the log-sum-exp. Masked keys and those from `visible` to `end` get
+// 0.
 float softmax_row(const float* scores, const uint8_t* mask_row, int64_t visible, int64_t end, float scale, bf16* to) {
   const __m512 factor = _mm512_set1_ps(scale);
   __m512 top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
@@ -101,7 +104,7 @@ float softmax_row(const float* scores, const uint8_t* mask_row, int64_t visible,
   return lse;
 }
 
-// From scores and d probabilities to probabilities and d scores, both rounded to bfloat16.
+// From scores and dP to P and dS of one query, both rounded to bfloat16.
 void softmax_row_backward(const float* scores, const float* grad, const uint8_t* mask_row, int64_t visible, int64_t end,
                           float scale, float lse, float delta, bf16* probabilities, bf16* grad_scores) {
   const __m512 factor = _mm512_set1_ps(scale), log_sum = _mm512_set1_ps(lse), shift = _mm512_set1_ps(delta);

@@ -21,6 +21,7 @@ inline __m512 widen(__m256i values) { return _mm512_castsi512_ps(_mm512_slli_epi
 
 inline __m256i narrow(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
 
+// Mask of the first `count` of 16 lanes.
 inline __mmask16 first(int64_t count) { return count >= 16 ? __mmask16(0xffff) : __mmask16((1u << count) - 1); }
 
 // `count` (at most 16) values from memory; the others are 0.

@@ -1,4 +1,4 @@
-// Cross-entropy with label smoothing and a penalty on the logits' normaliser: values and gradient in one visit of a row.
+// Cross-entropy with label smoothing and z-loss (a penalty on logsumexp^2): values and gradient in one visit of a row.
 #include <cmath>
 
 #include "elementary.h"

@@ -33,7 +33,8 @@ inline float dot(const bf16* a, const bf16* b, int64_t n) {
   return _mm512_reduce_add_ps(sum);
 }
 
-// Rows are summed in this many chunks, each in order: the result doesn't depend on the number of threads.
+// Sums over rows are made of this many partial sums, each over consecutive rows in order: the result doesn't depend on the
+// number of threads.
 constexpr int64_t CHUNKS = 16;
 
 inline int64_t chunk_start(int64_t rows, int64_t chunk) { return rows * chunk / CHUNKS; }

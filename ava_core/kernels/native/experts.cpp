@@ -12,7 +12,7 @@ namespace ava {
 namespace {
 
 constexpr int64_t HALF = PANEL / 2;
-constexpr int64_t BATCH_ROWS = 512;
+constexpr int64_t BATCH_ROWS = 512;  // rows of consecutive experts that the backward pass takes together, at least
 
 void gather_rows(const bf16* x, const int64_t* token, int64_t rows, int64_t D, bf16* out) {
 #pragma omp parallel for schedule(static)

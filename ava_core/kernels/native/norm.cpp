@@ -1,4 +1,5 @@
-// RMSNorm over rows, and RMSNorm of attention heads fused with rotary positions.
+// RMSNorm over rows, and RMSNorm of attention heads fused with RoPE. `scale` is a row's 1 / rms, kept for the backward
+// pass.
 #include <cmath>
 
 #include "buffer.h"
@@ -17,7 +18,8 @@ inline float sum_of_squares(const bf16* x, int64_t n) {
   return _mm512_reduce_add_ps(sum);
 }
 
-// Adds a row's share to grad_weight and writes grad_x = scale (w g - x <w g, x> scale^2 / n).
+// Adds a row's share, g x scale, to grad_weight and writes grad_x = scale (w g - x <w g, x> scale^2 / n), where g is the
+// gradient of the output: gradient(c) are 16 elements of it from c on.
 template <class Gradient>
 inline void rms_norm_row_backward(Gradient&& gradient, const bf16* x, const bf16* weight, float scale, int64_t n,
                                   bf16* grad_x, float* grad_weight) {
