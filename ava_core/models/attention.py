@@ -48,8 +48,8 @@ def attend(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) 
     excludes adds exactly nothing to the result, and gets no gradient from it.
 
     Three implementations of one result: our native kernel where it is the fastest (a CPU with AVX-512 BF16 and no AMX);
-    two batched matrix products for other bfloat16 training on a CPU, where the backward pass of
-    `scaled_dot_product_attention` makes it 1.3 to 1.8 times as slow (`make bench`); and that function for the rest.
+    two batched matrix products for other bfloat16 training on a CPU, where `scaled_dot_product_attention`, slow in its
+    backward pass, takes 1.3 to 1.8 times as long (`make bench`); and that function for the rest.
     """
     if _native_can(q_BHSA, k_BGSA, mask):
         return kernels.attention(q_BHSA, k_BGSA, v_BGSA, mask)

@@ -158,7 +158,10 @@ class DecoderSession:
 
 
 class _Step:
-    """IOBinding and buffers of a pass over B rows of S tokens; reused while decoding: binding costs more than nodes."""
+    """IOBinding and buffers of a pass over B rows of S tokens.
+
+    Decoding reuses one for all its tokens: binding anew costs more than the small nodes of a pass.
+    """
 
     def __init__(
         self,
