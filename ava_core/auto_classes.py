@@ -1,9 +1,10 @@
-"""Makes our architecture known to Transformers' Auto classes, in every program of an environment that has Ava.
+"""Import hook that adds our architecture to Transformers' Auto classes, in every program of an environment with Ava.
 
 `AutoModelForCausalLM.from_pretrained(FOLDER)` in a script of somebody else's, and `lm_eval --model hf`, find models by
 tables of names that only Transformers fills: no option lets a program import what would register another architecture.
-So the wheel brings a line that Python runs at its start (`ava_moe.pth`). It costs one comparison per import; our names
-enter the tables when these are imported, and our classes are imported when they are asked for. Nothing else is.
+So the wheel installs `ava_moe.pth`, whose line Python runs at its start and which imports this module: a finder in
+`sys.meta_path`. It costs one comparison per import; our names enter the tables when these are imported, and our classes
+are imported when they are asked for. Nothing else is.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TABLES = {
 
 
 def install() -> None:
-    """Watch for the import of the tables; what is imported already gets our names at once."""
+    """Put the finder first in `sys.meta_path`, once; tables that are imported already get our names at once."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
@@ -41,12 +42,17 @@ def install() -> None:
 
 
 def _enter(module: ModuleType) -> None:
-    """Another version of Transformers may have other tables; `import ava_core.models` still registers the classes."""
+    """Add our model type to the module's tables.
+
+    Another version of Transformers may have other tables; `import ava_core.models` still registers the classes.
+    """
     for table, name in TABLES[module.__name__].items():
         getattr(module, table, {})[MODEL_TYPE] = name
 
 
 class _Finder:
+    """Finds the module `HOME`, and wraps the loaders of the modules in `TABLES`; leaves all others to Python."""
+
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name == HOME:
             return ModuleSpec(name, _Home())  # type: ignore[arg-type]
@@ -59,7 +65,7 @@ class _Finder:
 
 
 class _Filled:
-    """The real loader, after which our names are in the module's tables."""
+    """A module's own loader, wrapped: once the module has run, our names enter its tables."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -76,7 +82,7 @@ class _Filled:
 
 
 class _Home:
-    """A module that has the classes of `ava_core.models`."""
+    """Loader of the module `HOME`, which has no file: its attributes are the classes of `ava_core.models`."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None

@@ -1,4 +1,4 @@
-"""The folder whose `.ava` counts."""
+"""The folder whose `.ava` is used: there the local MLflow server keeps its files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def typed_line(error: BaseException) -> str:
 
 
 def shorten(text: str, most: int = 200) -> str:
-    """The beginning of a text that is too long for a message, and how long it is."""
+    """A text that is longer than `most` characters, cut there, with its whole length behind; any other as it is."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 

@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, and JSON that others wrote.
+"""Atomic writes: files and folders are written beside their path and renamed. And JSON that others wrote.
 
 What is being written lies beside its path under the name `.NAME.WRITER.partial` until it is renamed, and what it
-replaces is `.NAME.WRITER.replaced` for that moment. WRITER is the system's number of the writing thread, for the first
-thread of a process the process's own: no two writers share a name, and what a killed one has left is told from what is
+replaces is `.NAME.WRITER.replaced` for that moment. WRITER is the id of the writing thread (TID; of a
+process's first thread it is the PID): no two writers share a name, and what a killed one has left is told from what is
 still being written. The next writer of the same path removes it.
 """
 
@@ -31,7 +31,7 @@ def write_whole(
     Args:
         path: of the file; its folder exists.
         content: text is written as UTF-8.
-        durable: the bytes are on the disk before the name stands for them, so that a power cut leaves no empty file.
+        durable: fsync the bytes before the rename, so that a power cut leaves no empty file.
         mode: permissions of the file, less the umask's.
         beside: the path beside which the file is written, on the same file system; by default `path`. For a folder in
             which a file that a kill left behind would be one too many.
@@ -67,7 +67,7 @@ def whole_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
     Args:
         path: of the folder; the folders above it are made.
-        durable: all of it is on the disk before the name stands for it.
+        durable: fsync all files and folders in it before the rename, and the folder above after it.
     """
     with unfinished_folder(path) as partial:
         yield partial
@@ -91,12 +91,12 @@ def unfinished_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, path: Path, *, durable: bool = False) -> None:
-    """Rename `folder` to `path`, which other than in `os.replace` may be a folder with files in it.
+    """Rename `folder` to `path`. Unlike `os.replace`, it also replaces a folder with files in it.
 
     Args:
         folder: what is at `path` then.
         path: in the same file system.
-        durable: the new name is on the disk before what it replaces is removed.
+        durable: fsync the folder above, with the new name, before what is replaced is removed.
 
     Raises:
         OSError: it can't be renamed; what was at `path` is there again.
@@ -117,7 +117,7 @@ def replace_folder(folder: Path, path: Path, *, durable: bool = False) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that others look for by its name: a kill in the middle leaves nothing of that name."""
+    """Rename a folder away and remove it, so that a kill in the middle leaves nothing under the name others know."""
     replaced = sibling(folder, "replaced")
     remove(replaced)
     folder.rename(replaced)
@@ -133,7 +133,7 @@ def remove(path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring a file or folder to the disk, so that a rename never stands for bytes that a power cut took."""
+    """fsync a file or folder, so that a rename never stands for bytes that a power cut took."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -149,7 +149,7 @@ def sibling(path: Path, purpose: str) -> Path:
 def clear_leftovers(path: Path, *purposes: str) -> None:
     """Remove what killed writers of `path` left beside it, all or for these purposes.
 
-    That includes what has this thread's number: in a container every run has the same numbers.
+    That includes what has this thread's id: in a container, with PIDs of its own, every run has the same ids.
     """
     try:
         present = list(path.parent.iterdir())

@@ -14,7 +14,7 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Advance(Protocol):
-    """Called with the amount done so far and figures to show beside it."""
+    """Called with the amount done so far, in the task's units, and figures to show beside it."""
 
     def __call__(self, done: float, **figures: str) -> None: ...
 

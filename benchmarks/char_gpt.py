@@ -60,7 +60,7 @@ class CharGPT(nn.Module):
 
 
 def encode(text: str, characters: str) -> Tensor:
-    """Number of each character."""
+    """Token id of each character: its index in `characters`."""
     numbers = {character: number for number, character in enumerate(characters)}
     return torch.tensor([numbers[character] for character in text])
 
@@ -107,7 +107,7 @@ def train(text: str, steps: int, seed: int) -> dict[str, float]:
 
 
 def rate(step: int, steps: int) -> float:
-    """Warm-up, then half a cosine."""
+    """Learning rate at a step: linear warm-up, then cosine decay."""
     if step < WARMUP:
         return PEAK_RATE * (step + 1) / (WARMUP + 1)
     done = (step - WARMUP) / max(1, steps - WARMUP)

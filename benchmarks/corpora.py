@@ -11,7 +11,7 @@ from ava_core.data.tokenizer import BOUNDARY_ID, encode, save_tokenizer, train_t
 from ava_core.runtime import manifest
 
 TINY_SHAKESPEARE = Path(__file__).parents[2] / "shared" / "corpora" / "tinyshakespeare.txt"
-"""Of the builders' own machines; the benchmarks that need it say so where it is absent."""
+"""Beside the checkout, not in it; the benchmarks that need it say so where it is absent."""
 TRAINING_SHARE = 0.9
 """Of the text's characters, as nanoGPT cuts it."""
 

@@ -5,8 +5,8 @@ Usage: python -m benchmarks.inference [--model outputs/model --shards outputs/sh
 Size and quality are those of a trained model, by `ava quantize`: run `make repro` or name another with --model and
 --shards. Speed is that of cpu/small's shapes with random weights, on which it doesn't depend: greedy tokens per second
 of one sequence, prompt tokens per second, and 16 requests at once through the serving engine, by PyTorch in bfloat16
-and by ONNX Runtime with 8 and 4 bits, in turns. Targets are issue 6's; a missed one is printed as such and ends with
-exit code 1.
+and by ONNX Runtime with 8 and 4 bits, in turns. Targets are the constants below; a missed one is printed as
+such and ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def measure_speed(made: dict[str, Path], rounds: int, threads: int) -> dict[str,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, keep."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.split("\n")[0])
-    flags.add_argument("--model", type=Path, default=Path("outputs/model"), help="output of `ava train`")
+    flags.add_argument(
+        "--model", type=Path, default=Path("outputs/model"), help="output of `ava train`, for size and quality"
+    )
     flags.add_argument("--shards", type=Path, default=Path("outputs/shards"), help="output of `ava preprocess`")
     flags.add_argument("--rounds", type=int, default=5)
     flags.add_argument("--results", type=Path, default=report.RESULTS, help="folder to keep figures in")

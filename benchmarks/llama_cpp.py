@@ -97,8 +97,8 @@ def _difference(folder: Path, ask: Any) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, keep."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.llama_cpp", description=(__doc__ or "").split("\n")[0])
-    flags.add_argument("--llama-cpp", type=Path, required=True, help="llama.cpp's source")
-    flags.add_argument("--python", required=True, help="an interpreter with llama-cpp-python")
+    flags.add_argument("--llama-cpp", type=Path, required=True, help="folder of llama.cpp's source, for its converter")
+    flags.add_argument("--python", required=True, help="interpreter of an environment with llama-cpp-python")
     flags.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="olmoe")
     flags.add_argument("--rounds", type=int, default=5)
     flags.add_argument("--results", type=Path, default=report.RESULTS, help="folder to keep figures in")

@@ -33,7 +33,7 @@ class LlamaCpp:
             raise ValueError(f"{file}: llama.cpp couldn't quantise it to {kind}")
 
     def logits(self, tokens: list[int]) -> dict[str, list[float]]:
-        """Of the last token of a prompt."""
+        """Logits of the last token of a prompt."""
         self._forget()
         return {"logits": self._decode(np.asarray(tokens, dtype=np.int32)).tolist()}
 

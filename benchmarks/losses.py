@@ -97,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.losses", description=__doc__.split("\n")[0])
     flags.add_argument("--steps", type=int, default=500, help="optimiser steps of each model (default: %(default)s)")
-    flags.add_argument("--parts", help="names with commas between, instead of all; `none` is always among them")
+    flags.add_argument(
+        "--parts", help="parts to train with, with commas between; `none` is always among them (default: all)"
+    )
     flags.add_argument("--preset", choices=presets.names(), default="cpu/tiny")
     flags.add_argument("--seed", type=int, default=1337)
     flags.add_argument("--shards", type=Path, default=Path("outputs/shards"), help="output of `ava preprocess`")

@@ -94,8 +94,8 @@ def _progress(done: int, rounds: int) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.model", description=__doc__.split("\n")[0])
-    flags.add_argument("--rounds", type=int, default=7, help="rounds that count (default: %(default)s)")
-    flags.add_argument("--warmup", type=int, default=2, help="rounds before them (default: %(default)s)")
+    flags.add_argument("--rounds", type=int, default=7, help="measured rounds (default: %(default)s)")
+    flags.add_argument("--warmup", type=int, default=2, help="rounds before them, not measured (default: %(default)s)")
     flags.add_argument("--steps", type=int, default=3, help="training steps per turn (default: %(default)s)")
     flags.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each process")
     flags.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -105,10 +105,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--allocator",
         choices=("both", "default", "kept"),
-        help="of the peers' processes, on a CPU (default: both; default with --all-peers)",
+        help="memory allocator's settings of the peers' processes, on a CPU (default: both; default with --all-peers)",
     )
     flags.add_argument("--all-peers", action="store_true", help="more peers, and other settings of HF OLMoE")
-    flags.add_argument("--subjects", help="names with commas between, instead of all; see benchmarks/subjects.py")
+    flags.add_argument(
+        "--subjects", help="subjects to run, with commas between; see benchmarks/subjects.py (default: all)"
+    )
     flags.add_argument("--scaling", action="store_true", help="time one layer against tokens and experts instead")
     flags.add_argument("--results", type=Path, default=report.RESULTS, help="folder to keep figures in")
     return flags

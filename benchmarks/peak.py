@@ -13,7 +13,7 @@ from benchmarks.workload import Workload
 
 
 class Peak:
-    """Runs each product `steps` times per turn, into a buffer that exists, and keeps the best time of each."""
+    """Runs each product `steps` times per turn, into a preallocated buffer, and keeps the best time of each."""
 
     def __init__(self, workload: dict[str, Any], threads: int):
         prepare(threads, 0)

@@ -126,8 +126,10 @@ def _show(title: str, found: dict[str, list[Finished]], aim: str) -> dict[str, A
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and keep."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.split("\n")[0])
-    flags.add_argument("--rows", default=",".join(ROWS), help="which, with commas between (default: %(default)s)")
-    flags.add_argument("--seeds", type=int, default=3, help="of the short rows (default: %(default)s)")
+    flags.add_argument(
+        "--rows", default=",".join(ROWS), help="rows to measure, with commas between (default: %(default)s)"
+    )
+    flags.add_argument("--seeds", type=int, default=3, help="seeds of each of the short rows (default: %(default)s)")
     flags.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of a process")
     flags.add_argument("--results", type=Path, default=report.RESULTS, help="folder to keep figures in")
     given = flags.parse_args(arguments)

@@ -8,7 +8,7 @@ SWEEP_SECONDS = 30.0
 SWEEP = {"adamw": (1.0, 2.0, 4.0, 8.0), "muon": (0.25, 0.5, 1.0, 2.0)}
 """Optimisers, and multiples of their rates that are tried: as many trainings for each."""
 MORE_STEPS = 1_000_000
-"""Of trainings that time ends."""
+"""Steps of trainings that `max_minutes` ends: more than they reach."""
 
 SMALL = {
     "hidden_size": 128,

@@ -1,4 +1,4 @@
-"""The image that every component runs in: which one a compiled pipeline names, and how sure that name is.
+"""The image that every component runs in: which one a compiled pipeline names, and whether that name is pinned.
 
 `make images` (pipelines/images, docker/Dockerfile) builds it and writes `build/images.json`, where compiling finds it:
 by digest if it was pushed to a registry, else by its id, which this machine's engine knows.

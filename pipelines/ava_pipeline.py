@@ -40,8 +40,8 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
     def add(step: str, component: Any, inputs: Mapping[str, Any], *, cached: bool) -> Any:
         """Add a task of a component.
 
-        Retrying is safe for every step: what is finished is taken again, and register knows an evaluation that it has
-        registered.
+        Retrying is safe for every step: finished work is reused, and register finds the version of an evaluation that
+        is registered already.
         """
         task = component(**inputs).set_container_image(image)
         if not cached:

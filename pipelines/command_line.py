@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add --params, --config, --set and --settings, with the meaning that they have for `ava`."""
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
-    parser.add_argument("--config", type=Path, help="overrides the parameters, such as configs/cpu/small.yaml")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="YAML file of parameters (default: %(default)s)"
+    )
+    parser.add_argument("--config", type=Path, help="YAML file over the parameters, such as configs/cpu/small.yaml")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="over all files; repeatable",
+        help="one value, over those of all files; repeatable",
     )
     parser.add_argument(
         "--settings",

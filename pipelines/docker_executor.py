@@ -1,8 +1,8 @@
 """Tasks as containers of the local Docker engine.
 
 kfp.local's own DockerRunner removes a container when it ends and takes one that is gone for a success, so that a failed
-step passes (kubeflow/pipelines#13332). Here a container is waited for, its exit code and the kernel's verdict on its
-memory are read, and then it is removed.
+step passes (kubeflow/pipelines#13332). Here a container is waited for, its exit code and whether the kernel's OOM
+killer ended it are read, and then it is removed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SHARED_MEMORY = "2g"
 PIECE_BYTES = 16 * 1024
 """The engine keeps longer lines in pieces of this size (moby, daemon/logger/copier.go)."""
 ENGINE_SECONDS = 60
-"""Time for an answer of the engine."""
+"""Time limit of a call to the engine's API."""
 
 
 class DockerExecutor:
     """Starts containers that see the machine's network and the given folders, and nothing else of it.
 
-    Folders are mounted at their own paths, so that every path means the same inside and outside. The root file system
-    is read-only, /tmp is in memory, and the user is the caller, who so owns what the steps write.
+    Folders are bind-mounted at their own paths, so that every path means the same inside and outside. The root file
+    system is read-only, /tmp is in memory, and the user is the caller, who so owns what the steps write.
 
     Args:
         environment: the caller's variables; those of PASSED_ON reach the tasks.
@@ -131,7 +131,7 @@ def caches_behind(paths: Iterable[Path]) -> set[Path]:
 
 
 class DockerTask:
-    """A container."""
+    """A container that was started, as a `RunningTask`."""
 
     def __init__(self, container: Any) -> None:
         self._container = container

@@ -116,7 +116,7 @@ def supervise(
     show: Callable[[str], None] = lambda line: None,
     timeout: float | None = None,
 ) -> Ending:
-    """Wait for a task, copying its lines to a log file and on; end it when it takes longer than it may.
+    """Wait for a task, copying its lines to a log file and to `show`; end it when it takes longer than it may.
 
     Args:
         task: just started; it is closed when this returns or raises.

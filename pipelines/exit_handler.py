@@ -15,7 +15,7 @@ from pipelines.task_outputs import EXECUTOR_OUTPUT
 OUTCOME = "outcome"
 """The component's output, a folder with outcome.json."""
 SECONDS = 60.0
-"""It takes half a second, and a server that is away costs it some more."""
+"""Time limit of the exit handler. It takes half a second, and a server that is away costs it some more."""
 
 
 def has_run(run: Path, handler: Component) -> bool:

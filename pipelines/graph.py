@@ -13,6 +13,7 @@ from ava_core.steps.table import STEPS
 
 COMPONENT_PREFIX = "comp-"
 RUNS_LAST = "ALL_UPSTREAM_TASKS_COMPLETED"
+"""Trigger strategy of an exit handler in KFP's IR: it runs whether the tasks before it succeeded or not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Tasks as processes of this machine, each in a group of its own, so that nothing of it is left behind."""
+"""Tasks as processes of this machine, each the leader of a process group, which is killed whole at the task's end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.processes import Process
 
 
 class HostExecutor:
-    """Starts processes; the image is left out, for the `ava` of this environment is first on their PATH.
+    """Starts processes; the image is ignored, and the `ava` of this environment is first on their PATH.
 
     Args:
         environment: the variables of every task.
@@ -48,7 +48,7 @@ class HostExecutor:
 
 
 class HostTask:
-    """A process and what it started."""
+    """A process and what it started (its process group), as a `RunningTask`."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process

@@ -12,7 +12,7 @@ CODE = ("ava_core", "configs")
 
 
 def find_drift(image: str, labels: Mapping[str, str], checkout: Path = Path()) -> str | None:
-    """What to know of an image that may run other code than this checkout, in one line.
+    """A line about an image that may run other code than this checkout.
 
     None if it runs the same, if it doesn't say what it was built from, or if this is no checkout of git.
     """

@@ -1,4 +1,4 @@
-"""What is different in kfp.local while one of our runs is on: who runs a task, where it writes, where its chatter goes.
+"""Patches of kfp.local for the time of a run: who runs a task, where it writes, where kfp.local's own output goes.
 
 `kfp.local.SubprocessRunner` refuses container components, and its DockerRunner reports failed ones as done. The handler
 of a task is looked up by the runner's type when the task starts, so ours takes its place for the time of a run, and
@@ -25,7 +25,7 @@ RunTask = Callable[[str, list[str], Mapping[str, str]], bool]
 
 @contextlib.contextmanager
 def installed(run_task: RunTask, started: Callable[[Path, str], None]) -> Iterator[None]:
-    """Take the place of kfp.local's handler, and give every task a folder; put everything back afterwards.
+    """Replace kfp.local's task handler, and give every task a folder of its own; put everything back afterwards.
 
     Args:
         run_task: runs a task, from its image, its command and the variables in the IR; True if it succeeded.

@@ -52,7 +52,7 @@ def configure(task: Any, step: str, config: KubernetesConfig) -> None:
 
 
 def repeat(task: Any, step: str, config: KubernetesConfig) -> None:
-    """Let a task's pod be started again when it fails. Only for what may run twice."""
+    """Set a task's retry policy: a failed pod is started again after a pause. Only for what may run twice."""
     retry = config.retry
     retries = config.steps.pod(step).retries
     count = retry.count if retries is None else retries

@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runner", choices=RUNNERS, default=RUNNERS[0], help="steps as processes or as containers (default: host)"
     )
-    parser.add_argument("--image", help="image of every step, for containers (default: the one that was built last)")
+    parser.add_argument(
+        "--image", help="image of every step, with --runner docker (default: the one that `make images` built last)"
+    )
     parser.add_argument(
         "--from",
         metavar="STEP",
@@ -115,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="STEP=SECONDS",
         dest="timeouts",
-        help="end a step that takes longer, as failed; repeatable",
+        help="time limit of a step, past which it is ended and has failed; repeatable",
     )
     return parser
 
@@ -164,7 +166,7 @@ def work_folder(environment: Mapping[str, str]) -> Path:
 
 
 def start_server(environment: Mapping[str, str]) -> Future[str]:
-    """The address of the MLflow server, later: it starts while the pipeline is compiled and loaded.
+    """A future of the MLflow server's address: the server starts while the pipeline is compiled and loaded.
 
     The thread is a daemon: a run that fails early doesn't wait for a server that it no longer needs. The server itself
     is a process of its own, and the next run finds it.
@@ -209,12 +211,12 @@ def mend_left(runs: Path, runner: LocalRunner, server: Future[str]) -> threading
 
 
 def require_ready(config: AvaConfig, environment: Mapping[str, str]) -> None:
-    """Have the library look whether the server lacks something that the pipeline would only fail of at its end.
+    """Preflight check, by `ava_core.tracking.ready`: faults of the server that a pipeline would only meet at its end.
 
     A server of ours that isn't up yet isn't waited for: the first step that finds it up looks as well.
 
     Raises:
-        AvaError: it does, in the library's words.
+        AvaError: there is one, in that module's words.
     """
     names = mlflow_server.ADDRESS_VARIABLES
     running = mlflow_server.read()
@@ -263,7 +265,10 @@ def _address(task: str, server: Future[str]) -> str | None:
 
 
 def prune_runs(runs: Path, kept: int = KEPT_RUNS) -> list[Path]:
-    """Make room for one more run among the `kept` last ones; the work folder, which makes a rerun quick, stays."""
+    """Remove the oldest runs, to make room for one more among the `kept` last ones; return the removed.
+
+    The work folder, which makes a rerun quick, stays.
+    """
     present = sorted(runs.glob(f"{NAME}-[0-9][0-9][0-9][0-9]-*"))
     old = [run for run in present[: max(0, len(present) + 1 - kept)] if not is_going_on(run)]
     for folder in old:

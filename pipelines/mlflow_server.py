@@ -123,7 +123,7 @@ def _given(name: str, uri: str) -> str:
 
 
 def _works_in(folder: Path, pid: int) -> bool:
-    """Whether a process has this folder as its own; that stays true when the folder is moved."""
+    """Whether this folder is a process's working directory; that stays true when the folder is moved."""
     try:
         return Path(f"/proc/{pid}/cwd").samefile(folder)
     except OSError:
@@ -222,7 +222,7 @@ def _bindable(port: int) -> int | None:
 
 
 def _last_port(folder: Path) -> int:
-    """Where a run that is going on, and a page that somebody looks at, know the server of this folder; else 0."""
+    """The port at which running pipelines and open pages know the server of this folder; 0 if it had none."""
     server = read(folder)
     try:
         return (urlsplit(server.address).port or 0) if server and server.folder == str(folder) else 0
@@ -252,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.mlflow_server", description="The local MLflow server.")
     commands = parser.add_subparsers(dest="command", required=True)
     ensuring = commands.add_parser("ensure", help="start it if none answers, and print its address")
-    ensuring.add_argument("--export", action="store_true", help="print a line for a shell's eval")
+    ensuring.add_argument(
+        "--export", action="store_true", help="print `export AVA_TRACKING_URI=ADDRESS`, for a shell's eval"
+    )
     commands.add_parser("status", help="print the address of the server that runs; exit 1 if none does")
     commands.add_parser("stop", help="end the server that ensure started")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A process that is known beyond the program that started it: its number alone may be another one's by now."""
+"""A process that is known beyond the program that started it, when its PID alone may be another one's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Process:
     """A process of this machine.
 
     Attributes:
-        pid: its number.
-        started: the kernel's start time of that process, so that a recycled number isn't taken for it.
+        pid: its id.
+        started: the kernel's start time of that process, so that a reused PID isn't taken for it.
     """
 
     pid: int
@@ -24,7 +24,7 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The process that has this number now."""
+        """The process that has this PID now."""
         return cls(pid, start_time(pid) or "")
 
     @property
@@ -33,7 +33,7 @@ class Process:
         return start_time(self.pid) == self.started
 
     def end_group(self, seconds: float) -> None:
-        """End it and all that share its process group: politely, and after so many seconds by force."""
+        """End its process group: by SIGTERM, and by SIGKILL if the process still runs after so many seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not self.running:
                 return

@@ -18,8 +18,8 @@ class TaskResult:
     Attributes:
         name: its folder's name: the component's, with a number from its second task on.
         component: the component's name.
-        status: whether it kept what its component promises.
-        cached: its step took finished work again.
+        status: whether it exited with 0 and left the outputs that its component declares.
+        cached: its step reused finished work.
         seconds: wall-clock time.
         folder: where its outputs lie.
         figures: its metrics by name, and its timings.

@@ -35,7 +35,7 @@ class RunRecord:
         self._lock = threading.Lock()
 
     def note(self, task: str, handle: Any) -> None:
-        """A task runs, or with None no longer does.
+        """Record that a task runs, or with None that it has ended.
 
         Args:
             task: its name.
@@ -49,7 +49,7 @@ class RunRecord:
             write_json(self.run / NAME, {"runner": asdict(Process.of(os.getpid())), "tasks": self._tasks})
 
     def remove(self) -> None:
-        """The run has ended, and its outcome is written."""
+        """Remove the record: the run has ended, and its outcome is written."""
         (self.run / NAME).unlink(missing_ok=True)
 
 

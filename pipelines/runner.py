@@ -22,7 +22,7 @@ from pipelines.task_outputs import EXECUTOR_OUTPUT, find_faults, read_figures, w
 
 FORCE = "--force"
 CLEAR_SECONDS = 5.0
-"""Time for kfp.local to end after its last task."""
+"""Time for kfp.local to return after an interrupt has ended its last task."""
 
 
 class LocalRunner:
@@ -135,7 +135,7 @@ class LocalRunner:
             ended.set()
 
     def _stop(self, ended: threading.Event) -> None:
-        """End what runs: politely, then by force; a second interrupt is force at once."""
+        """End what runs: by SIGTERM, then by SIGKILL; a second interrupt sends that at once."""
         self._stopping = True
         for method in ("terminate", "kill"):
             deadline = time.monotonic() + GRACE_SECONDS

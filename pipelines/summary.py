@@ -20,7 +20,7 @@ TAIL_LINES = 12
 
 
 def task_table(result: PipelineResult) -> Iterator[str]:
-    """A line for each task: name, status, seconds, whether finished work was taken again, and its key figures."""
+    """A line for each task: name, status, seconds, whether finished work was reused, and its key figures."""
     rows = [HEADER]
     for component in dict.fromkeys(result.order):
         ran = [task for task in result.tasks if task.component == component]

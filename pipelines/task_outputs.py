@@ -1,4 +1,4 @@
-"""What a finished task left, held against what its component promises.
+"""What a finished task left, checked against the outputs that its component declares.
 
 kfp.local takes an exit code of 0 for success: a task without its outputs would be reported as done, and the next one
 would fail for a reason that isn't its own.
@@ -36,7 +36,7 @@ def find_faults(folder: Path, component: Mapping[str, Any]) -> list[str]:
 
 
 def was_cached(folder: Path) -> bool:
-    """Whether a task's step took finished work again, as it says in its executor output."""
+    """Whether a task's step reused finished work, as it says in its executor output."""
     return any(metadata.get("reused") is True for metadata in _read_metadata(folder).values())
 
 

@@ -24,6 +24,7 @@ STAMP = ".ready"
 PATHS_INSIDE = ("pyvenv.cfg", "bin/*", "lib/python3*/site-packages/*ava_moe*.pth")
 PATHS_INSIDE += ("lib/python3*/site-packages/ava_moe-*.dist-info/direct_url.json",)
 LONGEST_SHEBANG = 127
+"""Bytes of a script's `#!` line that every Linux reads; since 5.1 it is 255."""
 
 
 def main() -> None:

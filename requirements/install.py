@@ -56,9 +56,13 @@ class Pip:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Install the sets in order."""
     parser = argparse.ArgumentParser(prog="python requirements/install.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--torch", choices=("cpu", "cuda"), help="which build of PyTorch; without it none is installed")
-    parser.add_argument("--into", default=sys.executable, metavar="PYTHON", help="another environment's Python")
-    parser.add_argument("--check", action="store_true", help="see at the end that no package lacks another")
+    parser.add_argument("--torch", choices=("cpu", "cuda"), help="build of PyTorch to install (default: none)")
+    parser.add_argument(
+        "--into", default=sys.executable, metavar="PYTHON", help="Python of another environment to install into"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="at the end run `pip check`: no package may lack one that it requires"
+    )
     parser.add_argument("sets", nargs="*", metavar="SET", help="build, steps, dev or compose")
     flags = parser.parse_args(arguments)
     pip = Pip(flags.into)

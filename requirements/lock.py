@@ -154,7 +154,7 @@ def _locked() -> list[Path]:
 
 
 def _flatten(extras: dict[str, list[str]], name: str) -> list[str]:
-    """The requirements of an extra, with those of the extras that it names."""
+    """The requirements of an extra, with those of the extras (`ava-moe[NAME]`) that it names."""
     found = []
     for requirement in extras[name]:
         if inner := re.fullmatch(r"ava-moe\[(.+)\]", requirement):

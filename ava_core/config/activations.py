@@ -1,4 +1,4 @@
-"""What a training keeps of one micro-batch for its backward pass, and the most of it that exists at once.
+"""Activation memory: what a training keeps of one micro-batch for its backward pass, and the peak of it.
 
 Pure arithmetic. From the configuration alone `layer_memory` says what a layer keeps, as counted tensor by tensor with
 `torch.autograd.graph.saved_tensors_hooks`; a training measures that (`ava_core.training.memory.measure`). Everything
@@ -24,8 +24,9 @@ class LayerMemory:
     """What layers keep of one micro-batch for the backward pass, in bytes.
 
     Attributes:
-        saved: of each layer, if it isn't recomputed.
-        kept: of each layer, if it is: its input, the logits of the gate before, and its routes.
+        saved: of each layer, if its activations are stored.
+        kept: of each layer, if they are recomputed (gradient checkpointing): its input, the logits of the previous
+            layer's router, and its routing.
         outside: what the embedding, the last norm and the loss keep.
         largest: the largest tensor among those of each layer. Long sequences have attention probabilities of
             sequence x sequence; the backward pass of their softmax holds two gradients of that size at once.
@@ -83,14 +84,18 @@ def layer_memory(model: ModelConfig, train: TrainConfig, vocab_size: int, kernel
 
 
 def loss_bytes(train: TrainConfig, width: int, vocab_size: int, prediction_heads: int = 0) -> int:
-    """What the losses of the head and of each prediction head keep: their gradients, taken in the forward pass."""
+    """Bytes that the losses of the head and of each multi-token prediction head keep: gradients of hidden states and
+    weights, which the forward pass already takes.
+    """
     hidden = train.micro_batch_size * train.sequence_length * width * WIDTHS[train.precision]
     # A prediction head keeps its product and that one's SiLU beside the gradient; the trunk's output is one for all.
     return (1 + prediction_heads) * (hidden + FLOAT32 * width * vocab_size) + 2 * prediction_heads * hidden
 
 
 def head_bytes(train: TrainConfig, width: int, vocab_size: int, kernels: str) -> int:
-    """Temporaries of the head's loss on one chunk: logits, their gradient and what lies between, and the products'."""
+    """Bytes of the temporaries of the head's loss on one chunk of `LOGITS_CHUNK` tokens: logits, their gradient and
+    what is between, and the float32 product that is added to the weight's gradient.
+    """
     tokens = min(train.micro_batch_size * train.sequence_length, LOGITS_CHUNK)
     per_logit = 2 * FLOAT32 if _has_kernels(train, kernels) else 4 * FLOAT32
     return tokens * vocab_size * per_logit + FLOAT32 * width * vocab_size
@@ -102,7 +107,7 @@ def _has_kernels(train: TrainConfig, kernels: str) -> bool:
 
 
 def _rows_per_token(model: ModelConfig) -> float:
-    """Tokens that FFN experts compute, per token: with even routing over all experts."""
+    """Rows that FFN experts compute, per token: (token, expert) pairs, with even routing over all experts."""
     return max_slots(model) * model.num_ffn_experts / model.num_experts
 
 
@@ -117,7 +122,9 @@ def _probabilities(model: ModelConfig, train: TrainConfig, kernels: str) -> int:
 
 
 def _saved_per_token(model: ModelConfig, train: TrainConfig, kernels: str) -> float:
-    """Bytes per token and layer without attention's probabilities; D is the width, H and G that of all heads."""
+    """Bytes per token and layer without attention's probabilities; D is the width of the residual stream, H and G
+    those of all query heads and of all key/value heads.
+    """
     D, low = model.hidden_size, WIDTHS[train.precision]
     H, G = (count * head_dim(model) for count in (model.num_attention_heads, model.num_key_value_heads))
     F, shared, rows = model.expert_intermediate_size, model.num_shared_experts, _rows_per_token(model)

@@ -48,7 +48,7 @@ class SourceConfig(Section):
 
     @property
     def location(self) -> str:
-        """What is given under it."""
+        """What is given under that key: a corpus's name, a path, or a data set's name."""
         return getattr(self, self.kind)
 
 

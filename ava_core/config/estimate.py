@@ -27,7 +27,8 @@ ONEDNN_BYTES = 300 * 2**20
 up to 1,024 of them, and experts get another number of rows at every step: the smallest model's training grew from 0.91
 GiB in its second step to 1.20 in its 150th."""
 MUON_WORKSPACE = 12
-"""Bytes per entry of the largest stack of equal matrices: it in float32 before and after, and the iteration's own."""
+"""Bytes per entry of the largest stack of matrices of one shape: in float32 before and after the orthogonalisation, and
+the temporaries of the Newton-Schulz iteration."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int, kernels: s
 
 
 def process_bytes(train: TrainConfig, kernels: str, present: int = 0) -> int:
-    """What a process takes without a model, at least the `present` bytes; on a GPU nothing else."""
+    """Bytes that a process takes without a model: at least `present`, what it has already; on a GPU just that."""
     if kernels == "gpu":
         return present
     return max(present, PROCESS_BYTES) + (0 if kernels == "native" and train.precision == "bf16" else ONEDNN_BYTES)
@@ -89,7 +90,7 @@ def memory_parts(
         parameters: those that are trained.
         train: precision, optimiser and ZeRO stage.
         process: what the process has without the model.
-        activations: the most that exists at once of what the backward pass needs.
+        activations: peak bytes of what is kept for the backward pass, see `ava_core.config.activations`.
         ranks: processes over which ZeRO cuts its partitions.
         gpu: whether the model is in a GPU's memory.
 
@@ -100,7 +101,7 @@ def memory_parts(
         gradients: w P, or 4 P where they are accumulated over micro-batches; at stage 2 a share. Surgery holds those of
             the auxiliary losses apart, 4 P.
         communication: ZeRO's buckets, which take all gradients before they are exchanged.
-        average: of the weights, 4 P.
+        average: the exponential moving average of the weights, 4 P.
         checkpoint: of the CPU's memory what is written in the background, a copy of weights, optimizer and average.
         activations: these, or what the optimiser works in while there are none, whichever is more.
     """

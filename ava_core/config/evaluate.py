@@ -14,7 +14,7 @@ class EvaluateConfig(Section):
     """Measurements on the test split, and the report."""
 
     batch_size: Positive = 16
-    """Windows scored at once."""
+    """Windows of train.sequence_length tokens in one forward pass."""
     prompts: Annotated[list[AnyText], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
-    """What the samples continue."""
+    """Texts that the report's samples continue."""
     generation: GenerationConfig = GenerationConfig()

@@ -17,7 +17,7 @@ from ava_core.errors import shorten
 CHAMPION = "champion"
 """As a reference: the same figure of the present champion."""
 EACH_SCHEME = "quantized_"
-"""Before a figure's name: that figure of each quantised model."""
+"""Prefix of a figure's name: that figure of each quantised model."""
 LARGEST = 1e12
 _FIGURE = r"[A-Za-z_][A-Za-z0-9_./-]*"
 
@@ -46,16 +46,16 @@ class BoundConfig(Section):
     model (int8_test_accuracy). quantized_NAME: NAME of each quantised model."""
     at_most: Reference | None = None
     """What the figure is compared with: a number, another figure of the same model, or `champion`, which is the
-    champion's same figure; without a champion that bound isn't held."""
+    champion's same figure; without a champion that bound isn't checked."""
     at_least: Reference | None = None
     """The same for figures of which more is better."""
     tolerance: Weight = 0.0
     """How much worse than the champion or the other figure it may be, in the figure's own unit. Not a share: figures
     may be 0 (dead_experts) or differ in scale from their error."""
     only_without_champion: bool = False
-    """Held only while the registered model has no champion."""
+    """Checked only while the registered model has no champion."""
     enabled: bool = True
-    """false: not held."""
+    """false: not checked."""
 
     @property
     def reference(self) -> float | str:
@@ -95,8 +95,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "tolerance": 0.02,
     },
 }
-"""Held unless the configuration says otherwise: an absolute bound for the first champion, a tolerance for those after
-it, and one for every quantised model against its float model."""
+"""Bounds that are checked unless the configuration says otherwise: an absolute one for the first champion, a tolerance
+for those after it, and one for every quantised model against its float model."""
 
 
 def with_defaults(given: Any) -> Any:

@@ -13,10 +13,11 @@ class GenerationConfig(Section):
     """How the samples of the report, and `ava generate` by default, are decoded."""
 
     max_new_tokens: Positive = 64
+    """Most tokens of a continuation, the prompt not counted."""
     num_beams: Annotated[int, Field(ge=2, le=4096)] = 4
-    """Width of beam search."""
+    """Beams of beam search."""
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.8
-    """Of sampling: divides the logits."""
+    """Divides the logits before sampling."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     """Probability mass of nucleus sampling."""
     top_k: NonNegative = 0

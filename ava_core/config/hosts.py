@@ -65,7 +65,7 @@ def require_divisible_batches(config: TrainConfig, machines: int) -> None:
     """Refuse batches that the processes of so many machines can't share evenly.
 
     Raises:
-        ConfigError: one of the batch sizes isn't a multiple of a pass of all processes.
+        ConfigError: one of the batch sizes isn't a multiple of one micro-batch on every process.
     """
     unit = config.micro_batch_size * config.processes * machines
     for batch in (*config.curriculum.batch_sizes, config.global_batch_size):

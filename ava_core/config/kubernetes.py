@@ -34,17 +34,18 @@ _UNITS = {unit: 1000**power for power, unit in enumerate("KMGTPE", start=1)} | {
 
 
 class TolerationConfig(Section):
-    """A taint that a pod puts up with."""
+    """A toleration: the pod may run on nodes with this taint."""
 
     key: Text | None = None
     """Key of the taint; null, with the operator Exists: every taint."""
     operator: Literal["Equal", "Exists"] = "Equal"
+    """Equal: the taint has this key and value; Exists: this key, whatever the value."""
     value: Text | None = None
     """Value of the taint, for Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint; null: any."""
     seconds: NonNegative | None = None
-    """How long a running pod stays, for NoExecute; null: for good."""
+    """How long a running pod stays on a node that gets the taint (tolerationSeconds), for NoExecute; null: for good."""
 
     @model_validator(mode="after")
     def _means_something(self) -> TolerationConfig:
@@ -61,10 +62,13 @@ class PodConfig(Section):
     """What the pods of one step ask for. What is null or empty is as in `kubernetes.steps.every`."""
 
     cpu_request: Cpu | None = None
+    """CPUs that the scheduler reserves."""
     cpu_limit: Cpu | None = None
-    """CPUs. With `threads: 0` a step computes with as many threads as it has CPUs, and their number is in its key."""
+    """Most CPUs. With `threads: 0` a step computes with as many threads as it has CPUs; their number is in its key."""
     memory_request: Bytes | None = None
+    """Memory that the scheduler reserves."""
     memory_limit: Bytes | None = None
+    """Most memory; a container that takes more is killed (OOMKilled)."""
     gpus: NonNegative | None = None
     """Number of accelerators; 0: none, whatever `every` says."""
     gpu_type: Text | None = None
@@ -72,11 +76,12 @@ class PodConfig(Section):
     node_selector: dict[str, str] = {}
     """Labels that the node must have."""
     tolerations: list[TolerationConfig] = []
-    """Taints of nodes that the pod puts up with."""
+    """Taints of nodes on which the pod may run."""
     shared_memory: Bytes | None = None
-    """Size of /dev/shm, which counts as memory; null: the container runtime's, often 64 MiB. Ranks talk through it."""
+    """Size of /dev/shm, which counts as memory; null: the container runtime's, often 64 MiB. The ranks of a
+    pod exchange gradients through it."""
     timeout_seconds: Positive | None = None
-    """The pod is killed after so long; counted anew for each retry."""
+    """The pod is killed after so long (activeDeadlineSeconds); counted anew for each retry."""
     retries: NonNegative | None = None
     """How often a failed pod is started again; null: as `kubernetes.retry.count`."""
 
@@ -134,9 +139,9 @@ class RetryConfig(Section):
     count: NonNegative = 2
     """How often; the exit handler is never repeated."""
     seconds: Positive = 30
-    """Pause before the first retry."""
+    """Pause before the first retry, the base of an exponential backoff."""
     factor: Annotated[float, Field(ge=1.0, le=1e6)] = 2.0
-    """Each further pause is so many times as long."""
+    """Factor of the backoff: each further pause is so many times as long."""
     window_seconds: Positive = 604_800
     """No retry begins, and none goes on, so long after the first start. It includes the time of the work itself: with
     less than a step takes, the step is never retried."""
@@ -191,9 +196,9 @@ class KubernetesConfig(Section):
     run_as_non_root: bool | None = None
     """Refuse to start as root."""
     labels: dict[str, str] = {}
-    """Of every pod."""
+    """Labels of every pod."""
     annotations: dict[str, str] = {}
-    """Of every pod."""
+    """Annotations of every pod."""
     secrets: list[SecretConfig] = []
     """Credentials of MLflow and of object stores."""
     work: WorkConfig = WorkConfig()

@@ -1,4 +1,4 @@
-"""Upper bounds of sizes: past them a number is a slip of the pen, and libraries end in ways that name no key.
+"""Upper bounds of sizes: past them a number is a typo, and libraries fail with errors that name no key.
 
 Whether a model within them fits into a machine is what the estimate of its memory says.
 """

@@ -1,4 +1,4 @@
-"""A training that no machine like this one can hold is refused before its work, by the keys that make it large.
+"""Refuses, before any work, a training that can't fit into this machine's memory; names the keys that make it large.
 
 What is compared is the least that it takes: weights, gradients and the optimiser's state, which nothing makes smaller
 but ZeRO and offloading, and of the activations half of one sequence's with every layer recomputed. What the plan of the
@@ -56,7 +56,9 @@ def require_training_memory(config: AvaConfig, machine: Hardware) -> None:
 
 
 def _smallest(train: TrainConfig) -> TrainConfig:
-    """The same training with as little at once as it can do with; results differ, but no parameter does."""
+    """The same training with the least activations: one sequence per micro-batch, every layer recomputed. Results
+    differ, but no parameter does.
+    """
     return train.model_copy(update={"micro_batch_size": 1, "gradient_checkpointing": True, "memory_budget": None})
 
 

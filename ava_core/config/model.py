@@ -29,12 +29,13 @@ class ModelConfig(Section):
     rope_theta: Annotated[float, Field(gt=0, le=MODEL_SIZES["rope_theta"])] = 10_000.0
     """Base of the rotary frequencies."""
     rms_norm_eps: Annotated[float, Field(gt=0, le=MODEL_SIZES["rms_norm_eps"])] = 1e-6
+    """Added to the mean square under the root of every RMSNorm."""
     qk_norm: Literal["head", "projection", "none"] = "head"
     """RMSNorm on queries and keys: of each head, of the whole projection, or none."""
     tie_word_embeddings: bool = True
     """Output head shares the embedding matrix."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Dropout on the residual branches."""
+    """Probability of dropout on the residual branches."""
     initializer_range: Annotated[float, Field(gt=0, le=MODEL_SIZES["initializer_range"])] = 0.02
     """Standard deviation of the initial weights."""
     num_ffn_experts: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_ffn_experts"])] = 8
@@ -56,7 +57,7 @@ class ModelConfig(Section):
     num_experts_per_token: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_experts_per_token"])] = 2
     """k of every router but confidence; of expert_choice, on average."""
     confidence_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
-    """p of the confidence router."""
+    """p of the confidence router: the cumulative probability of the chosen experts at which it stops choosing."""
     max_experts_per_token: Annotated[int, Field(gt=0, le=MODEL_SIZES["max_experts_per_token"])] = 4
     """Upper bound on the experts that the confidence router gives a token."""
     num_expert_groups: Annotated[int, Field(gt=0, le=MODEL_SIZES["num_expert_groups"])] = 1
@@ -66,7 +67,8 @@ class ModelConfig(Section):
     sinkhorn_iterations: Annotated[int, Field(gt=0, le=MODEL_SIZES["sinkhorn_iterations"])] = 8
     """Normalisations of columns and rows by the sinkhorn router."""
     expert_bias_update_rate: Annotated[float, Field(ge=0.0, le=MODEL_SIZES["expert_bias_update_rate"])] = 0.001
-    """Change of the expert_bias router's bias per optimiser step."""
+    """Change of an expert's bias per optimiser step in the expert_bias router, up or down by its load (arXiv
+    2408.15664)."""
     normalize_router_weights: bool = False
     """Renormalise the weights of the chosen experts to sum to 1."""
     gating_residuals: bool = True
@@ -85,7 +87,8 @@ class ModelConfig(Section):
     router_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Multiplicative noise on the router's input in training, uniform in 1 +- jitter."""
     experts_implementation: Literal["auto", "grouped_mm", "looped", "native", "dense"] = "auto"
-    """How experts are evaluated; auto: by device. native: Ava's own kernels for CPUs; dense: the slow reference."""
+    """How experts are evaluated; auto: by device. grouped_mm: PyTorch's grouped matrix products; looped: one expert
+    after the other; native: Ava's own kernels for CPUs; dense: every expert on every token, the slow reference."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:

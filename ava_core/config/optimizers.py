@@ -17,8 +17,8 @@ Shape = Sequence[int]
 @dataclass(frozen=True, kw_only=True)
 class Traits:
     """Attributes:
-    state_entries: float32 values that it keeps for a parameter of a shape, beside the master. Also whether it is a
-        matrix inside a layer, which Muon treats apart.
+    state_entries: float32 values that it keeps for a parameter, beside the master weights, as a function of its shape
+        and of whether it is a hidden matrix, which Muon treats apart.
     needs_whole: why it can't train ZeRO's partitions of parameters; None: it can.
     """
 

@@ -15,8 +15,8 @@ _HIDDEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
 class Parameter:
     """Attributes:
     name: as in the model; `*` stands for the number of a layer.
-    shape: of one.
-    copies: how many there are of it.
+    shape: of one copy.
+    copies: how many of this name and shape there are: one per layer, or one.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Parameter:
 
     @property
     def entries(self) -> int:
-        """Of all copies."""
+        """Number of entries of all copies together."""
         return self.copies * prod(self.shape)
 
     @property
@@ -93,7 +93,7 @@ def parameters_of(model: ModelConfig, vocab_size: int) -> list[Parameter]:
 
 
 def count(parameters: list[Parameter]) -> int:
-    """Entries of all."""
+    """Number of entries of all of them."""
     return sum(parameter.entries for parameter in parameters)
 
 

@@ -18,11 +18,11 @@ class SchemeConfig(Section):
     size: Annotated[float, Field(gt=0.0, le=1.0)]
     """Share of the float32 model's bytes that weights and scales may take; widening stops there."""
     increase_percent: PositiveNumber
-    """Aim: bits per byte that are lost, in percent."""
+    """Aim: rise of bits per byte over the float model, in percent of the float model's."""
     expert_agreement: Annotated[float, Field(gt=0.0, lt=1.0)]
     """Aim: share of (token, layer) pairs with the same set of experts."""
     max_increase_percent: Weight
-    """Bound: bits per byte that are lost, in percent."""
+    """Bound: rise of bits per byte over the float model, in percent of the float model's."""
     min_expert_agreement: Fraction
     """Bound: share of (token, layer) pairs with the same set of experts."""
     min_top1_agreement: Fraction
@@ -63,8 +63,8 @@ class QuantizeConfig(Section):
     symmetric: bool = True
     """Without zero points; with them, skewed blocks are rounded more finely."""
     rounded_activations: bool = True
-    """Let ONNX Runtime round activations to 8 bits per block: int4 products are two to four times as fast. 8-bit
-    experts are computed that way in any case."""
+    """Let ONNX Runtime round activations to 8 bits per block (accuracy level 4 of MatMulNBits): int4 products are two
+    to four times as fast. 8-bit experts are computed that way in any case."""
     calibration_sequences: NonNegative = 8
     """Training sequences on which the damage of each format of each matrix is measured; 0: 8 bits for
     everything, or for int4 4 bits for the experts and 8 for the rest."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 LARGEST = 2**31 - 1
-"""Of a count that nothing else bounds: libraries below keep many of them in 32 bits."""
+"""Upper bound of counts that have no other: the libraries that get them keep many in 32 bits."""
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 NonNegative = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveNumber = Annotated[float, Field(gt=0.0, le=1e9)]
@@ -16,7 +16,7 @@ LearningRate = Annotated[float, Field(gt=0.0, le=1e3)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 AnyText = Annotated[str, Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
-"""Without the character that ends names of files and of everything else in C."""
+"""Without NUL, which ends names of files and all other strings in C."""
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 """Name of an object in Kubernetes."""
 

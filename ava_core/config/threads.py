@@ -12,7 +12,10 @@ want the cores too, each spins away the time that the one it waits for would nee
 
 
 def limit_threads(threads: int) -> None:
-    """Must run before torch, numpy or tokenizers are imported."""
+    """Set the thread pools' sizes (OpenMP, MKL, OpenBLAS, Rayon) in the environment.
+
+    Must run before torch, numpy or tokenizers are imported, which read it once.
+    """
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     let_threads_sleep()

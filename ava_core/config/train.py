@@ -66,7 +66,7 @@ class RegularizationConfig(Section):
 
 
 class GuardConfig(Section):
-    """What happens when the loss is no finite number, or jumps."""
+    """What happens when the loss is not finite, or spikes."""
 
     policy: Literal["stop", "skip", "rewind"] = "stop"
     """`stop`: end with an error that names the layer; `skip`: leave out the update of that step; `rewind`: go back to
@@ -75,11 +75,11 @@ class GuardConfig(Section):
     """Standard deviations above the mean of recent losses from which a step counts as a spike; null: only nan and
     infinity count."""
     window: Annotated[int, Field(ge=8, le=10_000_000)] = 64
-    """Recent losses that the mean and deviation are taken from."""
+    """Steps whose losses the mean and the deviation are taken over."""
     lower_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """Factor on the learning rate after each rewind."""
     max_events: Positive = 10
-    """Skipped steps or rewinds after which the run ends with an error."""
+    """Skipped steps or rewinds after which the training ends with an error."""
 
 
 class EmaConfig(Section):
@@ -130,9 +130,11 @@ class TrainConfig(Section):
     weight_decay: Weight = 0.05
     """Decoupled weight decay of matrices; norms, biases and constants have none."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay per step of the first moment of AdamW, also of the parameters that Muon leaves to it."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay per step of the second moment, likewise."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Muon's momentum."""
+    """Decay per step of Muon's momentum."""
     expert_update_interval: Positive = 1
     """Steps between Muon's updates of a stack of experts, each so many times as large; the stacks take turns. 2 halves
     what most of Muon's time goes into, at a small loss per step."""

@@ -28,7 +28,7 @@ class TrainJobConfig(Section):
     cpu: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 4
     """Cores of each machine; also its number of threads, if the top-level `threads` is 0."""
     memory: Memory = "8Gi"
-    """Memory of each machine."""
+    """Memory of each machine, in bytes with a decimal (M, G, T) or binary (Mi, Gi, Ti) unit."""
     node_selector: dict[str, str] = {}
     """Labels that the nodes of the cluster must have."""
     runtime: ObjectName = "deepspeed-distributed"

@@ -11,6 +11,7 @@ import yaml
 from ava_core.errors import first_line, shorten
 
 MAX_BYTES = 256 * 1024
+"""Of a text in UTF-8."""
 MAX_DEPTH = 32
 """Sections and lists inside each other; aliases count as what they stand for."""
 MAX_VALUES = 20_000
@@ -32,7 +33,7 @@ class YamlError(ValueError):
 
 
 def read_yaml(text: str) -> Any:
-    """The mappings, lists, text, numbers, truths and nulls that a YAML text stands for.
+    """The mappings, lists, strings, numbers, booleans and nulls that a YAML text stands for.
 
     As YAML 1.2 has it, `1e-3` is a number, and dates are text. Work and memory are bounded: events are counted before a
     tree is built, and the tree, in which aliases share branches, is measured before values are made of it.

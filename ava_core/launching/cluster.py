@@ -42,7 +42,7 @@ class Unreachable(AvaError):
 
 @dataclass(frozen=True)
 class _State:
-    """A TrainJob as the cluster has it: its condition, if it has ended, and whether it is being deleted."""
+    """A TrainJob as the cluster has it: the condition that ended it (None while it runs), and its reason."""
 
     ended: str | None
     reason: str

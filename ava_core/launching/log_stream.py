@@ -17,10 +17,11 @@ log = logging.getLogger(__name__)
 REST_SECONDS = 20.0
 """How long the last lines of a job that has ended may take to come."""
 TAIL_LINES = 3
+"""Last lines of the log that the error of a failed job quotes."""
 _OURS = re.compile(r"(?:\d\d:\d\d:\d\d )(DEBUG|INFO|WARNING|ERROR) +(.*)")
 """A line as `runtime.logs` writes it on a terminal."""
 _PROGRESS = re.compile(r"(\w[\w ]*?) +(\d+)%(.*)")
-"""A line of `runtime.progress`: name, share, figures."""
+"""A line of `ava_core.progress`: name, percentage, figures."""
 _FROM_MPIRUN = re.compile(
     r"-{10,}|Primary job|a non-zero exit code|mpirun (?:detected|noticed)|[Pp]rocess name:|Exit code:"
 )
@@ -41,7 +42,7 @@ class LogStream:
         self._thread: threading.Thread | None = None
 
     def lines(self, seconds: float) -> Iterator[str]:
-        """What comes within so many seconds."""
+        """Lines that come within so many seconds; a stream that has ended is opened again."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._fill, args=(self._queued,), daemon=True)
             self._thread.start()
@@ -53,7 +54,7 @@ class LogStream:
                 return
 
     def rest(self) -> Iterator[str]:
-        """What is left once the job has ended."""
+        """Lines that are left once the job has ended, for `REST_SECONDS` at most."""
         deadline = time.monotonic() + REST_SECONDS
         while time.monotonic() < deadline:
             yield from self.lines(0.2)

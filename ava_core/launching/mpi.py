@@ -3,8 +3,9 @@
     python -m ava_core.launching.mpi --nodes 2 --processes 4 -- train --params-yaml ... --output ...
 
 The controller of Kubeflow Trainer gives the names of all nodes in a hostfile and a pair of keys in an ssh folder. Only
-here is known which of the nodes this is and which port of it is free, and so where the ranks meet: it puts itself
-first, so that rank 0 runs here, where its log is followed, and hands over to `mpirun`, which then gets all signals.
+here is known which of the nodes this is and which of its ports is free, for the ranks' rendezvous (MASTER_ADDR and
+MASTER_PORT): it puts itself first, so that rank 0 runs here, where its log is followed, and becomes `mpirun` by exec,
+which then gets all signals.
 
 Options of Open MPI 4.1, the one of Debian 12.
 """
@@ -38,7 +39,7 @@ SILENCE_SECONDS = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Replace this process by `mpirun`."""
+    """Replace this process by `mpirun`; exit with a line on standard error, 1 or 2, where that can't be."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         if options.secrets:
@@ -112,9 +113,9 @@ def order_hosts(hosts: Sequence[str], nodes: int) -> tuple[list[str], int]:
 
 
 def write_ssh_config(folder: Path, keys: Path, port: int = SSH_PORT) -> Path:
-    """A configuration of the ssh client under which it talks to nodes that prove to hold the job's own key, only.
+    """Write a configuration of the ssh client under which it accepts only nodes whose host key is the job's own key.
 
-    The nodes use the same pair as their host key, so nothing has to be trusted on first sight.
+    The nodes use that pair as their host key, so no key is trusted on first use.
     """
     known = folder / "known_hosts"
     known.write_text(f"* {(keys / 'id_rsa.pub').read_text().strip()}\n")
@@ -162,7 +163,11 @@ def forwarded(environment: Mapping[str, str]) -> list[str]:
 
 
 def read_secrets(folder: Path) -> dict[str, str]:
-    """Variables from a mounted Kubernetes Secret: one file each, named as the variable."""
+    """Variables from a mounted Kubernetes Secret: one file each, named as the variable.
+
+    Raises:
+        ConfigError: the folder isn't there.
+    """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder: the secret isn't mounted")
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -187,10 +192,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ava_core.launching.mpi", description=__doc__)
     parser.add_argument("--nodes", type=int, required=True, help="machines that take part, this one included")
     parser.add_argument("--processes", type=int, required=True, help="ranks on each of them")
-    parser.add_argument("--hostfile", type=Path, default=HOSTFILE, help="names of the nodes")
-    parser.add_argument("--ssh", type=Path, default=SSH_FOLDER, help="folder with the job's keys")
-    parser.add_argument("--secrets", type=Path, help="folder with one file for each secret variable")
-    parser.add_argument("--code", help="digest of the training's code where the job was started")
+    parser.add_argument(
+        "--hostfile",
+        type=Path,
+        default=HOSTFILE,
+        help="MPI hostfile with the names of all nodes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ssh",
+        type=Path,
+        default=SSH_FOLDER,
+        help="folder with id_rsa, id_rsa.pub and authorized_keys of the job (default: %(default)s)",
+    )
+    parser.add_argument("--secrets", type=Path, help="mounted Secret: folder with a file for each environment variable")
+    parser.add_argument(
+        "--code", help="digest of the training's code where the job was started; this image's must equal it"
+    )
     parser.add_argument("program", nargs=argparse.REMAINDER, help="arguments of `ava`, after --")
     options = parser.parse_args(arguments)
     options.program = [argument for index, argument in enumerate(options.program) if index or argument != "--"]

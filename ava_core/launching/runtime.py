@@ -39,12 +39,12 @@ def node_command(ssh: Path = SSH_FOLDER, port: int = SSH_PORT) -> list[str]:
 
 
 def manifest(image: str, name: str = NAME, namespace: str | None = None) -> dict[str, Any]:
-    """The TrainingRuntime.
+    """The TrainingRuntime, a Kubernetes object.
 
     Args:
         image: of launcher and nodes; by digest, so that all of them run the same.
         name: as in kubernetes.train_job.runtime.
-        namespace: where it holds; None: where kubectl applies it.
+        namespace: of the TrainJobs that may use it; None: where kubectl applies it.
     """
     node = _job("node", image, {"command": node_command(), "readinessProbe": {"tcpSocket": {"port": SSH_PORT}}})
     launcher = _job("launcher", image, {})
@@ -130,9 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ava_core.launching.runtime", description="Print the runtime of Ava's TrainJobs."
     )
-    parser.add_argument("--image", required=True, help="Ava's image, by digest")
-    parser.add_argument("--name", default=NAME, help="as in kubernetes.train_job.runtime")
-    parser.add_argument("--namespace", help="where it holds; default: where kubectl applies it")
+    parser.add_argument("--image", required=True, help="Ava's image, for launcher and nodes, by digest")
+    parser.add_argument(
+        "--name",
+        default=NAME,
+        help="name of the TrainingRuntime, as in kubernetes.train_job.runtime (default: %(default)s)",
+    )
+    parser.add_argument("--namespace", help="namespace of the TrainingRuntime (default: where kubectl applies it)")
     options = parser.parse_args(arguments)
     yaml.safe_dump(manifest(options.image, options.name, options.namespace), sys.stdout, sort_keys=False)
 

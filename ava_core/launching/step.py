@@ -130,6 +130,7 @@ def _shared(path: Path, mount: Path, copy: Path) -> Path:
 
 
 def _left_nothing(run: StepRun) -> None:
+    """In place of the training: called only if the job has left no finished output in the work folder."""
     raise AvaError(
         f"the TrainJob ended well, but left no finished output in {run.state.parent}: its machines must see the work"
         " folder under the same path"

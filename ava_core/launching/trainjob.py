@@ -38,7 +38,7 @@ class TrainJob:
 
     Attributes:
         name: the same for the same work, so that nobody can start it twice.
-        key: of the training.
+        key: the step's key, half of it, as the work folder has it.
         command: of the launcher's container.
         environment: variables of all containers.
         kubernetes: resources, volume, secrets, runtime.
@@ -52,7 +52,7 @@ class TrainJob:
 
     @property
     def resources(self) -> dict[str, str]:
-        """Of each machine, by the names that the SDK and Kubernetes have for them."""
+        """Resources of each machine, by the names that the SDK and Kubernetes have for them."""
         settings = self.kubernetes.train_job
         resources = {"cpu": str(settings.cpu), "memory": settings.memory}
         if settings.gpus_per_node:

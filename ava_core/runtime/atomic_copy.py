@@ -17,12 +17,12 @@ def copy_atomically(source: Path, target: Path, beside: Mapping[Path, Path]) -> 
     """Copy `source` to `target` by way of a hidden sibling that is renamed at the end; what was there is replaced.
 
     Copies rather than links, so that a later edit of `target` never reaches the kept bytes; the kernel shares the
-    blocks where the file system can.
+    blocks (reflinks) where the file system can.
 
     Args:
         source: a finished folder.
         target: where a copy shall be.
-        beside: files that go next to it, from -> where values are the sources; they appear just before the folder.
+        beside: source by path of files that go next to it; they appear just before the folder.
 
     Raises:
         OSError: no space, no permission; `target` is then what it was before.
@@ -54,7 +54,7 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    """copy_file_range shares blocks on file systems that can; shutil.copyfile never does."""
+    """Copy by copy_file_range, which makes reflinks on file systems that can; shutil.copyfile never does."""
     with source.open("rb") as reader, target.open("xb") as writer:
         remaining = os.fstat(reader.fileno()).st_size
         try:

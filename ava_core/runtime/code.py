@@ -29,7 +29,7 @@ NOT_READ = {"pyc", "so", "pth"}
 """Endings of files beside modules that no step reads: compiled, or for the environment."""
 CACHE = "code.json"
 LARGEST_CACHE = 2_000
-"""Files; a checkout has some 300, and each change of one adds one."""
+"""Files in the cache past which it is begun anew; a checkout has some 300, and each change of one adds one."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 from ava_core.errors import IntegrityError
 
 SETTLED_NS = 2 * 10**9
-"""Age of its last change from which a file's times tell whether it changed again: file systems count in coarser ticks
-than a writer's."""
+"""Nanoseconds since a file's last change (ctime) from which its times tell whether it changes again: file systems count
+in coarser ticks than a writer's."""
 _known: dict[tuple[int, ...], str] = {}
 
 
@@ -28,7 +28,7 @@ def digest_unchanged(path: Path) -> str:
     """As `digest_file`; a file that this process has digested isn't read again until its inode or its times change.
 
     So a folder can be verified before it is read and after it, and by each of several readers, for one reading of its
-    bytes. The time of an inode's change can't be set by its owner, unlike that of its content.
+    bytes. A file's owner can't set its ctime, unlike its mtime.
     """
     before = _state(path)
     digest = _known.get(before)

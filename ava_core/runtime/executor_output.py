@@ -38,7 +38,12 @@ def write(path: Path, artifacts: Mapping[str, tuple[Path | None, Mapping[str, An
 
 
 def report(request: Request, reused: bool) -> None:
-    """Tell KFP what there is, also when nothing had to be computed."""
+    """Write the step's exports (files and parameters) and its ExecutorOutput, also for a reused output.
+
+    Args:
+        request: what the step was asked for; its output is finished.
+        reused: whether it was taken from finished work, as the output artifact's metadata says.
+    """
     metrics = json.loads((request.output / "metrics.json").read_text())
     artifacts: dict[str, tuple[Path | None, Mapping[str, Any]]] = {
         request.spec.output: (request.output, {"step": request.spec.name, "reused": reused}),

@@ -54,7 +54,11 @@ def values_read(spec: StepSpec, config: AvaConfig) -> dict[str, Any]:
 
 
 def is_present(request: Request, identity: manifest.Manifest) -> bool:
-    """Whether the output exists, is complete and has the same key."""
+    """Whether the output exists, is complete and has the same key.
+
+    Raises:
+        ConfigError: something else is there, and `--force` isn't given.
+    """
     output = request.output
     if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
         return False

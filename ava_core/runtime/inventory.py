@@ -51,7 +51,7 @@ class Broken:
 
 
 def find_outputs(root: Path, depth: int = 5) -> Iterator[Output | Broken]:
-    """Outputs below `root`, verified; not inside hidden folders or other outputs."""
+    """Outputs at most `depth` folders below `root`, verified; not inside hidden folders or other outputs."""
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith("."))

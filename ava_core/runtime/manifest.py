@@ -1,9 +1,9 @@
 """manifest.json: what an output holds and what it was made from.
 
-It ends with a digest over itself, and it is only ever the text that `write` makes of its fields: whatever byte of it is
-changed, and be it a space, `read` refuses it. Against somebody who means harm a digest in the same file proves nothing;
-that a folder is the one that was meant is told from outside, by the key of a step, the manifest of an output that was
-made from it, or the registry.
+It ends with a digest over itself and has one canonical form, the text that `write` makes of its fields: whatever byte
+is changed, and be it a space, `read` refuses it. Against an attacker a digest in the same file proves nothing; that a
+folder is the one that was meant is told from outside, by the key of a step, the manifest of an output that was made
+from it, or the registry.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The digests by which a folder is known again, kept apart from the folder: few, whatever lies in it.
+"""Pins: the digests that a folder's files must have, kept apart from the folder: few, whatever lies in it.
 
 A manifest beside its files can be rewritten together with them. So whoever gives files away keeps their pins elsewhere
 (`ava register`: in the registry's database, while the files are in its artifact store), and whoever gets them checks
@@ -46,7 +46,7 @@ def read(tags: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def part(pins: Pins, folder: str) -> dict[str, str]:
-    """The pins of what lies below a folder of it, relative to that one."""
+    """The pins of what lies below a sub-folder, by path relative to that one."""
     prefix = f"{folder}/"
     return {path.removeprefix(prefix): digest for path, digest in pins.items() if path.startswith(prefix)}
 

@@ -1,4 +1,4 @@
-"""What counts of a source file, and what it imports.
+"""A source file as a step's key sees it: the digest of its syntax tree, and its imports.
 
 Two files that differ only in comments, docstrings, layout, type-checking imports or the words of a log line have the
 same digest. It is the same under every Python that Ava supports, so work folders can be shared among them.
@@ -28,7 +28,7 @@ class Import(NamedTuple):
 
 class Source(NamedTuple):
     """Attributes:
-    digest: SHA-256 of what counts of the file.
+    digest: SHA-256 of the syntax tree (of a C++ file the text) without what can't change a result.
     imports: what a Python file imports of Ava, anywhere in it but for type checkers; in their order, each once.
     """
 
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 
 def read_source(content: bytes, path: str, package: str) -> Source:
-    """What counts of a file.
+    """The digest of a file, and its imports.
 
     Args:
         content: the file's bytes.

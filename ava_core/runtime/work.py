@@ -27,6 +27,7 @@ from ava_core.runtime.atomic_copy import copy_atomically
 log = logging.getLogger(__name__)
 MAX_AGE_DAYS = 30.0
 MAX_BYTES = 20 * 2**30
+"""What pruning leaves: entries used within so many days, and of those the last used up to so many bytes."""
 KEPT_HOURS = 24.0
 """Entries used more recently survive a step's pruning whatever their size: a killed run may have checkpoints there."""
 
@@ -69,13 +70,13 @@ class Entry:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the entry for this process; another process with the same key waits."""
+        """Hold the entry's lock (flock) exclusively; another process with the same key waits."""
         with self._locked_file("lock", fcntl.LOCK_EX):
             yield
 
     @contextmanager
     def locked_part(self, name: str) -> Iterator[None]:
-        """Hold a part of the entry's state: other parts may be held at the same time, the whole entry waits."""
+        """Share the entry's lock, and hold the part's: parts are computed side by side, and `locked` waits for them."""
         with self._locked_file("lock", fcntl.LOCK_SH), self._locked_file(f"{name}.lock", fcntl.LOCK_EX):
             yield
 
@@ -174,6 +175,7 @@ class WorkStore:
         """Remove entries unused for `max_age_days`, then the longest unused until `max_bytes` are kept.
 
         An entry that a running step holds is never removed, and for its size none that was used in `kept_hours`.
+        Returns the removed ones.
         """
         entries = self.entries()
         total = sum(size for _, _, size, _ in entries)

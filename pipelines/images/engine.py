@@ -1,4 +1,4 @@
-"""The Docker engine, through its command line: what else is needed of it is one answer or one line of error."""
+"""The Docker engine, through its command line: a call gives what it prints, or one line of error."""
 
 from __future__ import annotations
 

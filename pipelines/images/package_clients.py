@@ -43,7 +43,7 @@ CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What this machine's package clients are told.
+    """How this machine's package clients are configured.
 
     Attributes:
         pip: pip's options, by name without dashes; values separated by blanks.
@@ -58,7 +58,7 @@ class Sources:
     certificates: Path | None
 
     def traces(self) -> dict[str, bytes]:
-        """What would give them away in a layer, by what it is: hosts, folders, credentials, certificates.
+        """Bytes that would give them away in a layer, by what they are: hosts, folders, credentials, certificates.
 
         Names that packages mention anyway (PyPI, Debian's mirrors, certificates that every Debian has) are none.
         """
@@ -84,7 +84,7 @@ class Sources:
 
 
 def read_sources(release: str) -> Sources:
-    """What pip and apt of this machine are told; apt only if it is a Debian of this release."""
+    """The configuration of this machine's pip and apt; of apt only if this is a Debian of this release."""
     pip = _pip_options()
     settings, mirrors = _apt(release)
     bundles = [pip.pop("cert", ""), *(os.environ.get(name, "") for name in CA_VARIABLES)]

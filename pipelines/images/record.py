@@ -31,7 +31,7 @@ def write(target: str, entry: Mapping[str, Any]) -> None:
 
 
 def digest_inputs(root: Path, settings: Mapping[str, str]) -> str:
-    """SHA-256 of the files that are sent to the builder, as docker/Dockerfile.dockerignore lists them, and of settings.
+    """SHA-256 of the build context, as docker/Dockerfile.dockerignore lists its files, and of settings.
 
     Args:
         root: the checkout.

@@ -1,4 +1,4 @@
-"""What the command does once its flags are read: submit, schedule, or tend what was submitted."""
+"""What the command does once its flags are read: submit, schedule, or manage what was submitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A KFP client that gives up on silence, asks again where that is harmless, and reads its token when it needs it."""
+"""A KFP client with time limits, with retries of requests that change nothing, and with a token that may be rotated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ava_core.errors import AvaError
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 90.0
-"""Far above what an answer takes, for KFP waits up to 30 seconds for MLflow while it makes a run."""
+"""Read timeout; far above what an answer takes, for KFP waits up to 30 seconds for MLflow while it makes a run."""
 RETRIES = urllib3.Retry(
     total=4,
     connect=2,
@@ -33,7 +33,7 @@ RETRIES = urllib3.Retry(
     retry_after_max=60,
     raise_on_status=False,
 )
-"""About seven seconds of trying again; a connection that was never made is tried again for any method."""
+"""Exponential backoff, some seven seconds in all; a connection that was never made is tried again for any method."""
 
 
 def connect(

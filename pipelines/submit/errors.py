@@ -1,4 +1,4 @@
-"""What a Kubeflow Pipelines server, or nobody, may answer, as one line each."""
+"""What a Kubeflow Pipelines server may answer, or why none answers, as one line each."""
 
 from __future__ import annotations
 

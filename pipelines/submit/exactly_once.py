@@ -1,4 +1,4 @@
-"""Make one thing on a server whose answer may get lost on the way, and never two."""
+"""Create something exactly once on a server whose answer may get lost, and whose API has no idempotency keys."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _look(find: Callable[[], T | None], pauses: Sequence[float]) -> T | None:
 
 
 def _pause(error: ApiException, attempt: int) -> float:
-    """Seconds until the next attempt: what the server asks for, up to a bound, else twice as long each time."""
+    """Seconds until the next attempt: the server's Retry-After, up to a bound, else exponential backoff."""
     seconds = FIRST_PAUSE_SECONDS * 2**attempt
     asked = (error.headers or {}).get("Retry-After")
     if asked:

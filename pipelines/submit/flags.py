@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_server(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--host", default=os.environ.get(HOST_VARIABLE, ""), help=f"its address (default: ${HOST_VARIABLE})"
+        "--host",
+        default=os.environ.get(HOST_VARIABLE, ""),
+        help=f"address, as http://HOST:PORT (default: ${HOST_VARIABLE})",
     )
     group.add_argument("--namespace", help="Kubernetes namespace, on a multi-user server")
     group.add_argument(
@@ -73,14 +75,16 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
         default=os.environ.get(TOKEN_FILE_VARIABLE),
         help=f"file with a bearer token, read anew for each request (default: ${TOKEN_FILE_VARIABLE})",
     )
-    group.add_argument("--ca-file", type=Path, help="certificates of the authorities that may have signed its own")
+    group.add_argument("--ca-file", type=Path, help="PEM file of the authorities that may have signed its certificate")
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--data-uri", default="", help="the corpus where the cluster reads it, such as s3://bucket/raw")
+    group.add_argument(
+        "--data-uri", default="", help="address at which the cluster reads the corpus, such as s3://bucket/raw"
+    )
     group.add_argument("--tracking-uri", default="", help="MLflow server; default: as the cluster's environment says")
     group.add_argument("--image", help="image of every component (default: the one that `make images` built)")
-    group.add_argument("--experiment", default="ava", help="experiment of the run (default: %(default)s)")
+    group.add_argument("--experiment", default="ava", help="KFP experiment of the run (default: %(default)s)")
     group.add_argument(
         "--plugin",
         action="append",
@@ -89,17 +93,25 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help="option of a plugin of the server, such as mlflow.experiment_name=ava or mlflow.disabled=true; repeatable",
     )
     group.add_argument(
-        "--submit-id", metavar="ID", help="a submit of this id that has made its run makes no second one"
+        "--submit-id", metavar="ID", help="idempotency key: there is one run of an id (default: a new id)"
     )
     group.add_argument("--wait", action="store_true", help="show the tasks' states until the run has ended")
 
 
 def _add_times(group: argparse._ArgumentGroup) -> None:
     when = group.add_mutually_exclusive_group()
-    when.add_argument("--cron", metavar="'S M H D M W'", help="at these times: six fields, seconds first")
-    when.add_argument("--interval", metavar="TIME", help="that far apart: seconds, or such as 30m, 6h, 1d")
+    when.add_argument(
+        "--cron", metavar="'S M H D M W'", help="a recurring run at these times: six fields, seconds first"
+    )
+    when.add_argument(
+        "--interval", metavar="TIME", help="a recurring run with that time between two: seconds, or such as 30m, 6h, 1d"
+    )
     group.add_argument(
-        "--max-concurrency", type=int, default=1, metavar="N", help="runs at a time, 1 to 10 (default: %(default)s)"
+        "--max-concurrency",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs of the schedule at a time, 1 to 10 (default: %(default)s)",
     )
 
 
@@ -108,8 +120,10 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
     one.add_argument("--watch", metavar="RUN_ID", help="wait for a run, as --wait does")
     one.add_argument("--retry", metavar="RUN_ID", help="go on with a run that failed; its finished steps are kept")
     one.add_argument("--terminate", metavar="RUN_ID", help="end a run")
-    one.add_argument("--enable-schedule", metavar="ID", help="let a recurring run run")
-    one.add_argument("--disable-schedule", metavar="ID", help="stop a recurring run for a while")
+    one.add_argument("--enable-schedule", metavar="ID", help="enable a recurring run that was disabled")
+    one.add_argument(
+        "--disable-schedule", metavar="ID", help="start no runs of a recurring run until it is enabled again"
+    )
     one.add_argument("--delete-schedule", metavar="ID", help="remove a recurring run")
 
 
