@@ -4,6 +4,7 @@ With Docker the steps run in the image that was built last; build it from this c
 """
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -138,7 +139,10 @@ def test_step_killed_in_the_middle_is_a_failure_and_is_gone_on_with(run_pipeline
             (container,) = request.getfixturevalue("engine").containers.list(filters={"label": "ava.run"})
             container.kill("SIGKILL")
         else:
-            (step,) = [child for child in psutil.Process().children() if "train" in child.cmdline()]
+            # A child of another test that is a zombie, or ends meanwhile, has no command line.
+            children = psutil.process_iter(["cmdline", "ppid"])
+            of_ours = [child for child in children if child.info["ppid"] == os.getpid()]
+            (step,) = [child for child in of_ours if "train" in (child.info["cmdline"] or [])]
             step.kill()
 
     killer = threading.Thread(target=kill_training, daemon=True)
