@@ -69,7 +69,7 @@ def step_component(
 def _folders(spec: StepSpec, variants: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, tuple[Input, str]]]:
     """The component's inputs, with the step's input that each belongs to and its description."""
     for port in spec.pipeline_inputs:
-        origin = f"Output of {' or '.join(producers(port.kind) if port.kind else ())}"
+        origin = f"Output of {' or '.join(producers(port.kind))}"
         if not port.repeated:
             yield port.name, (port, port.description or f"{origin}.")
             continue

@@ -2,7 +2,7 @@
 
 Usage: python -m pipelines.figures outputs --output outputs/figures.json
 
-A column for each figure of each step would be 146 of them. What a clock gave (tokens per second) is in it as well,
+All figures of all steps would be more than a hundred columns. What a clock gave (tokens per second) is in it as well,
 though nothing depends on it: timings lie beside the outputs, and are no dependency of this stage.
 """
 

@@ -39,5 +39,5 @@ PART = Instead(
     flag="part",
     metavar="I/N",
     help="Only clean part I of N, into the work folder: `ava preprocess` goes on from there once it has all N.",
-    call=lambda request, part: _clean_part(request, part),
+    call=_clean_part,
 )

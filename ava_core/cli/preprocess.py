@@ -25,7 +25,7 @@ def _compute(run: StepRun) -> None:
     result = preprocess(
         run.config.data,
         run.config.tokenizer,
-        data=next(iter(run.inputs["data"]), None),
+        data=run.optional_input("data"),
         output=run.output,
         state=run.state,
         progress=run.progress,

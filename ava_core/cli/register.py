@@ -21,7 +21,7 @@ def _compute(run: StepRun) -> None:
         model=run.input("model"),
         quantized=run.inputs["quantized"],
         evaluation=run.input("evaluation"),
-        gate=next(iter(run.inputs["gate"]), None),
+        gate=run.optional_input("gate"),
         output=run.output,
         digests=run.digests,
         tracking_uri=tracking_uri(),

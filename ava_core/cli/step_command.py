@@ -125,7 +125,7 @@ def _input_flag(port: Input) -> tuple[Any, Any]:
 
 def _origin(port: Input) -> str:
     """Where an input comes from, for `--help`."""
-    steps = " or ".join(f"`ava {name}`" for name in (producers(port.kind) if port.kind else ()))
+    steps = " or ".join(f"`ava {name}`" for name in producers(port.kind))
     return f"Output folder of {steps}{'; may be given several times' if port.repeated else ''}."
 
 

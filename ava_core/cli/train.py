@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ava_core.cli.find_rate import FIND_RATE
 from ava_core.cli.step_command import step_command
@@ -25,8 +24,8 @@ def _compute(run: StepRun) -> None:
         output=run.output,
         state=run.state,
         threads=run.threads,
-        resume=_optional(run.inputs, "resume"),
-        reference=_optional(run.inputs, "reference"),
+        resume=run.optional_input("resume"),
+        reference=run.optional_input("reference"),
         kept=run.kept / "checkpoints",
     )
     announce_training(request)
@@ -38,10 +37,6 @@ def _compute(run: StepRun) -> None:
         result = launch(request, run.progress)
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)
-
-
-def _optional(inputs: Any, name: str) -> Path | None:
-    return next(iter(inputs.get(name, ())), None)
 
 
 def _run(request: Request, compute: Callable[[StepRun], None]) -> None:

@@ -33,14 +33,15 @@ def launch(request: TrainRequest, progress: Progress) -> TrainResult:
     config = request.train_config
     if Ranks.from_environment().size > 1:  # whoever started the ranks halves the micro-batch and starts them again
         return _train()(request, progress)
-    if config.processes > 1 or config.hostfile:
+    starts_others = config.processes > 1 or config.hostfile is not None
+    if starts_others:
         if config.hostfile is None:  # before the memory: too many processes are too much of it, for that reason
             require_devices(config.processes)
         require_trainable(request)
 
     def attempt(fitting: TrainConfig) -> TrainResult:
         smaller = replace(request, train_config=fitting)
-        if config.processes > 1 or config.hostfile:
+        if starts_others:
             return train_in_processes(smaller, quiet=progress.quiet)
         return _train()(smaller, progress)
 

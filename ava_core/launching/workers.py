@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ava_core.config.hosts import world_size
+from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
 from ava_core.launching.hosts import run_on_hosts
 from ava_core.launching.processes import run_here
@@ -46,7 +47,8 @@ def train_in_processes(request: TrainRequest, *, quiet: bool, module: str = WORK
     path = folder / "request.json"
     message = {"request": encode(request), "quiet": quiet, "log_level": level, "log_file": file}
     path.write_text(json.dumps(message, indent=2) + "\n")
-    log.info("train: %d processes with %d threads each", size, max(1, request.threads // config.processes))
+    threads = Ranks(size=size, local_size=config.processes).threads_of_each(request.threads)
+    log.info("train: %d processes with %d threads each", size, threads)
     if config.hostfile is None:
         command = [sys.executable, "-m", module, str(path), str(os.getpid())]
         run_here(size, command, folder, log_of_first=Path(file) if file else None)

@@ -49,12 +49,21 @@ class Candidate:
         return {"model": self.model, **self.quantized}
 
 
-def read_candidate(model: Path, quantized: Sequence[Path], evaluation: Path) -> Candidate:
+def read_candidate(
+    model: Path, quantized: Sequence[Path], evaluation: Path, digests: Mapping[str, str] | None = None
+) -> Candidate:
     """Read the folders and check that they belong together. Their files were verified by `run_step`.
+
+    Args:
+        model: output folder of train.
+        quantized: output folders of quantize.
+        evaluation: output folder of evaluate.
+        digests: digests of the inputs as `run_step` verified them.
 
     Raises:
         AvaError: the evaluation measured another model, or not all of these quantised ones.
         IntegrityError: a file of figures can't be read.
+        ValueError: the evaluation isn't the one of `digests`.
     """
     manifests = {"model": manifest.read(model), "evaluation": manifest.read(evaluation)}
     model_digest = manifests["model"].digest
@@ -75,11 +84,14 @@ def read_candidate(model: Path, quantized: Sequence[Path], evaluation: Path) -> 
     figures = {**_figures(model), **_figures(evaluation)}
     for scheme, folder in sorted(by_scheme.items()):
         figures.update({f"{scheme}_{name}": value for name, value in _figures(folder).items()})
+    digest = manifests["evaluation"].digest
+    if (digests or {}).get("evaluation", digest) != digest:
+        raise ValueError("the evaluation was changed after it was verified")
     return Candidate(
         model=model,
         quantized=dict(sorted(by_scheme.items())),
         evaluation=evaluation,
-        digest=manifests["evaluation"].digest,
+        digest=digest,
         model_digest=model_digest,
         shards_digest=manifests["model"].inputs.get("shards", ""),
         figures=figures,

@@ -53,9 +53,7 @@ def gate(
             server doesn't answer, refuses, or fails meanwhile.
         IntegrityError: the champion's files are gone or changed.
     """
-    candidate = read_candidate(model, quantized, evaluation)
-    if digests.get("evaluation", candidate.digest) != candidate.digest:
-        raise ValueError("the evaluation was changed after it was verified")
+    candidate = read_candidate(model, quantized, evaluation, digests)
     with progress.task("gate", total=1) as advance:
         decision = _ask(config, candidate, tracking_uri)
         advance(1)

@@ -7,13 +7,13 @@ and a second call for the same evaluation makes nothing new.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ava_core.config.register import RegisterConfig
+from ava_core.files import write_json
 from ava_core.progress import Progress
 from ava_core.registry.candidate import read_candidate
 from ava_core.registry.context import Context
@@ -67,9 +67,7 @@ def register(
         AvaError: the inputs don't belong together, or the server doesn't answer, refuses, or fails meanwhile.
         IntegrityError: the files of the champion to compare with are gone or changed.
     """
-    candidate = read_candidate(model, quantized, evaluation)
-    if digests.get("evaluation", candidate.digest) != candidate.digest:
-        raise ValueError("the evaluation was changed after it was verified")
+    candidate = read_candidate(model, quantized, evaluation, digests)
     decision = read_decision(gate, config, candidate) if gate else None
     with progress.task("register", total=4) as advance:
         context = Context(
@@ -93,8 +91,7 @@ def register(
                 run.close()
         advance(4)
     registration.report()
-    text = json.dumps(registration.record(), indent=2, sort_keys=True)
-    (output / "registration.json").write_text(text + "\n")
+    write_json(output / "registration.json", registration.record())
     return registration
 
 

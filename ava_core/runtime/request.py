@@ -88,3 +88,7 @@ class StepRun:
     def input(self, name: str) -> Path:
         """The folder of an input that may be given once."""
         return self.inputs[name][0]
+
+    def optional_input(self, name: str) -> Path | None:
+        """The same of an input that need not be given; None if it isn't."""
+        return next(iter(self.inputs.get(name, ())), None)

@@ -42,16 +42,13 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
         raise ConfigError(
             f"--output {request.output}: is a mount point, which can't be replaced: name a folder inside it"
         )
-    limit_threads(request.threads)
-    identity = identify(request, verify_inputs(request))
+    identity, entry = _find(request)
     present = is_present(request, identity)
     if present and spec.cacheable and not request.force:
         name_origin(request.output, identity)
         log.info("%s: up to date: %s", spec.name, request.output)
         executor_output.report(request, reused=True)
         return
-    store = WorkStore(request.work)
-    entry = store.entry(spec.name, identity.key)
     with full_disk_explained(request.work, request.output.parent), entry.locked():
         reused = bool(spec.cacheable and not request.force and entry.finished())
         if reused:
@@ -63,7 +60,7 @@ def run_step(request: Request, compute: Callable[[StepRun], None]) -> None:
     executor_output.report(request, reused)
     log.info("%s: wrote %s", spec.name, request.output)
     with suppress(OSError):  # the step is done; what can't be pruned now is pruned by the next one
-        store.prune(kept_hours=KEPT_HOURS)
+        WorkStore(request.work).prune(kept_hours=KEPT_HOURS)
 
 
 def find_entry(request: Request) -> tuple[Entry, bool]:
@@ -73,9 +70,7 @@ def find_entry(request: Request) -> tuple[Entry, bool]:
         ConfigError: the output exists and was made from something else.
         AvaError: an input is damaged.
     """
-    limit_threads(request.threads)
-    identity = identify(request, verify_inputs(request))
-    entry = WorkStore(request.work).entry(request.spec.name, identity.key)
+    identity, entry = _find(request)
     present = is_present(request, identity)
     return entry, request.spec.cacheable and not request.force and (present or entry.finished() is not None)
 
@@ -97,9 +92,7 @@ def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, An
     Raises:
         AvaError: an input or the work failed.
     """
-    limit_threads(request.threads)
-    identity = identify(request, verify_inputs(request))
-    entry = WorkStore(request.work).entry(request.spec.name, identity.key)
+    _, entry = _find(request)
     report: dict[str, Any] = {}
     with full_disk_explained(request.work, request.output.parent), entry.locked_part(name):
         finished = entry.output.is_dir() and not request.force
@@ -113,6 +106,13 @@ def run_part(request: Request, name: str, compute: Callable[[Path], dict[str, An
         write_whole(request.output / "report.json", text + "\n")
     if request.executor_output is not None:
         executor_output.write(request.executor_output, {"report": (request.output, {"part": name, "reused": finished})})
+
+
+def _find(request: Request) -> tuple[manifest.Manifest, Entry]:
+    """The output's identity, from verified inputs, and its entry in the work folder. Limits the threads before."""
+    limit_threads(request.threads)
+    identity = identify(request, verify_inputs(request))
+    return identity, WorkStore(request.work).entry(request.spec.name, identity.key)
 
 
 def _compute(request: Request, entry: Entry, identity: manifest.Manifest, compute: Callable[[StepRun], None]) -> None:

@@ -219,6 +219,6 @@ STEPS: dict[str, StepSpec] = {
 }
 
 
-def producers(kind: Kind) -> tuple[str, ...]:
-    """Names of the steps that give a kind of output."""
+def producers(kind: Kind | None) -> tuple[str, ...]:
+    """Names of the steps that give a kind of output; none give a raw folder, which has no kind."""
     return tuple(name for name, spec in STEPS.items() if spec.kind == kind)
