@@ -13,7 +13,6 @@ import contextlib
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +24,9 @@ from urllib.parse import urlsplit
 
 from ava_core.config import AvaConfig, hardware
 from ava_core.config.memory import require_training_memory
-from ava_core.errors import AvaError, ConfigError
-from ava_core.steps.table import STEPS
+from ava_core.errors import ConfigError
 from components.image import choose as choose_image
-from pipelines import command_line, mlflow_server, summary
+from pipelines import command_line, mlflow_server, run_server, summary
 from pipelines.ava_pipeline import NAME
 from pipelines.compile import compile_pipeline
 from pipelines.docker_executor import DockerExecutor
@@ -43,8 +41,6 @@ DATA = Path("data/raw")
 RUNS = Path(".ava/runs")
 WORK = Path(".ava/work")
 RUNNERS = ("host", "docker")
-NEED_SERVER = tuple(name for name, spec in STEPS.items() if not spec.cacheable)
-"""Steps that can't do without the tracking server, and wait for it; the others are only recorded there."""
 KEPT_RUNS = 10
 MEND_SECONDS = 60.0
 """How long a run waits at its end until those before it are recorded."""
@@ -61,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     timeouts = command_line.parse_timeouts(flags.timeouts, graph)
     executor = make_executor(flags, config, os.environ, graph.images, console.show)
     prune_runs(flags.runs)
-    server = start_server(os.environ)
-    require_ready(config, os.environ)
+    server = run_server.start(os.environ)
+    run_server.require_ready(config, os.environ)
     runner = LocalRunner(
         graph,
         flags.runs,
@@ -165,30 +161,6 @@ def work_folder(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("AVA_WORK") or WORK).absolute()
 
 
-def start_server(environment: Mapping[str, str]) -> Future[str]:
-    """A future of the MLflow server's address: the server starts while the pipeline is compiled and loaded.
-
-    The thread is a daemon: a run that fails early doesn't wait for a server that it no longer needs. The server itself
-    is a process of its own, and the next run finds it.
-
-    Raises:
-        AvaError: the environment names a server that doesn't answer: better now than after the training.
-        ConfigError: the environment names no address.
-    """
-    server: Future[str] = Future()
-
-    def ensure() -> None:
-        try:
-            server.set_result(mlflow_server.ensure())
-        except BaseException as error:
-            server.set_exception(error)
-
-    threading.Thread(target=ensure, name="mlflow", daemon=True).start()
-    if any(environment.get(name, "").strip() for name in mlflow_server.ADDRESS_VARIABLES):
-        server.result()
-    return server
-
-
 def mend_left(runs: Path, runner: LocalRunner, server: Future[str]) -> threading.Thread:
     """End at once what runs have left running whose runner was killed; the thread records how they ended.
 
@@ -210,28 +182,6 @@ def mend_left(runs: Path, runner: LocalRunner, server: Future[str]) -> threading
     return mending
 
 
-def require_ready(config: AvaConfig, environment: Mapping[str, str]) -> None:
-    """Preflight check, by `ava_core.tracking.ready`: faults of the server that a pipeline would only meet at its end.
-
-    A server of ours that isn't up yet isn't waited for: the first step that finds it up looks as well.
-
-    Raises:
-        AvaError: there is one, in that module's words.
-    """
-    names = mlflow_server.ADDRESS_VARIABLES
-    running = mlflow_server.read()
-    variables = {}
-    if not any(environment.get(name, "").strip() for name in names):
-        if running is None or not running.answers:
-            return
-        variables = {"AVA_TRACKING_URI": running.address}
-    command = [sys.executable, "-m", "ava_core.tracking.ready", "--experiment", config.registry.experiment]
-    command += ["--model", config.registry.model_name]
-    looked = subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=False)
-    if looked.returncode:
-        raise AvaError(looked.stderr.strip().rpartition("\n")[2] or f"{command[2]} ended with {looked.returncode}")
-
-
 def task_variables(task: str, environment: Mapping[str, str], server: Future[str]) -> dict[str, str]:
     """The variables of a task that aren't the machine's: one work folder for all, and the tracking server.
 
@@ -242,26 +192,9 @@ def task_variables(task: str, environment: Mapping[str, str], server: Future[str
         AvaError: the task needs the server, and it didn't start.
     """
     variables = {"AVA_WORK": str(work_folder(environment)), "PYTHONUNBUFFERED": "1"}
-    if address := _address(task, server):
+    if address := run_server.address_for(task, server):
         variables["MLFLOW_TRACKING_URI"] = address
     return variables
-
-
-def _address(task: str, server: Future[str]) -> str | None:
-    """The server's address. A step that is only recorded there doesn't wait for its start: it may be up at its end.
-
-    Ours may have been killed since it started; before a step that needs it, it is started again.
-    """
-    try:
-        address = server.result(None if task in NEED_SERVER else 0)
-        return mlflow_server.ensure() if task in NEED_SERVER else address
-    except TimeoutError:
-        starting = mlflow_server.read()
-        return starting.address if starting is not None and starting.running else None
-    except Exception as error:
-        if task in NEED_SERVER:
-            raise AvaError(str(error)) from error
-        return None
 
 
 def prune_runs(runs: Path, kept: int = KEPT_RUNS) -> list[Path]:

@@ -21,11 +21,12 @@ def keys(
 ) -> None:
     """Write the digest of the code that can change each step's result, and the values that the step reads."""
     from ava_core.config import resolve
-    from ava_core.runtime.code import code_of
+    from ava_core.runtime.code import codes_of
     from ava_core.runtime.identity import values_read
 
     config = resolve(params=params).config
     output.mkdir(parents=True, exist_ok=True)
+    codes = codes_of(STEPS.values(), work.absolute())
     for name, spec in STEPS.items():
-        known = {"code": code_of(spec, work.absolute()).digest, "values": values_read(spec, config)}
+        known = {"code": codes[name].digest, "values": values_read(spec, config)}
         write_json(output / f"{name}.json", known)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ava_core.config.hardware import NEEDED_FLAGS, cpu_flags, requested_kernels
 from ava_core.errors import ConfigError
-from ava_core.kernels.build import SOURCES, library_path
 from ava_core.kernels.entries import ENTRIES, SOUND
 
 log = logging.getLogger(__name__)
@@ -38,6 +37,9 @@ def library() -> Any | None:
 @functools.cache
 def loaded() -> Any | None:
     """The library, if this machine can run it, whatever AVA_KERNELS says."""
+    # Not at the top: `python -m ava_core.kernels.build` imports this package before it runs that module.
+    from ava_core.kernels.build import SOURCES, library_path
+
     if not cpu_flags().issuperset(NEEDED_FLAGS):
         return None
     if not SOURCES.is_dir():  # the code is an archive, as a registered version has it

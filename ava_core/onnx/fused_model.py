@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from ava_core.models import EnhancedMoEConfig
-from ava_core.onnx.onnx_model import OnnxCausalLM, OnnxCausalLMOutput, refuse_other_inputs
+from ava_core.onnx.onnx_model import GraphInputs, OnnxCausalLM, OnnxCausalLMOutput
 from ava_core.onnx.session import DecoderSession, Experts, KVCache
 
 FIRST_CAPACITY = 64
@@ -23,60 +23,35 @@ class FusedCausalLM(OnnxCausalLM):
         self.decoder = decoder
         self.eval()
 
-    @torch.no_grad()
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        output_router_logits: bool = False,
-        logits_to_keep: int = 0,
-        document_ids: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> OnnxCausalLMOutput | tuple:
-        """Run the model over `input_ids` (B, S); arguments as in `EnhancedMoEForCausalLM.forward`.
-
-        Positions are counted by the graph: those of a row's own tokens, without padding. Logits at padding are 0.
-
-        Raises:
-            ValueError: an argument that the graph can't take (`labels`, `inputs_embeds`, positions with gaps, another
-                kind of cache), shapes that don't fit each other, or more tokens than the model's context holds.
-        """
-        refuse_other_inputs(kwargs)
-        if use_cache is None:
-            use_cache = bool(self.config.use_cache)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        B, S = input_ids.shape
-        layer = _layer_of(past_key_values, B) if past_key_values is not None else None
+    def _run(self, inputs: GraphInputs) -> OnnxCausalLMOutput:
+        """Positions are counted by the graph: those of a row's own tokens, without padding. Logits at padding are 0."""
+        B, S = inputs.input_ids.shape
+        layer = _layer_of(inputs.cache, B) if inputs.cache is not None else None
         seen = layer.get_seq_length() if layer is not None else 0
-        real_BS = _real_tokens(B, S, seen, attention_mask)
-        _require_consecutive(position_ids, real_BS)
-        experts = Experts() if output_router_logits else None
-        passes = _Passes(self.decoder, input_ids.numpy(), real_BS.numpy(), experts)
-        if document_ids is not None and seen:
+        real_BS = _real_tokens(B, S, seen, inputs.attention_mask)
+        _require_consecutive(inputs.position_ids, real_BS)
+        experts = Experts() if inputs.router else None
+        passes = _Passes(self.decoder, inputs.input_ids.numpy(), real_BS.numpy(), experts)
+        documents_BS = inputs.document_ids
+        if documents_BS is not None and seen:
             raise ValueError("document_ids: must be None when past_key_values holds positions")
-        if document_ids is not None and len(document_ids.unique()) > 1:
-            if use_cache:
+        if documents_BS is not None and len(documents_BS.unique()) > 1:
+            if inputs.use_cache:
                 raise ValueError("document_ids: need use_cache=False: documents of one row have no cache in common")
-            logits_BSV = passes.by_document(document_ids.numpy())
+            logits_BSV = passes.by_document(documents_BS.numpy())
         else:
-            cache = layer.room_for(self.decoder, S) if layer is not None and use_cache else self.decoder.cache(B, S)
-            logits_BSV = passes.whole(cache, logits_to_keep)
-        if layer is not None and use_cache:
+            kept = layer is not None and inputs.use_cache
+            cache = layer.room_for(self.decoder, S) if layer is not None and kept else self.decoder.cache(B, S)
+            logits_BSV = passes.whole(cache, inputs.logits_to_keep)
+        if layer is not None and inputs.use_cache:
             layer.positions += S
-        if logits_to_keep:
-            logits_BSV = logits_BSV[:, -int(logits_to_keep) :]
-        output = OnnxCausalLMOutput(
-            logits=torch.from_numpy(logits_BSV), past_key_values=past_key_values if use_cache else None
-        )
+        if inputs.logits_to_keep:
+            logits_BSV = logits_BSV[:, -inputs.logits_to_keep :]
+        output = OnnxCausalLMOutput(logits=torch.from_numpy(logits_BSV))
         if experts is not None:
             output.router_logits = tuple(torch.from_numpy(layer_logits) for layer_logits in experts.logits)
             output.router_choices = tuple(torch.from_numpy(weights > 0) for weights in experts.weights)
-        return output.to_tuple() if return_dict is False else output
+        return output
 
 
 class _Passes:

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from ava_core.models import EnhancedMoEConfig
-from ava_core.onnx.onnx_model import OnnxCausalLM, OnnxCausalLMOutput, refuse_other_inputs
+from ava_core.onnx.onnx_model import GraphInputs, OnnxCausalLM, OnnxCausalLMOutput
 
 
 class PortableCausalLM(OnnxCausalLM):
@@ -25,56 +25,32 @@ class PortableCausalLM(OnnxCausalLM):
         self._present_names = [f"present.{layer}.{part}" for layer in layers for part in ("key", "value")]
         self.eval()
 
-    @torch.no_grad()
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        output_router_logits: bool = False,
-        logits_to_keep: int = 0,
-        document_ids: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> OnnxCausalLMOutput | tuple:
-        """Run the model over `input_ids` (B, S); arguments as in `EnhancedMoEForCausalLM.forward`.
-
-        Raises:
-            ValueError: an argument that the graph can't take (`labels`, `inputs_embeds`, a 4-D mask, another kind of
-                cache), or shapes that don't fit each other.
-        """
-        refuse_other_inputs(kwargs)
-        if use_cache is None:
-            use_cache = bool(self.config.use_cache)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        B, S = input_ids.shape
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    def _run(self, inputs: GraphInputs) -> OnnxCausalLMOutput:
+        B, S = inputs.input_ids.shape
+        cache = inputs.cache
+        seen = cache.get_seq_length() if cache is not None else 0
+        position_ids = inputs.position_ids
         if position_ids is None:
-            position_ids = torch.arange(seen, seen + S).expand(B, S)
+            position_ids = torch.arange(seen, seen + S)
         feeds = {
-            "input_ids": input_ids,
-            "attention_mask": _segments(B, S, seen, attention_mask, document_ids),
+            "input_ids": inputs.input_ids,
+            "attention_mask": _segments(B, S, seen, inputs.attention_mask, inputs.document_ids),
             "position_ids": position_ids.expand(B, S),
-            "logits_to_keep": torch.tensor([int(logits_to_keep)]),
+            "logits_to_keep": torch.tensor([inputs.logits_to_keep]),
         }
         arrays = {name: tensor.to(torch.int64).contiguous().numpy() for name, tensor in feeds.items()}
-        arrays.update(zip(self._past_names, self._past(past_key_values, B), strict=True))
+        arrays.update(zip(self._past_names, self._past(cache, B), strict=True))
         wanted = ["logits"]
-        wanted += self._present_names if use_cache else []
-        wanted += ["router_logits", "router_choices"] if output_router_logits else []
+        wanted += self._present_names if inputs.use_cache else []
+        wanted += ["router_logits", "router_choices"] if inputs.router else []
         found = dict(zip(wanted, self.session.run(wanted, arrays), strict=True))
-        if past_key_values is not None and use_cache:
-            _fill(past_key_values, [torch.from_numpy(found[name]) for name in self._present_names])
-        output = OnnxCausalLMOutput(
-            logits=torch.from_numpy(found["logits"]), past_key_values=past_key_values if use_cache else None
-        )
-        if output_router_logits:
+        if cache is not None and inputs.use_cache:
+            _fill(cache, [torch.from_numpy(found[name]) for name in self._present_names])
+        output = OnnxCausalLMOutput(logits=torch.from_numpy(found["logits"]))
+        if inputs.router:
             output.router_logits = tuple(torch.from_numpy(found["router_logits"]))
             output.router_choices = tuple(torch.from_numpy(found["router_choices"]))
-        return output.to_tuple() if return_dict is False else output
+        return output
 
     def _past(self, cache: Cache | None, batch: int) -> list[np.ndarray]:
         """Keys and values of the positions that were seen, (B, G, P, A) each."""

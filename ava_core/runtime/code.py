@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,12 +61,19 @@ def code_of(spec: StepSpec, work: Path | None = None, package: Path = PACKAGE) -
         work: the work folder, which keeps what was read of each file, by the digest of its bytes.
         package: folder of the package to look at.
     """
+    return codes_of([spec], work, package)[spec.name]
+
+
+def codes_of(specs: Iterable[StepSpec], work: Path | None = None, package: Path = PACKAGE) -> dict[str, Code]:
+    """The code of each step by its name, each file read once; arguments as for `code_of`."""
     reader = _Reader(package, work / CACHE if work else None)
-    # The command counts too, though it lies in a package that doesn't: it calls the function.
-    roots = {spec.function.partition(":")[0]} | ({f"{ROOT}.cli.{spec.name}"} & reader.tree.modules.keys())
-    code = Code(dict(sorted(_files(reader, roots))))
+    found = {}
+    for spec in specs:
+        # The command counts too, though it lies in a package that doesn't: it calls the function.
+        roots = {spec.function.partition(":")[0]} | ({f"{ROOT}.cli.{spec.name}"} & reader.tree.modules.keys())
+        found[spec.name] = Code(dict(sorted(_files(reader, roots))))
     reader.save()
-    return code
+    return found
 
 
 def _files(reader: _Reader, roots: set[str]) -> Iterator[tuple[str, str]]:
@@ -140,6 +147,7 @@ class _Reader:
         self._reader = digest_file(Path(read_source.__code__.co_filename))
         self._known = _load(cache, self._reader) if cache else {}
         self._used: dict[str, Source] = {}
+        self._read: dict[tuple[str, str], Source] = {}
 
     def read(self, module: str) -> Source:
         """A module's source."""
@@ -148,13 +156,15 @@ class _Reader:
 
     def read_file(self, path: str, package: str = "") -> Source:
         """A file's source, with the package that its relative imports count from."""
-        content = Path(path).read_bytes()
-        kind = path.rpartition(".")[2]
-        key = hashlib.sha256(f"{package} {kind} ".encode() + content).hexdigest()
-        if key not in self._used:
-            known = self._known.get(key)
-            self._used[key] = _restored(*known) if known else read_source(content, path, package)
-        return self._used[key]
+        if (path, package) not in self._read:
+            content = Path(path).read_bytes()
+            kind = path.rpartition(".")[2]
+            key = hashlib.sha256(f"{package} {kind} ".encode() + content).hexdigest()
+            if key not in self._used:
+                known = self._known.get(key)
+                self._used[key] = _restored(*known) if known else read_source(content, path, package)
+            self._read[path, package] = self._used[key]
+        return self._read[path, package]
 
     def save(self) -> None:
         """Keep what was read; of two processes that do so at the same time, one wins."""
