@@ -67,7 +67,7 @@ def edited(tmp_path):
     replace("config/optimizers.py", '"sophia"]', '"sophia", "descent"]')
     replace("config/optimizers.py", '    "lion": ', '    "descent": Traits(state_entries=_moments(0)),\n    "lion": ')
     (package / "training/optimizers/descent.py").write_text(OPTIMIZER)
-    replace("config/train.py", '"plateau"]', '"plateau", "quarter"]')
+    replace("config/train.py", '"inverse_sqrt"\n]', '"inverse_sqrt", "quarter"\n]')
     replace("training/schedules.py", '    "plateau": ', '    "quarter": lambda *_: 0.25,\n    "plateau": ')
     replace("config/data.py", '"hub")', '"hub", "lines")')
     replace("config/data.py", "    hub: Text | None", "    lines: Text | None = None\n    hub: Text | None")

@@ -22,8 +22,11 @@ from ava_core.config.section import (
     Weight,
 )
 
-ScheduleName = Literal["cosine", "linear", "constant", "one_cycle", "wsd", "plateau"]
-"""Their shapes are in `ava_core.training.schedules`."""
+ScheduleName = Literal[
+    "cosine", "linear", "constant", "one_cycle", "wsd", "plateau", "cosine_restarts", "polynomial", "inverse_sqrt"
+]
+WarmupName = Literal["linear", "cosine", "exponential", "sqrt", "none"]
+"""Shapes of both are in `ava_core.training.schedules`."""
 
 
 class CurriculumConfig(Section):
@@ -140,11 +143,23 @@ class TrainConfig(Section):
     what most of Muon's time goes into, at a small loss per step."""
     schedule: ScheduleName = "cosine"
     """Shape of the learning rate after warm-up. wsd: stable, then linear decay over `decay_share`; plateau: lowered
-    when the validation loss stops falling."""
+    when the validation loss stops falling; cosine_restarts: to the peak again and again (SGDR); polynomial: a straight
+    line to the power of `decay_power`; inverse_sqrt: falls with the root of the steps (the Transformer's)."""
     warmup_steps: NonNegative = 20
-    """Steps of linear warm-up."""
+    """Steps of warm-up."""
+    warmup_shape: WarmupName = "linear"
+    """How the rate gets to its peak. exponential: by the same factor at each step, from a hundredth of the peak; sqrt:
+    fast at first; none: no warm-up, whatever `warmup_steps` says."""
     final_learning_rate_ratio: Fraction = 0.1
-    """Rate at the last step as a share of the peak (the least rate of plateau)."""
+    """Rate at the last step as a share of the peak (the least rate of plateau, cosine_restarts and inverse_sqrt)."""
+    restart_period: Positive = 100
+    """Steps after warm-up until cosine_restarts begins anew for the first time."""
+    restart_multiplier: Annotated[float, Field(ge=1.0, le=1e3)] = 2.0
+    """How many times as long each of its periods is as the one before; 1: all are alike."""
+    restart_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the peak that is left at each of its restarts; 1: all of it."""
+    decay_power: PositiveNumber = 1.0
+    """Exponent of polynomial: 1 is a straight line, 2 falls fast at first."""
     decay_share: Fraction = 0.2
     """Share of the steps, the last ones, in which wsd decays."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -197,9 +212,21 @@ class TrainConfig(Section):
                 f"global_batch_size = {self.global_batch_size}: must be a multiple of micro_batch_size x processes"
                 f" = {self.micro_batch_size} x {self.processes}"
             )
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps = {self.warmup_steps}: must be < steps = {self.steps}")
         return self
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainConfig:
+        if self.warmup_length >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: must be < steps = {self.steps}")
+        if self.schedule == "inverse_sqrt" and not self.warmup_length:
+            key = f"warmup_shape = {self.warmup_shape}" if self.warmup_steps else "warmup_steps = 0"
+            raise ValueError(f"{key}: inverse_sqrt falls by the length of its warm-up: give it one")
+        return self
+
+    @property
+    def warmup_length(self) -> int:
+        """Steps of warm-up that there really are."""
+        return 0 if self.warmup_shape == "none" else self.warmup_steps
 
     @model_validator(mode="after")
     def _machines_have_one_source(self) -> TrainConfig:

@@ -13,21 +13,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
 
-from ava_core.config.train import ScheduleName, TrainConfig
+from ava_core.config.train import ScheduleName, TrainConfig, WarmupName
 
 RISE_SHARE = 0.3
 """Share of one cycle, after warm-up, that goes up (as in fastai and PyTorch)."""
 RISE_FROM = 0.04
 """Factor from which one cycle goes up: a 25th of the peak (as in fastai and PyTorch)."""
+EXPONENTIAL_FROM = 0.01
+"""Factor that exponential warm-up grows from; a step before the first one would have it."""
+
+WARMUPS: dict[WarmupName, Callable[[float], float]] = {
+    "linear": lambda share: share,
+    "cosine": lambda share: 0.5 * (1 - math.cos(math.pi * share)),
+    "exponential": lambda share: EXPONENTIAL_FROM ** (1 - share),
+    "sqrt": math.sqrt,
+    "none": lambda _: 1.0,
+}
+"""Each a factor of what the schedule says, from the share of the warm-up that is done with this step, in (0, 1]."""
 
 
-def warmup_factor(step: int, warmup_steps: int) -> float:
-    """Linear warm-up: 1/n, 2/n, ... at steps 0, 1, ...; 1 from step n - 1 on. Step 0 already learns."""
-    return min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+def warmup_factor(step: int, warmup_steps: int, shape: WarmupName = "linear") -> float:
+    """Of n steps, 1/n, 2/n, ... are done at steps 0, 1, ...; 1 from step n - 1 on. Step 0 already learns."""
+    return WARMUPS[shape]((step + 1) / warmup_steps) if step + 1 < warmup_steps else 1.0
 
 
 def cosine(position: float, minimum: float) -> float:
@@ -57,33 +69,87 @@ def warmup_stable_decay(progress: float, minimum: float, decay_share: float) -> 
     return linear(1 - (1 - progress) / decay_share, minimum)
 
 
-SCHEDULES: dict[ScheduleName, Callable[[float, float, TrainConfig], float]] = {
-    "cosine": lambda position, _, config: cosine(position, config.final_learning_rate_ratio),
-    "linear": lambda position, _, config: linear(position, config.final_learning_rate_ratio),
+def polynomial(position: float, minimum: float, power: float) -> float:
+    """From 1 to `minimum` as (1 - position)^power; `position` in [0, 1]."""
+    return minimum + (1 - minimum) * (1 - position) ** power
+
+
+def cosine_restarts(steps: float, minimum: float, period: int, multiplier: float, decay: float) -> float:
+    """Half a cosine from its peak to `minimum`, again and again (SGDR, arXiv 1608.03983, eq. 5 and section 3).
+
+    The i-th period, from 0, is `period` x `multiplier`^i steps long and begins at `decay`^i, which is not in the paper.
+
+    Args:
+        steps: since warm-up.
+        minimum: the least factor, also of a peak.
+        period, multiplier, decay: as above.
+    """
+    if multiplier == 1:
+        restarts, within = divmod(steps, period)
+        length = float(period)
+    else:
+        restarts, within, length = 0, steps, float(period)
+        while within >= length:
+            restarts, within, length = restarts + 1, within - length, length * multiplier
+    peak = max(minimum, decay**restarts)
+    return minimum + (peak - minimum) * (0.5 * (1 + math.cos(math.pi * within / length)))
+
+
+def inverse_sqrt(steps: float, minimum: float, warmup_steps: int) -> float:
+    """sqrt(w / (w + steps)) after w steps of warm-up, not less than `minimum` (arXiv 1706.03762, eq. 3)."""
+    return max(minimum, math.sqrt(warmup_steps / (warmup_steps + steps)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where a run is.
+
+    Attributes:
+        position: share of what follows the warm-up that is done, in [0, 1].
+        progress: share of the whole run, in [0, 1].
+        steps: since warm-up; a whole number unless a budget of time or tokens is ahead of the steps.
+    """
+
+    position: float
+    progress: float
+    steps: float
+
+
+SCHEDULES: dict[ScheduleName, Callable[[Moment, TrainConfig], float]] = {
+    "cosine": lambda now, config: cosine(now.position, config.final_learning_rate_ratio),
+    "linear": lambda now, config: linear(now.position, config.final_learning_rate_ratio),
     "constant": lambda *_: 1.0,
-    "one_cycle": lambda position, _, config: one_cycle(position, config.final_learning_rate_ratio),
-    "wsd": lambda _, progress, config: warmup_stable_decay(
-        progress, config.final_learning_rate_ratio, config.decay_share
-    ),
+    "one_cycle": lambda now, config: one_cycle(now.position, config.final_learning_rate_ratio),
+    "wsd": lambda now, config: warmup_stable_decay(now.progress, config.final_learning_rate_ratio, config.decay_share),
     "plateau": lambda *_: 1.0,  # what lowers it are evaluations: `RateSchedule.after_evaluation`
+    "cosine_restarts": lambda now, config: cosine_restarts(
+        now.steps,
+        config.final_learning_rate_ratio,
+        config.restart_period,
+        config.restart_multiplier,
+        config.restart_decay,
+    ),
+    "polynomial": lambda now, config: polynomial(now.position, config.final_learning_rate_ratio, config.decay_power),
+    "inverse_sqrt": lambda now, config: inverse_sqrt(now.steps, config.final_learning_rate_ratio, config.warmup_length),
 }
-"""Each a factor of the peak, from the position after warm-up and the share of the whole run, both in [0, 1]."""
+"""Each a factor of the peak."""
 
 
 def rate_factor(config: TrainConfig, step: int, progress: float) -> float:
     """Factor of the peak rate at `step` (0 for the first), of every schedule but `plateau`'s part of evaluations.
 
     Args:
-        config: `schedule`, `steps`, `warmup_steps`, `final_learning_rate_ratio` and `decay_share` of it.
+        config: `schedule`, `steps`, warm-up, and what the schedule's shape depends on.
         step: updates made so far.
         progress: share of the whole run that is done, in [0, 1]; at least step / steps counts.
     """
     # In steps, for where no budget is ahead of them the result must not depend on rounded shares.
     done = progress * config.steps if progress > step / config.steps else step
-    decaying = config.steps - config.warmup_steps
-    position = min(1.0, max(0.0, (done - config.warmup_steps) / max(1, decaying)))
-    shape = SCHEDULES[config.schedule](position, min(1.0, done / config.steps), config)
-    return warmup_factor(step, config.warmup_steps) * shape
+    warmup = config.warmup_length
+    since = min(max(0, done - warmup), config.steps - warmup)
+    position = min(1.0, since / max(1, config.steps - warmup))
+    now = Moment(position=position, progress=min(1.0, done / config.steps), steps=since)
+    return warmup_factor(step, warmup, config.warmup_shape) * SCHEDULES[config.schedule](now, config)
 
 
 class RateSchedule:

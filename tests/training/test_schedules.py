@@ -4,13 +4,13 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ava_core.config.train import ScheduleName, TrainConfig
-from ava_core.training.schedules import RISE_FROM, SCHEDULES, RateSchedule, rate_factor
+from ava_core.config.train import ScheduleName, TrainConfig, WarmupName
+from ava_core.training.schedules import RISE_FROM, SCHEDULES, WARMUPS, RateSchedule, rate_factor
 
-DECAYING = ("cosine", "linear", "wsd")
+DECAYING = ("cosine", "linear", "wsd", "polynomial")
 
 
 def config(name, steps=110, warmup=10, final=0.1, **more):
@@ -23,8 +23,9 @@ def factors(settings, steps):
     return [rate_factor(settings, step, step / settings.steps) for step in steps]
 
 
-def test_every_schedule_that_is_allowed_has_a_shape():
+def test_every_schedule_and_warm_up_that_is_allowed_has_a_shape():
     assert get_args(ScheduleName) == tuple(SCHEDULES)
+    assert get_args(WarmupName) == tuple(WARMUPS)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "one_cycle"])
@@ -32,7 +33,7 @@ def test_warm_up_is_linear_and_starts_above_zero(name):
     assert factors(config(name, 100, warmup=4), range(5)) == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "inverse_sqrt"])
 def test_without_warm_up_the_first_step_is_the_schedules_own(name):
     expected = RISE_FROM if name == "one_cycle" else 1.0
     assert factors(config(name, 100, warmup=0), [0]) == [expected]
@@ -53,6 +54,74 @@ def test_cosine_quarter_point():
 def test_one_cycle_rises_over_three_tenths_and_falls_over_the_rest():
     points = factors(config("one_cycle"), [9, 25, 40, 75, 110])
     assert points == pytest.approx([0.04, 0.52, 1.0, 0.55, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [
+        ("linear", lambda x: x),
+        ("cosine", lambda x: math.sin(math.pi * x / 2) ** 2),
+        ("exponential", lambda x: 10 ** (2 * x - 2)),
+        ("sqrt", lambda x: x**0.5),
+        ("none", lambda x: 1.0),
+    ],
+)
+def test_warm_up_has_its_closed_form_and_ends_at_the_peak(shape, factor):
+    settings = config("constant", 100, warmup=8, warmup_shape=shape)
+    expected = [factor((step + 1) / 8) for step in range(8)]
+    assert factors(settings, range(10)) == pytest.approx([*expected, 1.0, 1.0])
+
+
+def test_without_a_warm_up_the_schedule_begins_at_once():
+    settings = config("linear", 100, warmup=50, final=0, warmup_shape="none")
+    assert factors(settings, [0, 50]) == [1.0, 0.5]
+    assert config("linear", 100, warmup=200, warmup_shape="none").warmup_length == 0
+
+
+@pytest.mark.parametrize(("power", "middle"), [(1, 0.55), (2, 0.325), (0.5, 0.1 + 0.9 * 0.5**0.5)])
+def test_polynomial_is_a_power_of_what_is_left(power, middle):
+    points = factors(config("polynomial", decay_power=power), [10, 60, 110, 10_000])
+    assert points == pytest.approx([1.0, middle, 0.1, 0.1])
+
+
+def test_inverse_sqrt_halves_when_four_times_the_warm_up_is_done():
+    assert factors(config("inverse_sqrt", 2000, warmup=10), [10, 40, 90, 1999]) == pytest.approx([1, 1 / 2, 1 / 3, 0.1])
+    assert factors(config("inverse_sqrt", 2000, warmup=10, final=0), [999]) == pytest.approx([(10 / 999) ** 0.5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"), [({"warmup": 0}, "warmup_steps = 0"), ({"warmup_shape": "none"}, "none")]
+)
+def test_inverse_sqrt_needs_a_warm_up(changes, fault):
+    with pytest.raises(ValueError, match=f"{fault}: inverse_sqrt falls by the length of its warm-up"):
+        config("inverse_sqrt", **changes)
+
+
+def test_restarts_begin_anew_after_periods_that_grow_and_peaks_that_shrink():
+    settings = config("cosine_restarts", 1000, final=0.1, restart_period=20, restart_multiplier=2.0, restart_decay=0.5)
+    # Periods of 20, 40 and 80 steps after a warm-up of 10 begin at 1, 1/2 and 1/4.
+    begins = factors(settings, [10, 30, 70, 150])
+    assert begins == [1.0, 0.5, 0.25, 0.125]
+    assert factors(settings, [20, 50, 110]) == pytest.approx([0.55, 0.3, 0.175])
+    quarter = 0.1 + 0.9 * (1 + 2**-0.5) / 2
+    assert factors(settings, [15]) == pytest.approx([quarter])
+    assert factors(settings, [29])[0] == pytest.approx(0.1, abs=0.01)
+
+
+def test_restarts_of_equal_length_never_end_and_keep_to_the_least_rate():
+    settings = config("cosine_restarts", 10_000, warmup=0, restart_period=7, restart_multiplier=1.0, restart_decay=0.5)
+    assert factors(settings, [0, 7, 14, 21]) == [1.0, 0.5, 0.25, 0.125]
+    assert factors(settings, [28, 7 * 1000, 9_999]) == pytest.approx([0.1, 0.1, 0.1])
+    even = config("cosine_restarts", 100, warmup=0, restart_period=7, restart_multiplier=1.0)
+    assert factors(even, range(0, 7)) == factors(even, range(91, 98))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"restart_period": 0}, {"restart_multiplier": 0.5}, {"restart_decay": 0.0}, {"decay_power": 0.0}]
+)
+def test_shapes_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        config("cosine_restarts", **wrong)
 
 
 def test_wsd_is_stable_then_decays_in_a_straight_line():
@@ -89,7 +158,8 @@ def test_without_a_budget_the_factor_has_no_rounding_of_shares(name, shape):
     st.data(),
 )
 def test_factors_are_bounded_and_decays_never_rise(name, steps, warmup, final, share, data):
-    settings = config(name, steps, min(warmup, steps - 1), final, decay_share=share)
+    assume(warmup or name != "inverse_sqrt")
+    settings = config(name, steps + 1, min(warmup, steps), final, decay_share=share, restart_period=1 + warmup)
     step = data.draw(st.integers(0, steps))
     points = [rate_factor(settings, step, progress / 20) for progress in range(21)]
     assert all(0 <= point <= 1 + 1e-12 for point in points)
