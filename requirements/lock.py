@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ava-lock-") as folder:
         everything = resolve(wanted, Path(folder), prefer=before, upgrade=upgrade)
         steps = resolve(
-            [*project["project"]["dependencies"], *extras["cluster"], *extras["serve"]], Path(folder), within=everything
+            [*project["project"]["dependencies"], *extras["cluster"], *extras["optimizers"], *extras["serve"]],
+            Path(folder),
+            within=everything,
         )
         compose = resolve(COMPOSE, Path(folder), within=everything)
         build = resolve(backends, Path(folder), within=everything)

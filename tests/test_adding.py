@@ -64,7 +64,7 @@ def edited(tmp_path):
 
     replace("config/routing.py", '"expert_choice"]', '"expert_choice", "second_best"]')
     (package / "models/routing/second_best.py").write_text(ROUTER)
-    replace("config/optimizers.py", '"sophia"]', '"sophia", "descent"]')
+    replace("config/optimizers.py", '_free"]', '_free", "descent"]')
     replace("config/optimizers.py", '    "lion": ', '    "descent": Traits(state_entries=_moments(0)),\n    "lion": ')
     (package / "training/optimizers/descent.py").write_text(OPTIMIZER)
     replace("config/train.py", '"inverse_sqrt"\n]', '"inverse_sqrt", "quarter"\n]')

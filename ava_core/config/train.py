@@ -121,7 +121,9 @@ class TrainConfig(Section):
     offload: Literal["none", "optimizer", "all"] = "none"
     """What ZeRO keeps in host memory instead of the GPU's: the optimiser state, or the weights of stage 3 too."""
     optimizer: OptimizerName = "muon"
-    """`muon`: orthogonalised momentum for hidden matrices, AdamW for everything else."""
+    """`muon`: orthogonalised momentum for hidden matrices, AdamW for everything else; `adamw_8bit`: moments of a byte,
+    for a quarter of AdamW's memory; `adamw_schedule_free`: measures and exports an average of the weights that needs no
+    decay of the rate, nor to know how long the training is."""
     learning_rate: LearningRate = 0.02
     """Peak rate (of Muon's matrices, if the optimiser is muon)."""
     adam_learning_rate: LearningRate = 0.004
@@ -284,6 +286,24 @@ class TrainConfig(Section):
             raise ValueError(f"offload = {self.offload}: needs zero_stage 1, 2 or 3")
         if self.offload == "all" and stage != 3:
             raise ValueError(f"offload = all: needs zero_stage 3, not {stage}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_averaged_once(self) -> TrainConfig:
+        if not OPTIMIZERS[self.optimizer].averages:
+            return self
+        if self.schedule != "constant":
+            raise ValueError(
+                f"schedule = {self.schedule}: {self.optimizer} averages the weights instead: use constant, with a"
+                " warm-up, or another optimizer"
+            )
+        if self.ema.decay is not None:
+            raise ValueError(
+                f"ema.decay = {self.ema.decay}: {self.optimizer} averages the weights itself: leave it out, or use"
+                " adamw"
+            )
+        if not self.adam_beta1:
+            raise ValueError(f"adam_beta1 = 0: {self.optimizer} divides by it: must be > 0")
         return self
 
     @model_validator(mode="after")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from ava_core.config.hardware import Hardware, detect
 from ava_core.config.memory import require_memory
+from ava_core.config.optimizers import OPTIMIZERS
 from ava_core.config.train import TrainConfig
 from ava_core.data.shards import load_splits_info
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings
@@ -22,14 +24,15 @@ log = logging.getLogger(__name__)
 
 
 def require_trainable(request: TrainRequest) -> None:
-    """Refuse shards without a tokenizer, and a model that no machine like this one can hold.
+    """Refuse shards without a tokenizer, a model that no machine like this one can hold, and what isn't installed.
 
     Raises:
         AvaError: a file of the tokenizer is missing or damaged.
-        ConfigError: there is too little memory.
+        ConfigError: there is too little memory, or a library is missing.
         IntegrityError: the shards can't be read.
     """
     _require_tokenizer(request.shards / "tokenizer")
+    _require_library(request.train_config)
     vocab_size = load_splits_info(request.shards).vocab_size
     require_memory(request.model_config, request.train_config, vocab_size, _machine())
 
@@ -55,6 +58,15 @@ def _require_tokenizer(folder: Path) -> None:
         if not (folder / name).is_file():
             raise AvaError(f"{folder / name}: no such file: run `ava preprocess` again")
     read_settings(folder)  # or a damaged file would be found at the end
+
+
+def _require_library(config: TrainConfig) -> None:
+    library = OPTIMIZERS[config.optimizer].library
+    if library is not None and find_spec(library) is None:
+        raise ConfigError(
+            f"train.optimizer = {config.optimizer}: is from {library}, which isn't installed: pip install"
+            " 'ava-moe[optimizers]', or use adamw"
+        )
 
 
 def _machine() -> Hardware:

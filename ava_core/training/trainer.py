@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from ava_core.training.gradients import Clipper, Guard, Verdict, faulty_gradient
 from ava_core.training.history import History
 from ava_core.training.memory.out_of_memory import raises_out_of_memory
 from ava_core.training.objective import TrainedModel, Validation
+from ava_core.training.optimizers import measured_weights
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock
@@ -125,7 +126,7 @@ class Trainer:
     @contextmanager
     def measured_weights(self) -> Iterator[None]:
         """Within it, the model holds the average of the weights if there is one: what is measured and saved."""
-        with self.ema.swapped(self.model) if self.ema else nullcontext():
+        with self.ema.swapped(self.model) if self.ema else measured_weights(self.engine.optimizer):
             yield
 
     def _begin(self, start: Callable[[], Restored] | None) -> None:

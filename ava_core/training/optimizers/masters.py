@@ -8,6 +8,8 @@ the masters, and what reaches the optimiser is float32 already.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,8 +22,8 @@ HALF = (torch.bfloat16, torch.float16)
 class MasteredOptimizer(Optimizer, ABC):
     """What all our optimisers share: the masters, and a state that is saved and loaded to the bit.
 
-    The state is always float32 (or wider), with `master` where there is one; all of it goes through `state_dict`, so a
-    resumed run is bit-exact.
+    What is ours of the state is float32 (or wider), with `master` where there is one; all of it goes through
+    `state_dict`, so a resumed run is bit-exact.
     """
 
     @torch.no_grad()
@@ -47,6 +49,10 @@ class MasteredOptimizer(Optimizer, ABC):
         if "master" not in state:
             state["master"] = parameter.detach().float()
         return state["master"]
+
+    def measured(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """What is measured and exported of a parameter of `group`: an average, where the optimiser keeps one."""
+        return self.master(parameter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, which would round the state to the type of the parameters; here it keeps its own."""
@@ -111,8 +117,33 @@ def gradient(parameter: Tensor) -> Tensor:
 
 
 def exact_state_dict(model: torch.nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The model's state with the masters in place of the rounded weights; tied weights stay tied."""
-    masters = {}
+    """The model's state, in place of the rounded weights what is exported of them; tied weights stay tied."""
+    exact = {}
     if isinstance(optimizer, MasteredOptimizer):
-        masters = {p.data_ptr(): optimizer.master(p) for group in optimizer.param_groups for p in group["params"]}
-    return {name: masters.get(value.data_ptr(), value) for name, value in model.state_dict().items()}
+        exact = {
+            p.data_ptr(): optimizer.measured(p, group) for group in optimizer.param_groups for p in group["params"]
+        }
+    return {name: exact.get(value.data_ptr(), value) for name, value in model.state_dict().items()}
+
+
+@contextmanager
+def measured_weights(optimizer: Optimizer) -> Iterator[None]:
+    """Within it, the parameters are what is measured, rounded to their types; afterwards the bits that they were.
+
+    All ranks of stage 0 hold the same state, so none needs to hear of it from another.
+    """
+    saved: dict[Tensor, Tensor] = {}
+    if isinstance(optimizer, MasteredOptimizer):
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    measured = optimizer.measured(p, group)
+                    if measured is not optimizer.master(p):
+                        saved[p] = p.detach().clone()
+                        p.copy_(measured)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, bits in saved.items():
+                p.copy_(bits)

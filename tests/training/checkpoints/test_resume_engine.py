@@ -23,6 +23,7 @@ WHOLE_ONLY = {
     "adafactor": {"optimizer": "adafactor"},
     "sophia": {"optimizer": "sophia", "learning_rate": 0.003},
     "half": {"precision": "fp16"},
+    "averaged": {"optimizer": "adamw_schedule_free", "schedule": "constant", "precision": "bf16"},
 }
 
 

@@ -10,6 +10,7 @@ from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.runtime.code import code_of
 from ava_core.steps.table import STEPS
+from ava_core.training.checkpoints.reading import read_tensors
 from ava_core.training.optimizers import (
     AdamW,
     Muon,
@@ -17,15 +18,19 @@ from ava_core.training.optimizers import (
     build_optimizer,
     exact_state_dict,
     is_decayed,
+    measured_weights,
     orthogonalize,
 )
 
-RATES = {"adamw": 0.02, "muon": 0.02, "lion": 0.005, "adafactor": 0.1, "sophia": 0.01}
+RATES = {
+    "adamw": 0.02, "muon": 0.02, "lion": 0.005, "adafactor": 0.1, "sophia": 0.01, "adamw_8bit": 0.02,
+    "adamw_schedule_free": 0.03,
+}  # fmt: skip
 """At which the tiny model learns."""
 
 
 def build(model, name, rate=0.01, decay=0.0, *, masters=True, **settings):
-    rates = {"learning_rate": rate, "adam_learning_rate": rate, "weight_decay": decay}
+    rates = {"learning_rate": rate, "adam_learning_rate": rate, "weight_decay": decay, "schedule": "constant"}
     return build_optimizer(model, TrainConfig(optimizer=name, **{**rates, **settings}), masters=masters)
 
 
@@ -198,7 +203,8 @@ def test_updates_too_small_for_bfloat16_are_not_lost(name):
     (master,) = exact_state_dict(weights, optimizer).values()
     assert master.dtype == torch.float32
     assert (master < before.float() - 1e-3).all()
-    assert torch.equal(weights["layers_q_proj"], master.bfloat16())
+    with measured_weights(optimizer):
+        assert torch.equal(weights["layers_q_proj"], master.bfloat16())
     assert not torch.equal(weights["layers_q_proj"], before)
 
 
@@ -307,7 +313,7 @@ def test_on_masters_is_the_library_itself_for_float32_weights(name):
         assert torch.equal(a, b), key
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name, traits in OPTIMIZERS.items() if traits.needs_whole is None])
 def test_without_masters_there_is_no_wrapper(name):
     assert not isinstance(build(make_model(), name, masters=False), OnMasters)
 
@@ -376,7 +382,7 @@ def test_groups_have_the_rates_and_decays_of_the_configuration():
     assert len(optimizer.param_groups) == len(set(rows.values()))
 
 
-@pytest.mark.parametrize("name", ["adamw", "lion", "adafactor", "sophia"])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "muon"])
 def test_only_muon_uses_the_second_rate(name):
     optimizer = build(make_model(), name, 0.01, adam_learning_rate=0.5, embedding_learning_rate_ratio=3.0)
     assert {group["lr"] for group in optimizer.param_groups} == {0.01, 0.03}
@@ -417,3 +423,102 @@ def test_adamw_of_half_precision_weights_is_pytorchs_adamw_on_float32_ones():
         ours.step()
         theirs.step()
     torch.testing.assert_close(ours.master(p), q.detach())
+
+
+def large_parameter(dtype=torch.float32):
+    """Of so many entries that bitsandbytes keeps its moments in 8 bits."""
+    torch.manual_seed(0)
+    return torch.nn.ParameterDict({"q_proj": torch.nn.Parameter(torch.randn(64, 96).to(dtype))})
+
+
+def noisy_steps(model, optimizer, first, last):
+    for step in range(first, last):
+        noise = torch.randn(64, 96, generator=torch.Generator().manual_seed(step))
+        model["q_proj"].grad = (model["q_proj"].detach().float() + 0.1 * noise).to(model["q_proj"].dtype)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moments_in_eight_bits_resume_to_the_bit_from_plain_tensors(dtype, tmp_path):
+    whole = large_parameter(dtype)
+    optimizer = build(whole, "adamw_8bit", decay=0.1)
+    noisy_steps(whole, optimizer, 0, 3)
+    torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "half.pt")
+    noisy_steps(whole, optimizer, 3, 6)
+    saved = read_tensors(tmp_path / "half.pt")
+    (state,) = saved["optimizer"]["state"].values()
+    assert {state["state1"].dtype, state["state2"].dtype} == {torch.uint8}
+    resumed = large_parameter(dtype)
+    resumed.load_state_dict(saved["model"])
+    again = build(resumed, "adamw_8bit", decay=0.1)
+    again.load_state_dict(saved["optimizer"])
+    noisy_steps(resumed, again, 3, 6)
+    assert torch.equal(resumed["q_proj"], whole["q_proj"])
+    for name, value in exact_state_dict(whole, optimizer).items():
+        assert torch.equal(exact_state_dict(resumed, again)[name], value)
+
+
+def test_eight_bits_follow_adamw_closely():
+    exact, coarse = large_parameter(), large_parameter()
+    start = exact["q_proj"].detach().clone()
+    noisy_steps(exact, build(exact, "adamw"), 0, 20)
+    noisy_steps(coarse, build(coarse, "adamw_8bit"), 0, 20)
+    moved, apart = (exact["q_proj"] - start).norm(), (exact["q_proj"] - coarse["q_proj"]).norm()
+    assert 0 < apart < 0.05 * moved
+
+
+def schedule_free(dtype, beta=0.9):
+    model = large_parameter(dtype)
+    return model, build(model, "adamw_schedule_free", 0.02, decay=0.1, adam_beta1=beta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_schedule_free_measures_and_exports_the_mean_of_z(dtype):
+    # arXiv 2405.15682, eq. 10 at a constant rate: x is the mean of all z, the first one after a step.
+    model, optimizer = schedule_free(dtype)
+    zs = []
+    for step in range(7):
+        noisy_steps(model, optimizer, step, step + 1)
+        (state,) = optimizer.state.values()
+        zs.append(state["z"].clone())
+    mean = torch.stack(zs).double().mean(dim=0).float()
+    torch.testing.assert_close(exact_state_dict(model, optimizer)["q_proj"], mean, rtol=1e-4, atol=1e-5)
+    before = model["q_proj"].detach().clone()
+    with measured_weights(optimizer):
+        torch.testing.assert_close(model["q_proj"].detach(), mean.to(dtype), rtol=1e-2, atol=1e-4)
+        assert not torch.equal(model["q_proj"], before)
+    assert torch.equal(model["q_proj"], before)
+
+
+def test_schedule_free_is_the_packages_own_in_its_evaluation_mode():
+    from schedulefree import AdamWScheduleFree
+
+    ours, optimizer = schedule_free(torch.float32)
+    theirs = large_parameter()
+    reference = AdamWScheduleFree(theirs.parameters(), lr=0.02, betas=(0.9, 0.95), weight_decay=0.1, foreach=False)
+    reference.train()
+    noisy_steps(ours, optimizer, 0, 5)
+    noisy_steps(theirs, reference, 0, 5)
+    assert torch.equal(ours["q_proj"], theirs["q_proj"])
+    reference.eval()
+    assert torch.equal(exact_state_dict(ours, optimizer)["q_proj"], theirs["q_proj"])
+
+
+def test_measuring_changes_no_later_step():
+    (looked, one), (alone, two) = schedule_free(torch.bfloat16), schedule_free(torch.bfloat16)
+    for step in range(4):
+        noisy_steps(looked, one, step, step + 1)
+        noisy_steps(alone, two, step, step + 1)
+        with measured_weights(one):
+            pass
+    assert torch.equal(one.master(looked["q_proj"]), two.master(alone["q_proj"]))
+
+
+@pytest.mark.parametrize("name", [name for name, traits in OPTIMIZERS.items() if not traits.averages])
+def test_the_others_measure_what_they_train(name):
+    model = make_model().bfloat16()
+    optimizer = build(model, name)
+    train(model, optimizer, 1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with measured_weights(optimizer):
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
