@@ -22,6 +22,8 @@ PATH="/opt/ava/bin:$PATH" sh /docker/pip.sh /opt/tools/bin/python --run requirem
 cd "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 rm -rf torch/include torch/test torch/share ninja ninja-*.dist-info /opt/ava/bin/ninja
 rm -f pyarrow/*_flight.*
+# bitsandbytes brings its library for every version of every accelerator, 120 MB of them.
+[ "$target" != cpu ] || find bitsandbytes -name 'lib*.so' ! -name '*_cpu.so' -delete
 find torch/bin -mindepth 1 ! -name torch_shm_manager -delete
 find . -type d \( -name tests -o -path ./onnx/backend/test -o -path ./pyarrow/include -o -path ./numpy/_core/include \) \
     -prune -exec rm -rf {} +
