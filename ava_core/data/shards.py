@@ -176,6 +176,18 @@ def load_splits_info(folder: Path) -> SplitsInfo:
         raise IntegrityError(f"{path}: can't be read ({error}): run `ava preprocess` again") from error
 
 
+def document_names(folder: Path, name: str) -> list[str]:
+    """Where each document of split `name` came from, in their order; raises as `ShardedSplit.open`."""
+    import pyarrow as pa
+
+    names: dict[int, str] = {}
+    for path in _read_state(folder / name)[0]:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+            table = reader.read_all()
+        names.update(zip(table["document_id"].to_pylist(), table["name"].to_pylist(), strict=True))
+    return list(names.values())
+
+
 @dataclass(frozen=True)
 class ShardedSplit:
     """One split, ready to be read.

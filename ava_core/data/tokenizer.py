@@ -22,7 +22,9 @@ from ava_core.files import write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    from ava_core.data.shards import ShardedSplit
 
 BOUNDARY = "<|endoftext|>"
 PADDING = "<|pad|>"
@@ -121,6 +123,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # `tokenizers` raises plain Exception for a file that it can't parse
         raise _broken(folder / FILE, error) from error
+
+
+def decode_documents(split: ShardedSplit, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of each document of a split, without the boundary token that ends it."""
+    starts = split.document_starts.tolist()
+    ends = [*starts[1:], split.num_tokens]
+    return tokenizer.batch_decode(
+        [split.tokens[start : end - 1].astype("int64").tolist() for start, end in zip(starts, ends, strict=True)],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

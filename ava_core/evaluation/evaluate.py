@@ -18,10 +18,10 @@ import torch
 
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.data.batches import bits_per_byte
-from ava_core.data.shards import ShardedSplit
-from ava_core.data.tokenizer import load_tokenizer
+from ava_core.data.shards import ShardedSplit, document_names
+from ava_core.data.tokenizer import decode_documents, load_tokenizer
 from ava_core.errors import IntegrityError
-from ava_core.evaluation import classification, summary
+from ava_core.evaluation import classification, comparable, losses, summary
 from ava_core.evaluation.candidates import (
     Candidate,
     find_candidates,
@@ -34,6 +34,7 @@ from ava_core.evaluation.references import bz2_bits_per_byte, decode_split
 from ava_core.evaluation.report import Report, render
 from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
 from ava_core.evaluation.scoring import Score, score
+from ava_core.evaluation.units import Units, divide
 from ava_core.files import write_json
 from ava_core.generation.loading import load_model
 from ava_core.progress import Progress
@@ -89,7 +90,7 @@ def evaluate(
     threads: int,
     progress: Progress,
 ) -> Evaluation:
-    """Fill `output` with evaluation.json, report.html, summary.md and classification.json.
+    """Fill `output` with evaluation.json, losses.jsonl, report.html, summary.md and classification.json.
 
     Args:
         config: batch size, prompts and decoding.
@@ -111,11 +112,14 @@ def evaluate(
     require_same_tokenizer(model, shards)
     warn_of_other_shards(model, shards)
     split = ShardedSplit.open(shards, SPLIT)
-    text = decode_split(split, load_tokenizer(shards / "tokenizer"))
+    tokenizer = load_tokenizer(shards / "tokenizer")
+    text = decode_split(split, tokenizer)
+    units = divide(split, decode_documents(split, tokenizer), document_names(shards, SPLIT), tokenizer)
     measurements = [
         _measure(
             candidate,
             split,
+            units,
             config=config,
             sequence_length=training["sequence_length"],
             seed=seed,
@@ -126,6 +130,9 @@ def evaluate(
         for candidate in candidates
     ]
     contents = _contents(measurements, split, text, training, manifest.read(shards))
+    scores = {measurement.candidate.name: measurement.score for measurement in measurements}
+    contents |= comparable.contents(scores, model, training, config, seed)
+    losses.write(output, units.documents, scores)
     (output / "evaluation.json").write_text(json.dumps(contents, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     report = Report(
         contents=contents,
@@ -152,6 +159,7 @@ def evaluate(
 def _measure(
     candidate: Candidate,
     split: ShardedSplit,
+    units: Units,
     *,
     config: EvaluateConfig,
     sequence_length: int,
@@ -172,6 +180,7 @@ def _measure(
             sequence_length=sequence_length,
             boundary_token_id=split.boundary_token_id,
             token_classes=classification.token_classes(tokenizer, model.config.vocab_size),
+            units=units.of_token,
             batch_size=config.batch_size,
             kept=state / f"{name}.score.json",
             advance=advance,

@@ -7,6 +7,7 @@ import bz2
 from transformers import PreTrainedTokenizerBase
 
 from ava_core.data.shards import ShardedSplit
+from ava_core.data.tokenizer import decode_documents
 from ava_core.errors import IntegrityError
 
 
@@ -16,15 +17,7 @@ def decode_split(split: ShardedSplit, tokenizer: PreTrainedTokenizerBase) -> byt
     Raises:
         IntegrityError: its bytes aren't as many as the shards say, by which bits per byte are divided.
     """
-    ends = [*split.document_starts[1:].tolist(), split.num_tokens]
-    texts = tokenizer.batch_decode(
-        [
-            split.tokens[start : end - 1].astype("int64").tolist()
-            for start, end in zip(split.document_starts.tolist(), ends, strict=True)
-        ],
-        clean_up_tokenization_spaces=False,
-    )
-    text = "".join(texts).encode()
+    text = "".join(decode_documents(split, tokenizer)).encode()
     if len(text) != split.num_bytes:
         raise IntegrityError(
             f"{split.name} split: its tokens are {len(text)} bytes of text, the shards say"

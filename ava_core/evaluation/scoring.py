@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from ava_core.data.batches import ScoringBatch, document_ids, scoring_windows
 from ava_core.errors import AvaError
+from ava_core.evaluation import frequency
 from ava_core.evaluation.classification import BINS, CLASSES
 from ava_core.evaluation.experts import LayerCounts
 from ava_core.files import write_whole
@@ -42,6 +43,8 @@ class Score:
         right, wrong: tokens in `correct` and the others, by bin of the top-1 probability, BINS numbers each.
         class_pairs: the confusion matrix of token classes, flattened by rows (true token), CLASSES x CLASSES numbers.
         position_nats, position_tokens: nats and tokens by position in the window, S numbers each.
+        unit_nats, unit_correct, unit_top5: nats and right tokens by unit of the text, up to the last that was begun.
+        frequency_nats, frequency_tokens: nats and tokens by how often the token occurs in the text; see `frequency`.
         layers: what each layer's router did.
     """
 
@@ -55,6 +58,11 @@ class Score:
     class_pairs: list[int] = field(default_factory=list)
     position_nats: list[float] = field(default_factory=list)
     position_tokens: list[int] = field(default_factory=list)
+    unit_nats: list[float] = field(default_factory=list)
+    unit_correct: list[int] = field(default_factory=list)
+    unit_top5: list[int] = field(default_factory=list)
+    frequency_nats: list[float] = field(default_factory=list)
+    frequency_tokens: list[int] = field(default_factory=list)
     layers: list[LayerCounts] = field(default_factory=list)
 
     @classmethod
@@ -77,6 +85,7 @@ def score(
     sequence_length: int,
     boundary_token_id: int,
     token_classes: np.ndarray,
+    units: np.ndarray,
     batch_size: int,
     kept: Path,
     advance: Callable[..., None] = lambda done, **figures: None,
@@ -89,6 +98,7 @@ def score(
         sequence_length: S, the training context.
         boundary_token_id: the token that ends a document.
         token_classes: class of each token, int64 of shape (V,).
+        units: number of the unit that each token of the stream belongs to, never decreasing, shape (num_tokens,).
         batch_size: windows at once.
         kept: file for the sums so far; after a kill the next run resumes from it, with the same sums in the end.
         advance: called with the number of tokens done.
@@ -99,10 +109,15 @@ def score(
     result = Score.load(kept)
     saved = time.monotonic()
     classes_V = torch.from_numpy(token_classes).to(model.device)
+    frequency_V = frequency.bins(tokens)
     windows = scoring_windows(tokens, sequence_length, boundary_token_id, batch_size=batch_size)
     for batch in islice(windows, result.batches, None):
         with torch.inference_mode():
-            _add_batch(result, model, batch, boundary_token_id, classes_V)
+            first = result.tokens
+            nll_T, rank_T = _add_batch(result, model, batch, boundary_token_id, classes_V)
+        here = slice(first, result.tokens)  # the windows follow each other, so their tokens do
+        _add_units(result, units[here], nll_T, rank_T)
+        _add_frequencies(result, frequency_V[tokens[here]], nll_T)
         if not math.isfinite(result.nats):
             raise AvaError(
                 f"the loss is {result.nats} at test token {result.tokens}: the model is damaged, train it again"
@@ -117,7 +132,8 @@ def score(
 
 def _add_batch(
     result: Score, model: PreTrainedModel, batch: ScoringBatch, boundary_token_id: int, classes_V: Tensor
-) -> None:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add a batch to the sums over all tokens; the loss and the rank of each scored token, in their order."""
     device = model.device
     mask_BS = torch.from_numpy(batch.mask).to(device)
     labels_BS = torch.from_numpy(batch.targets).to(device).masked_fill_(~mask_BS, IGNORE_INDEX)
@@ -144,6 +160,19 @@ def _add_batch(
     pairs_T = classes_V[labels_BS[mask_BS]] * len(CLASSES) + classes_V[predicted_BS[mask_BS]]
     result.class_pairs = _add(result.class_pairs, torch.bincount(pairs_T, minlength=len(CLASSES) ** 2).tolist())
     _add_routing(result, outputs, mask_BS.reshape(-1))
+    return nll_BS[mask_BS].cpu().numpy(), rank_BS[mask_BS].cpu().numpy()
+
+
+def _add_units(result: Score, units_T: np.ndarray, nll_T: np.ndarray, rank_T: np.ndarray) -> None:
+    first, numbers_T = int(units_T[0]), units_T - int(units_T[0])
+    _add_from(first, result.unit_nats, np.bincount(numbers_T, nll_T))
+    _add_from(first, result.unit_correct, np.bincount(numbers_T, rank_T < 1).astype(int))
+    _add_from(first, result.unit_top5, np.bincount(numbers_T, rank_T < 5).astype(int))
+
+
+def _add_frequencies(result: Score, bins_T: np.ndarray, nll_T: np.ndarray) -> None:
+    result.frequency_nats = _add(result.frequency_nats, np.bincount(bins_T, nll_T, frequency.BINS).tolist())
+    result.frequency_tokens = _add(result.frequency_tokens, np.bincount(bins_T, minlength=frequency.BINS).tolist())
 
 
 def _pessimistic_rank(logits_BSV: Tensor, label_logits_BS: Tensor) -> Tensor:
@@ -164,6 +193,13 @@ def _add_routing(result: Score, outputs: Any, mask_T: Tensor) -> None:
         layer.chosen = _add(layer.chosen, choices_TE[mask_T].sum(dim=0).tolist())
         entropy_T = torch.special.entr(logits_TE[mask_T].float().softmax(dim=-1)).sum(dim=-1)
         layer.router_entropy += float(entropy_T.double().sum())
+
+
+def _add_from(first: int, sums: list, terms: np.ndarray) -> None:
+    """Add the terms from place `first` on, in place: there may be many sums, and of a batch's terms there are few."""
+    sums.extend([0] * (first + len(terms) - len(sums)))
+    for place, term in enumerate(terms.tolist(), first):
+        sums[place] += term
 
 
 def _add(sums: list, terms: list) -> list:

@@ -53,6 +53,7 @@ def test_counts_are_those_of_a_literal_computation(tiny_model, tiny_shards, tmp_
         sequence_length=64,
         boundary_token_id=0,
         token_classes=classes,
+        units=np.zeros(len(tokens), int),
         batch_size=2,
         kept=tmp_path / "kept.json",
     )

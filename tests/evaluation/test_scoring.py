@@ -13,6 +13,7 @@ from ava_core.generation.loading import load_model
 from tests.conftest import VOCAB_SIZE
 
 LENGTH = 64
+UNIT = 50
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def run(model, tokens, tmp_path, name="kept.json", batch_size=2, **options):
         sequence_length=LENGTH,
         boundary_token_id=0,
         token_classes=np.zeros(VOCAB_SIZE, np.int64),
+        units=np.arange(len(tokens)) // UNIT,
         batch_size=batch_size,
         kept=tmp_path / name,
         **options,
@@ -61,6 +63,18 @@ def test_score_is_the_literal_protocol(model, tokens, tmp_path):
     assert result.nats == pytest.approx(sum(expected), rel=1e-5)
     by_position = [math.fsum(expected[position::LENGTH]) for position in range(LENGTH)]
     assert result.position_nats == pytest.approx(by_position, rel=1e-4)
+    by_unit = [math.fsum(expected[first : first + UNIT]) for first in range(0, len(expected), UNIT)]
+    assert result.unit_nats == pytest.approx(by_unit, rel=1e-5)
+
+
+def test_sums_by_unit_and_by_frequency_are_those_of_all_tokens(model, tokens, tmp_path):
+    result = run(model, tokens, tmp_path)
+    assert math.fsum(result.unit_nats) == pytest.approx(result.nats, rel=1e-12)
+    assert (sum(result.unit_correct), sum(result.unit_top5)) == (result.correct, result.top5)
+    assert math.fsum(result.frequency_nats) == pytest.approx(result.nats, rel=1e-12)
+    counts = np.bincount(tokens)
+    assert result.frequency_tokens[0] == (counts == 1).sum()
+    assert result.frequency_tokens[2] == counts[(counts >= 4) & (counts < 8)].sum()
 
 
 def test_batch_size_does_not_matter(model, tokens, tmp_path):
