@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.shards import SplitInfo, SplitsInfo, TokenizedDocument, write_split, write_splits_info
-from ava_core.data.tokenizer import BOUNDARY_ID, encode, save_tokenizer, train_tokenizer
+from ava_core.data.tokenizer import BOUNDARY_ID, encode, read_tokenizer, save_tokenizer, train_tokenizer
 from ava_core.runtime import manifest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TINY_SHAKESPEARE = Path(__file__).parents[2] / "shared" / "corpora" / "tinyshakespeare.txt"
 """Beside the checkout, not in it; the benchmarks that need it say so where it is absent."""
@@ -27,20 +31,49 @@ def shards_by_position(text: str, vocab_size: int, folder: Path) -> Path:
     cut = int(TRAINING_SHARE * len(text))
     parts = {"train": text[:cut], "validation": text[cut:], "test": text[cut:]}
     tokenizer = train_tokenizer([parts["train"]], TokenizerConfig(vocab_size=vocab_size))
+    _write(folder, tokenizer, {name: {name: part} for name, part in parts.items()})
+    return folder
+
+
+def shards_of_files(files: Sequence[Path], vocab_size: int, folder: Path, tokenizer: Path | None = None) -> Path:
+    """Shards of one document per file: every eighth, from the fourth on, is held out, the rest is to train on.
+
+    Args:
+        files: UTF-8 texts, in order.
+        vocab_size: entries of the tokenizer that is trained on what is trained on.
+        folder: to write to.
+        tokenizer: a folder with one to use instead; then `vocab_size` means nothing.
+    """
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files}
+    held_out = list(texts)[3::8]
+    training = {name: text for name, text in texts.items() if name not in held_out}
+    if tokenizer:
+        used = read_tokenizer(tokenizer)
+    else:
+        used = train_tokenizer(training.values(), TokenizerConfig(vocab_size=vocab_size))
+    rest = {name: texts[name] for name in held_out}
+    _write(folder, used, {"train": training, "validation": rest, "test": rest})
+    return folder
+
+
+def _write(folder: Path, tokenizer: Tokenizer, parts: Mapping[str, Mapping[str, str]]) -> None:
+    """Write the texts of each split by name, and all else that `ava train` wants of shards."""
     folder.mkdir(parents=True)
     save_tokenizer(tokenizer, folder / "tokenizer")
     size = tokenizer.get_vocab_size()
     splits: dict[str, SplitInfo] = {}
-    for name, part in parts.items():
-        (tokens,) = encode(tokenizer, [part])
-        document = TokenizedDocument(name, tokens, len(part.encode()))
-        splits[name] = write_split(
-            folder / name, [document], vocab_size=size, boundary_token_id=BOUNDARY_ID, shard_tokens=2**22
+    for split, texts in parts.items():
+        tokens = encode(tokenizer, texts.values())
+        documents = [
+            TokenizedDocument(name, ids, len(text.encode()))
+            for (name, text), ids in zip(texts.items(), tokens, strict=True)
+        ]
+        splits[split] = write_split(
+            folder / split, documents, vocab_size=size, boundary_token_id=BOUNDARY_ID, shard_tokens=2**22
         )
     info = SplitsInfo(vocab_size=size, boundary_token_id=BOUNDARY_ID, dtype="uint16", splits=splits)
     write_splits_info(folder, info)
     _finish(folder, {"vocab_size": size})
-    return folder
 
 
 def _finish(folder: Path, choices: Mapping[str, int]) -> None:

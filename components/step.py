@@ -5,7 +5,7 @@ are made here. The values of a call are placeholders, which KFP replaces when th
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
@@ -19,7 +19,10 @@ NOTHING: Mapping[str, Any] = {}
 
 
 def step_component(
-    step: str, choices: Mapping[str, str] = NOTHING, variants: Mapping[str, Sequence[str]] = NOTHING
+    step: str,
+    choices: Mapping[str, str] = NOTHING,
+    variants: Mapping[str, Sequence[str]] = NOTHING,
+    named: Collection[str] = (),
 ) -> Any:
     """The component of `ava STEP`.
 
@@ -32,6 +35,7 @@ def step_component(
             kfp.local can't pass a list. They are required. `IfPresentPlaceholder` is how a component has optional
             artifacts, but a cluster with Kubeflow Pipelines 2.17.0 looks for the name among parameters only, and never
             passes the artifact (kubeflow/pipelines#14175).
+        named: of the inputs that the configuration may name, those that it does: the component has them as others.
 
     Raises:
         ValueError: the choices are not those of the step table.
@@ -40,7 +44,7 @@ def step_component(
     for choice in spec.choices:
         if choices.get(choice.name) not in choice.values:
             raise ValueError(f"component {step}: {choice.name} must be one of {', '.join(choice.values)}")
-    folders = dict(_folders(spec, variants))
+    folders = dict(_folders(spec, variants, named))
     descriptions = {**PARAMETERS, **spec.descriptions, **{name: text for name, (_, text) in folders.items()}}
     signature = inspect.Signature([_parameter(name, kind, default) for name, kind, default in _ports(spec, folders)])
 
@@ -66,9 +70,11 @@ def step_component(
     return dsl.container_component(container)
 
 
-def _folders(spec: StepSpec, variants: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, tuple[Input, str]]]:
+def _folders(
+    spec: StepSpec, variants: Mapping[str, Sequence[str]], named: Collection[str]
+) -> Iterator[tuple[str, tuple[Input, str]]]:
     """The component's inputs, with the step's input that each belongs to and its description."""
-    for port in spec.pipeline_inputs:
+    for port in (*spec.pipeline_inputs, *(port for port in spec.named_inputs if port.name in named)):
         origin = f"Output of {' or '.join(producers(port.kind))}"
         if not port.repeated:
             yield port.name, (port, port.description or f"{origin}.")

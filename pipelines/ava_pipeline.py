@@ -21,7 +21,13 @@ from pipelines.kubernetes import configure, repeat
 NAME = "ava"
 
 
-def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: KubernetesConfig | None = None) -> Any:
+def build(
+    schemes: Sequence[str] = ("int8",),
+    image: str = IMAGE,
+    cluster: KubernetesConfig | None = None,
+    *,
+    begins_from_folder: bool = False,
+) -> Any:
     """The pipeline as KFP's compiler takes it.
 
     Args:
@@ -29,12 +35,14 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
         image: image of every component.
         cluster: how the pods run, and in how many parts the corpus is cleaned. Like the schemes it shapes the graph, so
             it is fixed when the pipeline is compiled.
+        begins_from_folder: the training begins from a model whose address is the pipeline's parameter `init_uri`
+            (`train.init`). A registered one needs none: the step fetches it.
     """
     cluster = cluster or KubernetesConfig()
 
     def run(step: str, inputs: Mapping[str, Any], **choices: str) -> Any:
         """Add the task of a step to the graph; its output is what the step table calls it."""
-        component = step_component(step, choices, {"quantized": schemes})
+        component = step_component(step, choices, {"quantized": schemes}, named=inputs.keys())
         return add(step, component, inputs, cached=STEPS[step].cacheable)
 
     def add(step: str, component: Any, inputs: Mapping[str, Any], *, cached: bool) -> Any:
@@ -57,11 +65,7 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
         with dsl.ParallelFor([f"{index}/{count}" for index in range(1, count + 1)], name="parts") as part:
             add("preprocess", preprocess_part, {**every, "data": data, "part": part}, cached=False)
 
-    @dsl.pipeline(
-        name=NAME,
-        description="Train, quantise, evaluate, gate and register a Mixture-of-Experts language model.",
-    )
-    def ava(params_yaml: str, data_uri: str, tracking_uri: str = "", git_commit: str = ""):
+    def graph(params_yaml: str, data_uri: str, tracking_uri: str, git_commit: str, init_uri: str | None = None) -> None:
         lineage = {"tracking_uri": tracking_uri, "git_commit": git_commit}
         every = {"params_yaml": params_yaml, **lineage}
         outcome = record_outcome(**lineage).set_display_name("record the outcome")
@@ -73,7 +77,10 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
             if cluster.preprocess_parts > 1:
                 preprocessed.after(preprocess_parts(**every, data=data))
             shards = preprocessed.outputs["shards"]
-            model = run("train", {**every, "shards": shards}).outputs["model"]
+            begun: dict[str, Any] = {}
+            if init_uri is not None:
+                begun["init"] = dsl.importer(artifact_uri=init_uri, artifact_class=dsl.Model, reimport=True).output
+            model = run("train", {**every, "shards": shards, **begun}).outputs["model"]
             trained = {**every, "model": model, "shards": shards}
             quantized = {
                 f"quantized_{scheme}": run("quantize", trained, scheme=scheme).outputs["quantized"]
@@ -84,4 +91,12 @@ def build(schemes: Sequence[str] = ("int8",), image: str = IMAGE, cluster: Kuber
             decision = run("gate", judged).outputs["gate"]
             run("register", {**judged, "gate": decision})
 
-    return ava
+    # Two signatures: KFP reads the pipeline's parameters off them.
+    def ava(params_yaml: str, data_uri: str, tracking_uri: str = "", git_commit: str = ""):
+        graph(params_yaml, data_uri, tracking_uri, git_commit)
+
+    def ava_from_model(params_yaml: str, data_uri: str, init_uri: str, tracking_uri: str = "", git_commit: str = ""):
+        graph(params_yaml, data_uri, tracking_uri, git_commit, init_uri)
+
+    description = "Train, quantise, evaluate, gate and register a Mixture-of-Experts language model."
+    return dsl.pipeline(ava_from_model if begins_from_folder else ava, name=NAME, description=description)

@@ -98,9 +98,12 @@ def params_yaml(config: AvaConfig) -> str:
     """The resolved configuration as text that resolves to the same values anywhere.
 
     The preset's name is kept as a record where that doesn't change a value. It does where a key of the preset was set
-    to null, and for `auto`, which another machine would resolve to another preset.
+    to null, and for `auto`, which another machine would resolve to another preset. Of a training that begins from a
+    registered model the section `model` is what the user set: the rest is known where that can be looked up.
     """
     values = config.model_dump(mode="json", by_alias=True)
+    if config.train.init is not None:
+        values["model"] = config.model.model_dump(mode="json", exclude_unset=True)
     named = to_yaml(values)
     if values["preset"] != "auto" and resolve(params_text=named).config == config:
         return named

@@ -11,19 +11,27 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ava_core.config import AvaConfig
+from ava_core.config.inheritance import REGISTERED
 from ava_core.config.kubernetes import KubernetesConfig
 from components import image as images
 from components.image import IMAGE
 from pipelines import command_line, kubernetes
 
 
-def compile_pipeline(schemes: Sequence[str], image: str = IMAGE, cluster: KubernetesConfig | None = None) -> str:
+def compile_pipeline(
+    schemes: Sequence[str],
+    image: str = IMAGE,
+    cluster: KubernetesConfig | None = None,
+    begins_from_folder: bool = False,
+) -> str:
     """The pipeline's intermediate representation: two YAML documents, the PipelineSpec and the PlatformSpec.
 
     Args:
         schemes: quantisation schemes; each becomes a task.
         image: image of every component.
         cluster: the section `kubernetes`; None for its defaults.
+        begins_from_folder: `train.init` names a folder, see `parent_folder`.
     """
     from kfp import compiler
 
@@ -31,8 +39,15 @@ def compile_pipeline(schemes: Sequence[str], image: str = IMAGE, cluster: Kubern
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
-        compiler.Compiler().compile(build(schemes, image, cluster), package_path=str(path))
+        graph = build(schemes, image, cluster, begins_from_folder=begins_from_folder)
+        compiler.Compiler().compile(graph, package_path=str(path))
         return path.read_text(encoding="utf-8")
+
+
+def parent_folder(config: AvaConfig) -> str | None:
+    """The folder or address that `train.init` names; None for a registered model, and without one."""
+    init = config.train.init
+    return None if init is None or init.startswith(REGISTERED) else init
 
 
 def choose_image(given: str | None, record: Path = images.RECORD) -> str:
@@ -52,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     config = command_line.resolve_flags(flags).config
     kubernetes.check(config)
-    text = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes)
+    begins_from_folder = parent_folder(config) is not None
+    text = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes, begins_from_folder)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     flags.output.write_text(text, encoding="utf-8")
     print(f"wrote {flags.output}: {len(text):,} bytes, schemes {', '.join(config.quantize.schemes) or 'none'}")

@@ -28,7 +28,7 @@ from ava_core.errors import ConfigError
 from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, run_server, summary
 from pipelines.ava_pipeline import NAME
-from pipelines.compile import compile_pipeline
+from pipelines.compile import compile_pipeline, parent_folder
 from pipelines.docker_executor import DockerExecutor
 from pipelines.executor import Executor
 from pipelines.graph import Graph
@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = command_line.resolve_flags(flags).config
     require_training_memory(config, hardware.detect())
     console = Console()
-    graph = Graph(compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes))
+    begins_from_folder = parent_folder(config) is not None
+    graph = Graph(
+        compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes, begins_from_folder)
+    )
     forced = graph.from_on(graph.select(flags.start, "--from")) if flags.start else set()
     timeouts = command_line.parse_timeouts(flags.timeouts, graph)
     executor = make_executor(flags, config, os.environ, graph.images, console.show)
@@ -74,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "params_yaml": command_line.params_yaml(config),
             "data_uri": str(flags.data.absolute()),
             "git_commit": command_line.head_commit(),
+            **({"init_uri": str(Path(parent).absolute())} if (parent := parent_folder(config)) else {}),
         }
     )
     mending.join(MEND_SECONDS)
@@ -142,12 +146,17 @@ def make_executor(
     executor = DockerExecutor(
         environment,
         writable=[flags.runs.absolute(), work_folder(environment)],
-        readable=[flags.data.absolute(), *absolute_sources(config)],
+        readable=[flags.data.absolute(), *absolute_sources(config), *(Path(p).absolute() for p in _parents(config))],
     )
     for image in sorted(images):
         if drift := find_drift(image, executor.labels(image)):
             show(drift)
     return executor
+
+
+def _parents(config: AvaConfig) -> list[str]:
+    parent = parent_folder(config)
+    return [parent] if parent else []
 
 
 def absolute_sources(config: AvaConfig) -> list[Path]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ava_core.steps.table import STEPS
+
+if TYPE_CHECKING:
+    from ava_core.config.model import ModelConfig
+    from ava_core.config.train import TrainConfig
 
 app = typer.Typer(help="Look at the configuration.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,6 +36,8 @@ def show(
     values_only: Annotated[bool, typer.Option("--yaml", help="Only the values, as YAML that --params takes.")] = False,
 ) -> None:
     """Print every value with its origin, then parameters and estimated memory."""
+    from ava_core.cli.named_inputs import architecture_reader
+    from ava_core.cli.step_command import DEFAULT_WORK
     from ava_core.config import resolve, to_yaml
     from ava_core.config.estimate import estimate
     from ava_core.config.hardware import GIB, detect, kernels_path
@@ -37,7 +46,14 @@ def show(
     if params is None and params_yaml is None and default.is_file():
         params = default
     overrides = [*(set_ or ()), *([f"preset={preset}"] if preset else ())]
-    resolved = resolve(params=params, params_text=params_yaml, config_file=config, overrides=overrides)
+    work = Path(os.environ.get("AVA_WORK") or DEFAULT_WORK)
+    resolved = resolve(
+        params=params,
+        params_text=params_yaml,
+        config_file=config,
+        overrides=overrides,
+        inherit=architecture_reader(STEPS["train"], work),
+    )
     values = resolved.config.model_dump(mode="json", by_alias=True)
     if values_only:
         print(to_yaml(values), end="")
@@ -49,9 +65,31 @@ def show(
     sizes = estimate(model, train, entries, "gpu" if detect().gpus else kernels_path())
     print(f"\nparameters         {sizes.parameters:>15,}")
     print(f"active parameters  {sizes.active_parameters:>15,}  per token, at most")
+    if sizes.frozen_parameters:
+        print(f"trained            {sizes.parameters - sizes.frozen_parameters:>15,}  the others are frozen")
+    _print_rates(model, train, entries)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.parts.items())
     whose = " for each process" if train.processes > 1 else ""
     print(f"training memory    {sizes.total_bytes / GIB:>11.2f} GiB  estimated{whose}: {parts}")
+
+
+def _print_rates(model: ModelConfig, train: TrainConfig, vocab_size: int) -> None:
+    """Multiples of the learning rate, where layers or patterns have rates of their own."""
+    from ava_core.config.parameters import parameters_of
+    from ava_core.config.patterns import frozen_names, known_beforehand, rate_multiple, require_meaning
+
+    names = [name for parameter in parameters_of(model, vocab_size) for name in parameter.names]
+    groups = known_beforehand(group.pattern for group in train.learning_rate_groups)
+    require_meaning("learning_rate_groups", groups, names)
+    frozen = frozen_names(names, known_beforehand(train.freeze))
+    multiples: dict[float, int] = {}
+    for name in names:
+        if name not in frozen:
+            multiple = rate_multiple(name, model.num_layers, train)
+            multiples[multiple] = multiples.get(multiple, 0) + 1
+    if len(multiples) > 1 or multiples.keys() - {1.0}:
+        told = ", ".join(f"x {multiple:.3g} ({count} tensors)" for multiple, count in sorted(multiples.items())[::-1])
+        print(f"learning rates     {told}")
 
 
 def _print_values(values: dict, origins: dict[str, str], prefix: str = "", depth: int = 0) -> None:

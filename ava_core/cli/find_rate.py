@@ -28,6 +28,7 @@ def _find_rate(request: Request) -> None:
         output=output,
         threads=request.threads,
         progress=request.progress,
+        init=next(iter(request.inputs["init"]), None),
     )
 
 

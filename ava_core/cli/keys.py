@@ -19,14 +19,22 @@ def keys(
         Path, typer.Option(envvar="AVA_WORK", help="The work folder, for what was read of each source file.")
     ] = DEFAULT_WORK,
 ) -> None:
-    """Write the digest of the code that can change each step's result, and the values that the step reads."""
+    """Write the digest of the code that can change each step's result, and the values that the step reads.
+
+    Of an input that the configuration names, such as train.init, the digest of its contents.
+    """
+    from ava_core.cli.named_inputs import architecture_reader, find_named
     from ava_core.config import resolve
+    from ava_core.runtime import manifest
     from ava_core.runtime.code import codes_of
     from ava_core.runtime.identity import values_read
 
-    config = resolve(params=params).config
     output.mkdir(parents=True, exist_ok=True)
     codes = codes_of(STEPS.values(), work.absolute())
     for name, spec in STEPS.items():
+        config = resolve(params=params, inherit=architecture_reader(spec, work)).config
         known = {"code": codes[name].digest, "values": values_read(spec, config)}
+        named = {port: folders[0] for port, folders in find_named(spec, config, work).items() if folders}
+        if named:
+            known["inputs"] = {port: manifest.verify(folder).digest for port, folder in named.items()}
         write_json(output / f"{name}.json", known)

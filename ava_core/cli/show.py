@@ -67,7 +67,9 @@ def _show_outputs(folder: Path) -> list[Broken]:
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder")
     rows, broken = [], []
-    for output in (*find_outputs(folder), *_latest_pipeline_run(folder)):
+    outputs = [*find_outputs(folder), *_latest_pipeline_run(folder)]
+    folders = {item.manifest.digest: str(item.folder) for item in outputs if not isinstance(item, Broken)}
+    for output in outputs:
         if isinstance(output, Broken):
             rows.append(("damaged", str(output.folder), "", "", output.fault))
             broken.append(output)
@@ -75,6 +77,8 @@ def _show_outputs(folder: Path) -> list[Broken]:
         spec = STEPS.get(output.manifest.step)
         known = {**output.timings, **output.metrics}
         figures = [f"{name} {known[name]:,.6g}" for name in (spec.headlines if spec else ()) if name in known]
+        if parent := output.manifest.inputs.get("init"):
+            figures.append(f"began from {folders.get(parent, parent[:12])}")
         seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""
         rows.append(
             (output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures))
@@ -139,17 +143,21 @@ def _state(entry: Entry) -> str:
 
 def _show_registry(model_name: str) -> None:
     from ava_core.registry import list_versions
+    from ava_core.registry.versions import MODEL
     from ava_core.tracking import tracking_uri
 
+    versions = list_versions(model_name, tracking_uri())
+    numbers = {version.tags.get(MODEL): f"version {version.version}" for version in versions}
     rows = [
         (
             str(version.version),
             ", ".join(version.aliases),
+            numbers.get(version.parent, version.parent[:12]),
             ", ".join(f"{name} {value:.6g}" for name, value in version.headlines.items()),
         )
-        for version in list_versions(model_name, tracking_uri())
+        for version in versions
     ]
-    _print_table(("version", "aliases", "figures"), rows, f"no versions of {model_name}")
+    _print_table(("version", "aliases", "began from", "figures"), rows, f"no versions of {model_name}")
 
 
 def _show_runs() -> None:

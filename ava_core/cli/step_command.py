@@ -41,6 +41,21 @@ class Instead:
     metavar: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """A flag of a step that is short for a setting.
+
+    Attributes:
+        flag: its name, with underscores.
+        setting: the dotted key that it makes true.
+        help: one line for `--help`.
+    """
+
+    flag: str
+    setting: str
+    help: str
+
+
 def _flag(kind: Any, default: Any, text: str, *names: str, **more: Any) -> tuple[Any, Any]:
     """A parameter of a command: its annotation, and its default, `...` for a required one."""
     return Annotated[kind, typer.Option(*names, help=text, **more)], default
@@ -73,6 +88,7 @@ def step_command(
     digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None = None,
     runner: Runner | None = None,
     instead: Instead | None = None,
+    switches: tuple[Switch, ...] = (),
 ) -> Callable[..., None]:
     """The command of a step.
 
@@ -82,11 +98,13 @@ def step_command(
         digest_inputs: digests of unverified inputs from the configuration and the folders given.
         runner: instead of `run_step`, for a step that may be one of several processes.
         instead: something else that can be asked for.
+        switches: flags that are short for settings.
     """
     spec = STEPS[name]
 
     def command(**flags: Any) -> None:
-        request = _request(spec, digest_inputs, flags)
+        short = [f"{switch.setting}=true" for switch in switches if flags[switch.flag]]
+        request = _request(spec, digest_inputs, flags, short)
         if instead and flags[instead.flag]:
             instead.call(request, flags[instead.flag])
             return
@@ -105,6 +123,8 @@ def step_command(
     if instead:
         kind, default = (bool, False) if instead.metavar is None else (str | None, None)
         flags[instead.flag] = _flag(kind, default, instead.help, flag(instead.flag), metavar=instead.metavar)
+    for switch in switches:
+        flags[switch.flag] = _flag(bool, False, switch.help, flag(switch.flag))
     parameters = [_parameter(name, *given) for name, given in {**flags, **COMMON}.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -118,6 +138,8 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _input_flag(port: Input) -> tuple[Any, Any]:
     text = port.help or _origin(port)
+    if port.setting:
+        return _flag(str | None, None, text, flag(port.name), metavar="FOLDER|models:/NAME@ALIAS")
     if port.repeated:
         return _flag(list[Path] | None, None, text, flag(port.name))
     return _flag(Path, ..., text) if port.required else _flag(Path | None, None, text)
@@ -130,11 +152,15 @@ def _origin(port: Input) -> str:
 
 
 def _request(
-    spec: StepSpec, digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None, flags: dict[str, Any]
+    spec: StepSpec,
+    digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None,
+    flags: dict[str, Any],
+    settings: list[str],
 ) -> Request:
     """What was asked for; from here on there is a log."""
     # Before anything imports tqdm: progress is ours to show, and the bars of libraries would fill a log with halves.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from ava_core.cli.named_inputs import architecture_reader, as_settings, find_named, refuse_output_among
     from ava_core.config import resolve
     from ava_core.errors import ConfigError
     from ava_core.progress import Progress
@@ -150,13 +176,16 @@ def _request(
         params=flags["params"],
         params_text=flags["params_yaml"],
         config_file=flags["config"],
-        overrides=flags["set_"] or (),
+        overrides=[*(flags["set_"] or ()), *settings, *as_settings(spec, flags)],
+        inherit=architecture_reader(spec, flags["work"]),
     )
     output = flags["output"].absolute()
     logs.configure(flags["log_level"], flags["log_file"] or output.with_name(f"{output.name}.log"))
     if resolved.preset_reason:
         logging.getLogger(__name__).info("preset auto: %s", resolved.preset_reason)
-    inputs = {port.name: _folders(port, flags[port.name]) for port in spec.inputs}
+    inputs = {port.name: _folders(port, flags[port.name]) for port in spec.inputs if not port.setting}
+    inputs |= find_named(spec, resolved.config, flags["work"])
+    refuse_output_among(inputs, spec, output)
     return Request(
         spec=spec,
         config=resolved.config,

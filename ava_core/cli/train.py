@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ava_core.cli.find_rate import FIND_RATE
-from ava_core.cli.step_command import step_command
+from ava_core.cli.step_command import Switch, step_command
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun
@@ -24,6 +24,7 @@ def _compute(run: StepRun) -> None:
         output=run.output,
         state=run.state,
         threads=run.threads,
+        init=run.optional_input("init"),
         resume=run.optional_input("resume"),
         reference=run.optional_input("reference"),
         kept=run.kept / "checkpoints",
@@ -33,7 +34,8 @@ def _compute(run: StepRun) -> None:
     from ava_core.tracking.live import live_run
 
     parameters = run.config.model_dump(mode="json", by_alias=True)
-    with live_run(experiment=run.config.registry.experiment, parameters=parameters, state=run.state):
+    experiment, parent = run.config.registry.experiment, run.digests.get("init", "")
+    with live_run(experiment=experiment, parameters=parameters, state=run.state, parent=parent):
         result = launch(request, run.progress)
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)
@@ -50,4 +52,9 @@ def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
     run_step_as_rank(request, compute)
 
 
-command = step_command("train", _compute, runner=_run, instead=FIND_RATE)
+RESET_OPTIMIZER = Switch(
+    flag="reset_optimizer",
+    setting="train.reset_optimizer",
+    help="With --resume: take only the weights, so that optimiser and precision may be others.",
+)
+command = step_command("train", _compute, runner=_run, instead=FIND_RATE, switches=(RESET_OPTIMIZER,))

@@ -15,6 +15,7 @@ from ava_core.config.hardware import kernels_path
 from ava_core.config.model import ModelConfig
 from ava_core.config.optimizers import OPTIMIZERS
 from ava_core.config.parameters import Parameter, active_count, count, parameters_of
+from ava_core.config.patterns import divide
 from ava_core.config.precision import FLOAT32, WIDTHS
 from ava_core.config.train import TrainConfig
 
@@ -39,11 +40,13 @@ class Estimate:
         parameters: all of them; tied embeddings count once.
         active_parameters: those that one token passes, at most: of the FFN experts only as many as a token may have.
         parts: bytes by what takes them, as `memory_parts` has them.
+        frozen_parameters: of all, those that aren't trained.
     """
 
     parameters: int
     active_parameters: int
     parts: dict[str, int]
+    frozen_parameters: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -62,6 +65,7 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int, kernels: s
     """
     kernels = kernels or kernels_path()
     parameters = parameters_of(model, vocab_size)
+    trained, frozen = divide(parameters, train.freeze)
     recomputed = model.num_layers if train.gradient_checkpointing else 0
     head = head_bytes(train, model.hidden_size, vocab_size, kernels)
     activations = layer_memory(model, train, vocab_size, kernels).peak(recomputed, head)
@@ -69,8 +73,15 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int, kernels: s
         parameters=count(parameters),
         active_parameters=active_count(model, vocab_size),
         parts=memory_parts(
-            parameters, train, process_bytes(train, kernels), activations, ranks=train.processes, gpu=kernels == "gpu"
+            trained,
+            train,
+            process_bytes(train, kernels),
+            activations,
+            ranks=train.processes,
+            gpu=kernels == "gpu",
+            frozen=count(frozen),
         ),
+        frozen_parameters=count(frozen),
     )
 
 
@@ -82,7 +93,14 @@ def process_bytes(train: TrainConfig, kernels: str, present: int = 0) -> int:
 
 
 def memory_parts(
-    parameters: Sequence[Parameter], train: TrainConfig, process: int, activations: int, *, ranks: int, gpu: bool
+    parameters: Sequence[Parameter],
+    train: TrainConfig,
+    process: int,
+    activations: int,
+    *,
+    ranks: int,
+    gpu: bool,
+    frozen: int = 0,
 ) -> dict[str, int]:
     """Bytes at the peak by what takes them, without the parts that take nothing.
 
@@ -93,16 +111,17 @@ def memory_parts(
         activations: peak bytes of what is kept for the backward pass, see `ava_core.config.activations`.
         ranks: processes over which ZeRO cuts its partitions.
         gpu: whether the model is in a GPU's memory.
+        frozen: entries of the parameters that aren't trained: they take their weights and nothing else.
 
-    The parts, for P parameters of w bytes:
-        weights: w P; at stage 3 a share of it.
+    The parts, for P parameters of w bytes, and F frozen ones:
+        weights: w (P + F); at stage 3 a share of it.
         optimizer: float32 masters (4 P) of weights in half precision, or of ZeRO's partitions, and what the optimiser
             keeps (`ava_core.config.optimizers`); from stage 1 on a share of both.
         gradients: w P, or 4 P where they are accumulated over micro-batches; at stage 2 a share. Surgery holds those of
             the auxiliary losses apart, 4 P.
         communication: ZeRO's buckets, which take all gradients before they are exchanged.
         average: the exponential moving average of the weights, 4 P.
-        checkpoint: of the CPU's memory what is written in the background, a copy of weights, optimizer and average.
+        checkpoint: of the CPU's memory what is written in the background, a copy of P's weights, optimizer and average.
         activations: these, or what the optimiser works in while there are none, whichever is more.
     """
     P, w, stage = sum(p.entries for p in parameters), WIDTHS[train.precision], train.zero_stage
@@ -110,7 +129,7 @@ def memory_parts(
     masters = FLOAT32 * P if w < FLOAT32 or stage else 0
     entries = OPTIMIZERS[train.optimizer].state_entries
     state = FLOAT32 * sum(p.copies * entries(p.shape, p.is_hidden) for p in parameters)
-    weights, optimizer = w * P // sharing[3], (masters + state) // sharing[1]
+    weights, optimizer = w * (P + frozen) // sharing[3], (masters + state) // sharing[1]
     gradients = (FLOAT32 if accumulates(train) else w) * P // sharing[2]
     average = FLOAT32 * P if train.ema.decay else 0
     parts = {
@@ -120,7 +139,7 @@ def memory_parts(
         "gradients": gradients + (FLOAT32 * P if train.gradient_surgery else 0),
         "communication": w * P if stage else 0,
         "average": average,
-        "checkpoint": 0 if gpu else weights + optimizer + average,
+        "checkpoint": 0 if gpu else w * P // sharing[3] + optimizer + average,
         "activations": max(activations, _workspace_bytes(parameters, train)),
     }
     return {name: size for name, size in parts.items() if size}

@@ -1,5 +1,7 @@
 """Layers of configuration, later wins: defaults < preset < params.yaml < --config < --set.
 
+With `train.init` the parent's architecture is a layer above the preset, whose own section `model` is left out.
+
 `null` in a file means "as the layers below say", so that params.yaml can list a key for `dvc exp run -S` without
 fixing its value; `--set key=null` sets null.
 """
@@ -7,7 +9,7 @@ fixing its value; `--set key=null` sets null.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +19,7 @@ from pydantic import ValidationError
 
 from ava_core.config import presets
 from ava_core.config.faults import explain, show_value, unknown_keys
+from ava_core.config.inheritance import contradictions, find_architecture
 from ava_core.config.schema import AvaConfig
 from ava_core.config.yaml_text import MAX_BYTES, MAX_DEPTH, YamlError, cut_by_comment, read_yaml
 from ava_core.errors import ConfigError, shorten
@@ -52,6 +55,7 @@ def resolve(
     params_text: str | None = None,
     config_file: Path | None = None,
     overrides: Sequence[str] = (),
+    inherit: Callable[[str], Mapping[str, Any] | None] = find_architecture,
 ) -> Resolved:
     """Read, merge and validate all layers.
 
@@ -60,6 +64,7 @@ def resolve(
         params_text: the same as text, for a container that has no file.
         config_file: the file given with --config.
         overrides: `key.path=value`, value in YAML, from --set.
+        inherit: gives the section `model` of what `train.init` names; None where that isn't known here.
 
     Raises:
         ConfigError: one line per fault, naming file, key, value and what is allowed.
@@ -76,11 +81,18 @@ def resolve(
     if overrides:
         above.append(_override_layer(overrides))
     preset, origin = _named_preset(above)
-    layers, reason = above, None
+    below, reason = [], None
     if preset is not None:
         path, reason = presets.find(preset, origin)
-        layers = [_file_layer(presets.label(path), path), *above]
-    return _validate(layers, reason)
+        below = [_file_layer(presets.label(path), path)]
+    if (init := _named_parent([*below, *above])) is not None:
+        below = [_Layer(layer.name, {k: v for k, v in layer.values.items() if k != "model"}) for layer in below]
+        if (parent := inherit(init)) is not None:
+            faults = [line for layer in above for line in contradictions(init, parent, *_model_of(layer))]
+            if faults:
+                raise ConfigError(*_first(faults))
+            below.append(_Layer(f"train.init {shorten(init)}", {"model": dict(parent)}))
+    return _validate([*below, *above], reason)
 
 
 def _validate(layers: list[_Layer], reason: str | None) -> Resolved:
@@ -195,6 +207,19 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def _named_parent(layers: Sequence[_Layer]) -> str | None:
+    """The value of `train.init`; what is no text is left for the validation to refuse."""
+    for layer in reversed(layers):
+        train = layer.values.get("train")
+        if isinstance(train, Mapping) and "init" in train:
+            return train["init"] if isinstance(train["init"], str) and train["init"] else None
+    return None
+
+
+def _model_of(layer: _Layer) -> tuple[str, Any]:
+    return layer.name, layer.values.get("model")
 
 
 def _named_preset(layers: Sequence[_Layer]) -> tuple[str | None, str]:

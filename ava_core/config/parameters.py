@@ -17,11 +17,18 @@ class Parameter:
     name: as in the model; `*` stands for the number of a layer.
     shape: of one copy.
     copies: how many of this name and shape there are: one per layer, or one.
+    first: number of the first layer that has one.
     """
 
     name: str
     shape: tuple[int, ...]
     copies: int = 1
+    first: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all copies."""
+        return [self.name.replace("*", str(self.first + index)) for index in range(self.copies)]
 
     @property
     def entries(self) -> int:
@@ -82,7 +89,7 @@ def parameters_of(model: ModelConfig, vocab_size: int) -> list[Parameter]:
         found.append(Parameter(at + "self_attn.q_norm.weight", (queries if whole else A,), L))
         found.append(Parameter(at + "self_attn.k_norm.weight", (keys if whole else A,), L))
     if model.gating_residuals and L > 1:  # the first layer has no logits before it
-        found.append(Parameter(at + "moe.gate.residual_weight", (E, E), L - 1))
+        found.append(Parameter(at + "moe.gate.residual_weight", (E, E), L - 1, first=1))
     if C:  # the vectors v, and two rows of W_c for each
         found.append(Parameter(at + "moe.zero_computation.constants", (C, D), L))
         found.append(Parameter(at + "moe.zero_computation.mix_weight", (2 * C, D), L))

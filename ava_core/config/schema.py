@@ -42,6 +42,8 @@ class AvaConfig(Section):
 
     @model_validator(mode="after")
     def _context_fits(self) -> AvaConfig:
+        if self.train.init is not None and "max_position_embeddings" not in self.model.model_fields_set:
+            return self  # the parent says it, who isn't known here
         if self.train.sequence_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"train.sequence_length = {self.train.sequence_length}: must be <= model.max_position_embeddings"

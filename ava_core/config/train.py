@@ -29,6 +29,15 @@ WarmupName = Literal["linear", "cosine", "exponential", "sqrt", "none"]
 """Shapes of both are in `ava_core.training.schedules`."""
 
 
+class RateGroup(Section):
+    """Parameters whose learning rate is a multiple of what it would be."""
+
+    pattern: Text
+    """Of their names, as in `freeze`."""
+    multiplier: PositiveNumber
+    """What their rate is multiplied with; to leave parameters as they are, use `freeze`."""
+
+
 class CurriculumConfig(Section):
     """What the model sees first. Every schedule is a function of the step and is written to the history."""
 
@@ -97,6 +106,18 @@ class EmaConfig(Section):
 class TrainConfig(Section):
     """Training with DeepSpeed."""
 
+    init: Text | None = None
+    """Model to begin from, whose weights, architecture and tokenizer are kept: a model folder, or a registered one as
+    models:/NAME@ALIAS or models:/NAME/VERSION; null: fresh weights. The same as --init."""
+    init_schedule: Literal["anew", "continue"] | None = None
+    """`anew`: steps count from 0 and the rate warms up; `continue`: both go on where the parent ended (steps counts
+    from its beginning). null: anew after --init, continue after --resume."""
+    reset_optimizer: bool = False
+    """Take only the weights from a checkpoint given with --resume, so that the optimiser, its state and the precision
+    may be others. A model given with --init has no state of an optimiser."""
+    freeze: list[Text] = []
+    """Parameters that stay as they are: patterns of names as a shell has them (`embed*`, `layers.0.*`,
+    `*.moe.gate.*`)."""
     steps: Positive = 300
     """Optimiser steps, at most."""
     max_minutes: PositiveNumber | None = None
@@ -132,6 +153,12 @@ class TrainConfig(Section):
     """Rate of the embedding and the head as a multiple of what they would have."""
     router_learning_rate_ratio: PositiveNumber = 1.0
     """Rate of the routers' gates as a multiple of what they would have."""
+    learning_rate_decay_by_layer: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Rate of each layer as a multiple of that of the layer above it (ELECTRA, arXiv 2003.10555): the last layer has it
+    once, the embedding, below the first, most often; 1: all layers learn alike."""
+    learning_rate_groups: list[RateGroup] = []
+    """Parameters with a multiple of the rate that they would have, each `{pattern, multiplier}`; the first that matches
+    counts."""
     weight_decay: Weight = 0.05
     """Decoupled weight decay of matrices; norms, biases and constants have none."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

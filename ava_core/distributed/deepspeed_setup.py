@@ -31,7 +31,7 @@ def deepspeed_config(config: TrainConfig, ranks: Ranks, parameters: int) -> dict
     The number of micro-batches isn't told to it (`managed_gradient_accumulation`): curricula change it on the way.
 
     Args:
-        parameters: how many the model has.
+        parameters: how many are trained.
     """
     passes = config.global_batch_size // (config.micro_batch_size * ranks.size)
     result: dict[str, Any] = {
@@ -71,10 +71,15 @@ def deepspeed_config(config: TrainConfig, ranks: Ranks, parameters: int) -> dict
 def initialize(model: PreTrainedModel, optimizer: Optimizer, config: TrainConfig, ranks: Ranks) -> Any:
     """The DeepSpeed engine around `model` and `optimizer`; the process group must be connected."""
     deepspeed = import_deepspeed()
-    settings = deepspeed_config(config, ranks, sum(parameter.numel() for parameter in model.parameters()))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    settings = deepspeed_config(config, ranks, trained)
     if config.zero_stage == 3:
         # A layer's weights are gathered at once, and nothing is hooked inside it: hooks don't understand our outputs.
         deepspeed.utils.set_z3_leaf_modules(model, [DecoderLayer])
+        if not model.get_input_embeddings().weight.requires_grad:
+            # A layer whose input has no gradient would be cut up again at the beginning of its backward pass, not at
+            # its end: DeepSpeed hears of that end by the input's gradient.
+            model.enable_input_require_grads()
     with _quiet():
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero_stage == 0:
@@ -86,7 +91,8 @@ def initialize(model: PreTrainedModel, optimizer: Optimizer, config: TrainConfig
 
 
 def exact_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and float32 masters, gathered from the partitions of ZeRO 1 to 3; tied ones are one tensor.
+    """Names and float32 masters of what is trained, gathered from the partitions of ZeRO 1 to 3; tied ones are one
+    tensor.
 
     Collective: all ranks must exhaust it.
     """
@@ -94,6 +100,8 @@ def exact_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
     gathered: dict[int, torch.Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            continue
         if id(parameter) not in gathered:
             exact = safe_get_full_fp32_param(parameter)
             gathered[id(parameter)] = parameter.detach().float() if exact is None else exact.detach()

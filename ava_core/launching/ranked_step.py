@@ -114,8 +114,11 @@ def _run_as_other_rank(ranks: Ranks, request: Request) -> None:
         training = decode(message["request"])
         from ava_core.training.train import train
 
-        # This machine may have other threads than rank 0's, and the shards in another place.
-        train(replace(training, threads=request.threads, shards=request.inputs["shards"][0]), Progress(quiet=True))
+        # This machine may have other threads than rank 0's, and the folders in another place; a registered model has
+        # been fetched by rank 0 for all.
+        init = next(iter(request.inputs.get("init", ())), training.init)
+        here = replace(training, threads=request.threads, shards=request.inputs["shards"][0], init=init)
+        train(here, Progress(quiet=True))
 
 
 def _await_announcement(ranks: Ranks) -> dict[str, Any]:

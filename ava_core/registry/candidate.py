@@ -12,6 +12,8 @@ from ava_core.errors import AvaError, IntegrityError
 from ava_core.runtime import manifest
 from ava_core.runtime.work import timings_path
 
+PARENT = "init"
+"""Input of `ava train`: the model that it begins from."""
 # Figures of train and quantize that are about the step, not the model, and would collide between steps.
 STEP_FIGURES = ("wall_seconds",)
 
@@ -42,6 +44,11 @@ class Candidate:
     figures: Mapping[str, float]
     corpus: Mapping[str, float]
     manifests: Mapping[str, manifest.Manifest]
+
+    @property
+    def parent_digest(self) -> str:
+        """Digest of the model that the training began from; empty for one with fresh weights."""
+        return self.manifests["model"].inputs.get(PARENT, "")
 
     @property
     def artifacts(self) -> dict[str, Path]:

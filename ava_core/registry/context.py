@@ -57,4 +57,6 @@ class Context:
             "config": digest_value(self.resolved),
             "version": __version__,
         }
+        if parent := self.candidate.parent_digest:
+            source["parent"] = parent
         return {**source, "commit": self.commit} if self.commit else source

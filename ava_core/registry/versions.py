@@ -49,6 +49,14 @@ class Version:
     run_id: str | None
     tags: Mapping[str, str]
 
+    @property
+    def parent(self) -> str:
+        """Digest of the model that its training began from; empty for one with fresh weights."""
+        try:
+            return str(json.loads(self.tags.get(SOURCE, "{}")).get("parent", ""))
+        except (ValueError, AttributeError):  # a tag that somebody has set
+            return ""
+
 
 def list_versions(name: str, tracking_uri: str) -> list[Version]:
     """All versions of a registered model, the newest first; empty if there is no such model.

@@ -48,8 +48,15 @@ def identify(request: Request, inputs: Inputs) -> manifest.Manifest:
 
 
 def values_read(spec: StepSpec, config: AvaConfig) -> dict[str, Any]:
-    """The sections of the configuration that a step reads, as JSON has them."""
+    """The sections of the configuration that a step reads, as JSON has them, without those that name an input: that
+    counts by its contents."""
     resolved = config.model_dump(mode="json", by_alias=True)
+    for port in spec.named_inputs:
+        *sections, key = port.setting.split(".")
+        section = resolved
+        for name in sections:
+            section = section[name]
+        section.pop(key)
     return {name: resolved[name] for name in spec.sections}
 
 

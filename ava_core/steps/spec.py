@@ -42,6 +42,9 @@ class Input:
         repeated: the flag may be given several times. A component has one input for each of the values of the flag that
             tells the outputs of the giving step apart.
         by_hand: only for people at a shell; the stages of DVC and the components don't know it.
+        setting: dotted key of the configuration that says the same as the flag, which wins: a folder, or a registered
+            model. It enters the step's key by the contents of what it names. Where the configuration names something,
+            DVC's stage finds it there, and the graph gets an input for it.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Input:
     required: bool = True
     repeated: bool = False
     by_hand: bool = False
+    setting: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,5 +136,10 @@ class StepSpec:
 
     @property
     def pipeline_inputs(self) -> tuple[Input, ...]:
-        """The inputs that the pipeline's runners give."""
-        return tuple(port for port in self.inputs if not port.by_hand)
+        """The inputs that the pipeline's runners always give."""
+        return tuple(port for port in self.inputs if not port.by_hand and not port.setting)
+
+    @property
+    def named_inputs(self) -> tuple[Input, ...]:
+        """The inputs that the configuration may name."""
+        return tuple(port for port in self.inputs if port.setting)

@@ -65,8 +65,19 @@ STEPS: dict[str, StepSpec] = {
             inputs=(
                 _SHARDS,
                 Input(
+                    name="init",
+                    kind=MODEL,
+                    help="Model to begin from, on the same text or another, as train.init: its folder, or"
+                    " models:/NAME@ALIAS. Its weights are kept; optimiser and schedule begin anew. To keep those too:"
+                    " --resume.",
+                    description="Model to begin from.",
+                    required=False,
+                    setting="train.init",
+                ),
+                Input(
                     name="resume",
-                    help="Checkpoint of another training of the same model to start from.",
+                    help="Checkpoint of another training of the same model to go on from: weights, state of the"
+                    " optimiser, schedule (anew with train.init_schedule). Of a finished model: --init.",
                     required=False,
                     by_hand=True,
                 ),

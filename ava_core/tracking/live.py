@@ -44,7 +44,12 @@ CLOSING_MARGIN = 8.0
 
 
 def live_run(
-    *, experiment: str, parameters: Mapping[str, Any], state: Path, environment: Mapping[str, str] | None = None
+    *,
+    experiment: str,
+    parameters: Mapping[str, Any],
+    state: Path,
+    environment: Mapping[str, str] | None = None,
+    parent: str = "",
 ) -> AbstractContextManager[Any]:
     """Log the training inside the block while it runs; does nothing without a tracking address in the environment.
 
@@ -53,6 +58,7 @@ def live_run(
         parameters: the resolved configuration; its values become the run's parameters.
         state: the training's state folder.
         environment: os.environ by default.
+        parent: digest of the model that the training begins from.
     """
     environment = os.environ if environment is None else environment
     try:
@@ -70,7 +76,7 @@ def live_run(
             name=NAME,
             # In a pipeline it is the step's own run, whoever opens it first.
             identity=identity(pipeline_run, NAME) if pipeline_run else {IDENTITY: _identity(state)},
-            tags={"ava.step": NAME, **authorship(f"ava {NAME}")},
+            tags={"ava.step": NAME, **authorship(f"ava {NAME}"), **({"ava.parent": parent} if parent else {})},
             parameters=flatten(parameters),
             state=str(state.absolute()),
         ),

@@ -44,6 +44,8 @@ PATIENCE = 6.0
 """Seconds that a server may take for an answer, of a dozen at a step's beginning and its end."""
 KEY, OUTPUT, INPUTS, REUSED = "ava.key", "ava.output", "ava.inputs", "ava.reused"
 FAULT, OUTCOME = "ava.fault", "ava.outcome"
+PARENT = "ava.parent"
+"""Digest of the model that a training began from."""
 STATUS = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
 """MLflow's status of a run, by Kubeflow's of a pipeline."""
 
@@ -188,6 +190,8 @@ class _Recording:
             if each is not None and corpus is not None:
                 server.log_corpus(each, corpus)
         tags = {KEY: made.key, OUTPUT: made.digest, INPUTS: json.dumps(made.inputs, sort_keys=True)}
+        if begun_from := made.inputs.get("init"):
+            tags[PARENT] = begun_from
         tags[REUSED] = str(not self.computed).lower()
         server.log(run, [Point(name, float(value), step) for name, value in {**timings, **figures}.items()], tags)
 

@@ -9,15 +9,18 @@ from ava_core.config.model import ModelConfig
 from ava_core.config.train import TrainConfig
 from ava_core.data.curriculum import build_batches
 from ava_core.data.shards import ShardedSplit
+from ava_core.data.tokenizer_identity import require_extension
 from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
 from ava_core.progress import Progress
+from ava_core.training.beginning import build_from, build_model
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.find_rate import RateSearch, find_rate
+from ava_core.training.freezing import freeze
+from ava_core.training.initial import Parent
 from ava_core.training.memory.plan import plan_memory
 from ava_core.training.pretraining import NextToken, StreamBatches
 from ava_core.training.process import prepare
-from ava_core.training.train import build_model
 
 log = logging.getLogger(__name__)
 STEPS = 100
@@ -32,18 +35,25 @@ def explore_rates(
     output: Path,
     threads: int,
     progress: Progress,
+    init: Path | None = None,
 ) -> RateSearch:
     """Sweep the rate over `STEPS` steps in this process, and write learning_rate.json and learning_rate.png.
 
     Arguments as of `ava_core.training.train.train`; more than one process isn't needed for a suggestion.
+
+    Raises:
+        ConfigError: the model to begin from has another tokenizer.
     """
+    if init:
+        require_extension(init, shards)
     config = train_config.model_copy(update={"processes": 1, "hostfile": None})
     ranks = Ranks()
     connect(ranks)
     prepare(threads, seed)
     split = ShardedSplit.open(shards, "train")
-    model = build_model(model_config, split)
+    model = build_from(Parent.read(init), model_config, split) if init else build_model(model_config, split)
     objective = NextToken(model, config)
+    freeze(model, config)
     plan_memory(model, config, ranks).apply(model)
     engine = TrainingEngine(model, config, ranks, objective)
     order = build_batches(split.tokens, split.boundary_token_id, config, seed)

@@ -43,7 +43,7 @@ def set_weight_dtype(model: nn.Module, dtype: torch.dtype, *, accumulated: bool)
     """Cast the parameters, not the buffers; gradients that are `accumulated` over micro-batches stay in float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-        if accumulated:
+        if accumulated and parameter.requires_grad:
             parameter.grad_dtype = torch.float32
 
 

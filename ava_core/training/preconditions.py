@@ -15,6 +15,7 @@ from ava_core.config.optimizers import OPTIMIZERS
 from ava_core.config.train import TrainConfig
 from ava_core.data.shards import load_splits_info
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings
+from ava_core.data.tokenizer_identity import require_extension
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
 from ava_core.training.precision import require_support
@@ -24,15 +25,19 @@ log = logging.getLogger(__name__)
 
 
 def require_trainable(request: TrainRequest) -> None:
-    """Refuse shards without a tokenizer, a model that no machine like this one can hold, and what isn't installed.
+    """Refuse shards without a tokenizer, or with another one than the model to begin from; a model that no machine like
+    this one can hold; what isn't installed; and settings that ask for two beginnings, or for one that isn't there.
 
     Raises:
         AvaError: a file of the tokenizer is missing or damaged.
-        ConfigError: there is too little memory, or a library is missing.
+        ConfigError: there is too little memory, a library is missing, or the settings contradict each other.
         IntegrityError: the shards can't be read.
     """
     _require_tokenizer(request.shards / "tokenizer")
     _require_library(request.train_config)
+    _require_one_beginning(request)
+    if request.init:
+        require_extension(request.init, request.shards)
     vocab_size = load_splits_info(request.shards).vocab_size
     require_memory(request.model_config, request.train_config, vocab_size, _machine())
 
@@ -67,6 +72,19 @@ def _require_library(config: TrainConfig) -> None:
             f"train.optimizer = {config.optimizer}: is from {library}, which isn't installed: pip install"
             " 'ava-moe[optimizers]', or use adamw"
         )
+
+
+def _require_one_beginning(request: TrainRequest) -> None:
+    config = request.train_config
+    if request.init and request.resume:
+        raise ConfigError(
+            f"--resume {request.resume}: begins from a checkpoint, and train.init = {request.init} from a model: give"
+            " one of them"
+        )
+    if config.init_schedule == "continue" and not (request.init or request.resume):
+        raise ConfigError("train.init_schedule = continue: there is nothing to go on from: give --init or --resume")
+    if config.reset_optimizer and not (request.init or request.resume):
+        raise ConfigError("train.reset_optimizer = true: there is no optimiser to reset: give --resume")
 
 
 def _machine() -> Hardware:

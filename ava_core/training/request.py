@@ -31,6 +31,8 @@ class TrainRequest:
     """A folder that outlives a killed run, for checkpoints and history."""
     threads: int
     """CPU threads of all processes of this machine together."""
+    init: Path | None = None
+    """A model to begin from: output of `ava train` or of what else gives models."""
     resume: Path | None = None
     """A checkpoint of another training of the same model to begin from."""
     reference: Path | None = None

@@ -6,10 +6,8 @@ import logging
 import shutil
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from ava_core.config.model import ModelConfig
 from ava_core.config.parameters import active_count
 from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.shards import ShardedSplit, load_splits_info
@@ -18,15 +16,17 @@ from ava_core.distributed import group, peers
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.files import write_json
-from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree, digest_value
+from ava_core.training.beginning import Beginning
 from ava_core.training.callbacks import CallbackList, default_callbacks
-from ava_core.training.checkpoints import CheckpointFolder, Restored, check_resume, resume_from
+from ava_core.training.checkpoints import CheckpointFolder
 from ava_core.training.difficulty import reference_difficulty
 from ava_core.training.ema import Ema
 from ava_core.training.engine.engine import TrainingEngine
+from ava_core.training.freezing import freeze
 from ava_core.training.gradients import Guard, build_clipper
 from ava_core.training.history import History
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
@@ -46,8 +46,6 @@ from ava_core.training.validation import SplitValidation
 log = logging.getLogger(__name__)
 RECORDS = ("experts.jsonl", "samples.jsonl")
 """Deterministic files that callbacks write into the state folder."""
-HEADS = "prediction_heads."
-"""Prefix of the weights that only the training has: multi-token prediction heads."""
 
 
 def train(request: TrainRequest, progress: Progress) -> TrainResult:
@@ -73,20 +71,6 @@ def train(request: TrainRequest, progress: Progress) -> TrainResult:
         return _Training(request, ranks, progress).run()
 
 
-def build_model(config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausalLM:
-    """A model with fresh weights for the tokens of `split`; `<|pad|>` is the entry after the boundary token."""
-    boundary = split.boundary_token_id
-    return EnhancedMoEForCausalLM(
-        EnhancedMoEConfig(
-            **config.model_dump(),
-            vocab_size=split.vocab_size,
-            bos_token_id=boundary,
-            eos_token_id=boundary,
-            pad_token_id=boundary + 1,
-        )
-    )
-
-
 class _Training:
     """One attempt at a training in this process: built, run, and written."""
 
@@ -101,13 +85,14 @@ class _Training:
         """Train to the end and write the model folder (rank 0)."""
         group.connect(self.ranks)
         prepare(self.ranks.threads_of_each(self.request.threads), self.request.seed)
-        resume = self.request.resume
-        if resume:
-            self._check_resume(resume)
+        beginning = Beginning(self.request, self._identity(), self.ranks)
+        beginning.check()
         order = self._order()
-        model = build_model(self.model_config, self.training)
+        model = beginning.build(self.training)
+        self.vocab_size = model.config.vocab_size
         parameters = model.num_parameters()
         objective = NextToken(model, self.config)
+        freeze(model, self.config)
         plan = plan_memory(model, self.config, self.ranks)
         plan.apply(model)
         log.info(
@@ -119,7 +104,8 @@ class _Training:
         )
         self.callbacks.callbacks.append(MemoryWatch(plan))
         trainer = self._trainer(model, objective, order)
-        trainer.run(partial(self._start, trainer.engine, resume) if resume else None)
+        start = beginning.start(order)
+        trainer.run(partial(start, trainer.engine) if start else None)
         peak_bytes = peak_memory_bytes()
         plan.compare(peak_bytes)
         if self.request.kept is not None:
@@ -127,21 +113,11 @@ class _Training:
         exact = trainer.engine.exact_state_dict() | (trainer.ema.average if trainer.ema else {})
         result = self._result(trainer, plan, peak_bytes, parameters)
         if self.ranks.is_first:
-            self._write(exact, trainer.history, result)
+            finished = beginning.finished(self.training, exact, trainer.model)
+            self._write(finished, trainer.history, result, beginning.record)
         self.ranks.barrier()
         group.disconnect()
         return result
-
-    def _check_resume(self, folder: Path) -> None:
-        found = check_resume(folder, self._identity(), self.config, self.ranks)
-        if found.step >= self.config.steps:
-            raise ConfigError(
-                f"--resume {folder}: is of step {found.step}: train.steps = {self.config.steps} counts from the"
-                " beginning and must be more"
-            )
-
-    def _start(self, engine: TrainingEngine, folder: Path) -> Restored:
-        return resume_from(engine, folder, self._identity(), self.ranks, self.config)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must have in common with this training to be resumed from."""
@@ -196,7 +172,7 @@ class _Training:
     def _result(self, trainer: Trainer, plan: MemoryPlan, peak_bytes: int, parameters: int) -> TrainResult:
         rows, clock = trainer.history.rows, trainer.clock
         last, speed = rows[-1], trainer.tokens_per_second
-        peak = self.ranks.size * measure_peak(self.model_config, self.config, self.training.vocab_size, trainer.device)
+        peak = self.ranks.size * measure_peak(self.model_config, self.config, self.vocab_size, trainer.device)
         metrics = {
             "train_loss": trainer.recent_loss,
             "validation_loss": last["validation_loss"],
@@ -204,25 +180,23 @@ class _Training:
             "tokens_seen": last["tokens_seen"],
             "steps": last["step"],
             "parameters": parameters,
-            "active_parameters": active_count(self.model_config, self.training.vocab_size),
+            "active_parameters": active_count(self.model_config, self.vocab_size),
         }
         timings = {
             "tokens_per_second": speed,
             "peak_memory_bytes": peak_bytes,
             "estimated_memory_bytes": plan.total_bytes,
             "overhead_share": clock.overhead_share,
-            "model_flops_utilization": utilization(
-                self.model_config, self.config, self.training.vocab_size, rows, speed, peak
-            ),
+            "model_flops_utilization": utilization(self.model_config, self.config, self.vocab_size, rows, speed, peak),
             "training_seconds": clock.seconds,
             "startup_seconds": trainer.startup_seconds,
         }
         return TrainResult(metrics=metrics, timings=timings)
 
-    def _write(self, exact: dict[str, Any], history: History, result: TrainResult) -> None:
+    def _write(
+        self, model: EnhancedMoEForCausalLM, history: History, result: TrainResult, beginning: dict[str, Any]
+    ) -> None:
         """The model folder: weights in float32, tokenizer, history, what later steps need to know."""
-        model = build_model(self.model_config, self.training)
-        model.load_state_dict({name: value for name, value in exact.items() if not name.startswith(HEADS)})
         output, state = self.request.output, self.request.state
         model.eval().save_pretrained(output, max_shard_size="2GB")
         copy_tokenizer(self.tokenizer, output, model.config.max_position_embeddings)
@@ -242,5 +216,6 @@ class _Training:
             "parameters": result.metrics["parameters"],
             "active_parameters": result.metrics["active_parameters"],
             "corpus": {**corpus, "vocab_size": info.vocab_size},
+            **beginning,
         }
         write_json(output / "training.json", record)

@@ -134,7 +134,8 @@ class Trainer:
         restored = own or (start() if start else None)
         if restored:
             self._load(restored)
-            log.info("train: going on from the checkpoint of step %d", self.step)
+            if own or self.step:
+                log.info("train: going on %s step %d", "from the checkpoint of" if own else "after", self.step)
         if own:  # killed between its last step and its end: it has nothing left to do
             self._stop_reason = own.parts[STOP]["reason"]
         self._read_history()

@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ava_core.errors import ConfigError
 from pipelines import command_line, kubernetes
 from pipelines.ava_pipeline import NAME
-from pipelines.compile import choose_image, compile_pipeline
+from pipelines.compile import choose_image, compile_pipeline, parent_folder
 
 NAME_CHARACTERS = 12
 
@@ -58,7 +59,14 @@ def from_flags(flags: argparse.Namespace) -> Submission:
     kubernetes.check(config)
     plugins = plugin_options(flags.plugin)
     commit = command_line.head_commit()
-    ir = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes)
+    parent = parent_folder(config)
+    if parent is not None and not urlsplit(parent).scheme:
+        raise ConfigError(
+            f"train.init = {parent}: no pod sees that folder: give models:/NAME@ALIAS, or an address that the cluster"
+            " can read, such as s3://bucket/model"
+        )
+    begins_from_folder = parent_folder(config) is not None
+    ir = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes, begins_from_folder)
     short = commit[:NAME_CHARACTERS] or "uncommitted"
     return Submission(
         ir=ir,
@@ -67,6 +75,7 @@ def from_flags(flags: argparse.Namespace) -> Submission:
             "data_uri": flags.data_uri,
             "tracking_uri": flags.tracking_uri,
             "git_commit": commit,
+            **({"init_uri": parent} if parent else {}),
         },
         commit=commit,
         version=f"{short}-{hashlib.sha256(ir.encode()).hexdigest()[:NAME_CHARACTERS]}",

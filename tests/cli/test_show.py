@@ -8,12 +8,13 @@ from ava_core.runtime import manifest
 from ava_core.runtime.work import WorkStore, timings_path
 
 
-def finish(folder, step="train", figures=None, seconds=12.3):
+def finish(folder, step="train", figures=None, seconds=12.3, inputs=None):
     """An output as a step leaves it."""
     folder.mkdir(parents=True)
     (folder / "data.bin").write_bytes(bytes(1_500_000))
     (folder / "metrics.json").write_text(json.dumps(figures or {"steps": 7, "validation_bits_per_byte": 1.875}))
-    identity = {"step": step, "key": "k", "version": "0", "code": "", "config": "", "choices": {}, "inputs": {}}
+    identity = {"step": step, "key": "k", "version": "0", "code": "", "config": "", "choices": {}}
+    identity["inputs"] = inputs or {}
     manifest.write(folder, manifest.Manifest(**identity, threads=1, ranks=1, files=manifest.describe_files(folder)))
     timings_path(folder).write_text(json.dumps({"wall_seconds": seconds}))
     return folder
@@ -28,6 +29,19 @@ def test_outputs_are_listed_with_size_time_and_figures(ava, tmp_path):
         "step output size took figures",
         "train outputs/model 1.5 MB 12 s validation_bits_per_byte 1.875, steps 7",
         "quantize outputs/quantized/int8 1.5 MB 12 s compression_ratio 0.27",
+    ]
+
+
+def test_model_that_another_began_from_is_named_where_it_is_among_them(ava, tmp_path):
+    parent = finish(tmp_path / "base", figures={"steps": 5})
+    digest = manifest.read(parent).digest
+    finish(tmp_path / "next", inputs={"init": digest})
+    finish(tmp_path / "other", inputs={"init": "0" * 64})
+    lines = [" ".join(line.split()) for line in ava("show").out.splitlines()]
+    assert [line.partition(" s ")[2] for line in lines[1:]] == [
+        "steps 5",
+        "validation_bits_per_byte 1.875, steps 7, began from base",
+        "validation_bits_per_byte 1.875, steps 7, began from 000000000000",
     ]
 
 

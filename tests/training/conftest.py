@@ -6,6 +6,7 @@ import pytest
 
 from ava_core.config import resolve
 from ava_core.progress import Progress
+from tests.conftest import merged
 
 
 @pytest.fixture
@@ -14,7 +15,9 @@ def run(tmp_path, tiny_shards, make_params):
     from ava_core.launching.launch import launch
     from ava_core.training.request import TrainRequest
 
-    def call(name, *, resume=None, reference=None, shards=tiny_shards, **changes):
+    def call(name, *, init=None, resume=None, reference=None, shards=tiny_shards, **changes):
+        if init is not None:
+            changes = merged(changes, {"train": {"init": str(init)}})
         config = resolve(params=make_params(**changes)).config
         output, state = tmp_path / name, tmp_path / f"{name}.state"
         shutil.rmtree(output, ignore_errors=True)
@@ -28,6 +31,7 @@ def run(tmp_path, tiny_shards, make_params):
             output=output,
             state=state,
             threads=1,
+            init=init,
             resume=resume,
             reference=reference,
             kept=tmp_path / f"{name}.kept",

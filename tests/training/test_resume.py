@@ -281,7 +281,7 @@ def test_branch_that_rewinds_has_the_place_where_it_began_to_go_back_to(run, sta
 
 
 def test_checkpoint_beyond_the_steps_of_the_run_is_refused(run, stable):
-    with pytest.raises(ConfigError, match=r"--resume .*: is of step 6: train\.steps = 4 .*must be more") as caught:
+    with pytest.raises(ConfigError, match=r"--resume .*: is of step 6: train\.steps = 4 .*must be more, or") as caught:
         run("branch", resume=stable, **branch(steps=4))
     assert "\n" not in str(caught.value)
 
@@ -289,9 +289,21 @@ def test_checkpoint_beyond_the_steps_of_the_run_is_refused(run, stable):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"model": {"dropout": 0.2}}, "was trained with another model: give the model that it was trained with"),
-        ({"train": {"optimizer": "lion"}}, "was trained with optimizer = muon, not lion: set train.optimizer = muon"),
-        ({"train": {"precision": "fp32"}}, "was trained with precision = bf16, not fp32: set train.precision = bf16"),
+        (
+            {"model": {"dropout": 0.2}},
+            "was trained with another model: give the model that it was trained with, or its finished model with"
+            " --init, which takes other dropout, losses, noise, capacity and context",
+        ),
+        (
+            {"train": {"optimizer": "lion"}},
+            "was trained with optimizer = muon, not lion: set train.optimizer = muon, or take only the weights:"
+            " --reset-optimizer",
+        ),
+        (
+            {"train": {"precision": "fp32"}},
+            "was trained with precision = bf16, not fp32: set train.precision = bf16, or take only the weights:"
+            " --reset-optimizer",
+        ),
     ],
 )
 def test_checkpoint_of_something_else_is_refused_before_the_first_step(run, stable, monkeypatch, changes, line):

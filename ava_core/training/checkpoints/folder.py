@@ -33,7 +33,8 @@ FIELDS: dict[str, type] = {
     "identity": dict,
     "files": dict,
 }
-"""What every record has, beside `parameters` and `validation_loss`, which may be null."""
+"""What every record has, beside `parameters` and `validation_loss`, which may be null, the digest of the
+names in the optimiser's `groups`, and the names of `frozen` parameters, if there are any: it doesn't hold them."""
 
 
 @dataclass(frozen=True)

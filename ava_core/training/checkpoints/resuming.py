@@ -20,12 +20,16 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.training.checkpoints.folder import ENGINE, RECORD, Checkpoint, checkpoints_in
 from ava_core.training.checkpoints.reading import read_tensors
-from ava_core.training.checkpoints.universal import load_converted
+from ava_core.training.checkpoints.universal import SavedState, load_converted
 from ava_core.training.checkpoints.writing import CopyingCheckpointEngine
 
 log = logging.getLogger(__name__)
 HYPERPARAMETERS = ("lr", "peak_lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")
 """Of an optimiser's groups: the run's own, not the checkpoint's, when another run is gone on from."""
+
+
+OF_WEIGHTS = ("model", "tokenizer")
+"""Of a checkpoint's identity what must be equal to take its weights; the rest is about the optimiser's state."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,14 @@ def parameter_names(deepspeed: Any) -> list[list[str]] | None:
     return [[names[id(parameter)] for parameter in group["params"]] for group in deepspeed.optimizer.param_groups]
 
 
-def load(engine: Any, checkpoint: Checkpoint, ranks: Ranks) -> Restored:
-    """Load a verified checkpoint, converted where its ranks or its ZeRO stage aren't the engine's.
+def load(engine: Any, checkpoint: Checkpoint, ranks: Ranks, same_groups: bool = True) -> Restored:
+    """Load a verified checkpoint, converted where its ranks, its ZeRO stage or its groups aren't the engine's.
+
+    Args:
+        engine: the training engine.
+        checkpoint: verified.
+        ranks: this process among those that train.
+        same_groups: the optimiser's groups hold the same parameters; in a run of its own they do.
 
     Raises:
         AvaError: its tensors don't fit the engine's model or optimiser.
@@ -69,10 +79,10 @@ def load(engine: Any, checkpoint: Checkpoint, ranks: Ranks) -> Restored:
     record, deepspeed = checkpoint.record, engine.deepspeed
     stage = int(deepspeed.zero_optimization_stage())
     with _in_one_line(checkpoint.folder):
-        if record["zero_stage"] == stage and (record["ranks"] == ranks.size or not stage):
+        if record["zero_stage"] == stage and (record["ranks"] == ranks.size or not stage) and same_groups:
             deepspeed.checkpoint_engine = CopyingCheckpointEngine()
             with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints
-                deepspeed.load_checkpoint(str(checkpoint.folder), tag=ENGINE)
+                deepspeed.load_checkpoint(str(checkpoint.folder), tag=ENGINE, load_module_strict="frozen" not in record)
         else:
             load_converted(deepspeed, checkpoint)
     first = _read_rank(checkpoint.folder, 0)
@@ -89,7 +99,8 @@ def load(engine: Any, checkpoint: Checkpoint, ranks: Ranks) -> Restored:
 def check_resume(folder: Path, identity: dict[str, Any], config: TrainConfig, ranks: Ranks) -> Checkpoint:
     """The checkpoint that `--resume FOLDER` names: itself, or the newest of those in it.
 
-    Steps, schedule, rates, batches and the number of ranks may differ from the run that made it.
+    Steps, schedule, rates, batches and the number of ranks may differ from the run that made it; with
+    `train.reset_optimizer` all that the optimiser is about, too.
 
     Raises:
         ConfigError: it is no checkpoint, or one of something else; one line per fault.
@@ -104,7 +115,13 @@ def check_resume(folder: Path, identity: dict[str, Any], config: TrainConfig, ra
         record = found.record
     except IntegrityError as error:
         raise ConfigError(f"--resume {folder}: {error}") from error
-    faults = [_fault(folder, name, record["identity"].get(name), value) for name, value in identity.items()]
+    if frozen := record.get("frozen"):
+        raise ConfigError(
+            f"--resume {folder}: is of a training with {len(frozen)} frozen parameters, such as {frozen[0]}, whose"
+            " weights it doesn't hold: give its finished model with --init"
+        )
+    needed = {name: value for name, value in identity.items() if name in OF_WEIGHTS or not config.reset_optimizer}
+    faults = [_fault(folder, name, record["identity"].get(name), value) for name, value in needed.items()]
     if found_faults := [fault for fault in faults if fault]:
         raise ConfigError(*found_faults)
     if config.offload != "none" and (record["zero_stage"], record["ranks"]) != (config.zero_stage, ranks.size):
@@ -126,11 +143,29 @@ def resume_from(engine: Any, folder: Path, identity: dict[str, Any], ranks: Rank
     verify_together(checkpoint, ranks)
     optimizer = engine.deepspeed.optimizer
     mine = [{name: group[name] for name in HYPERPARAMETERS if name in group} for group in optimizer.param_groups]
-    restored = load(engine, checkpoint, ranks)
+    same_groups = checkpoint.record.get("groups", engine.groups) == engine.groups
+    restored = load(engine, checkpoint, ranks, same_groups)
     for group, own in zip(optimizer.param_groups, mine, strict=True):
         group.update(own)
     log.info("train: going on from %s, at step %d", checkpoint.folder, restored.step)
     return restored
+
+
+def read_weights(checkpoint: Checkpoint, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The exact weights and the buffers in a checkpoint, by name. Collective.
+
+    Raises:
+        IntegrityError: a file is missing or changed; it names it.
+    """
+    verify_together(checkpoint, ranks)
+    return SavedState(checkpoint).weights()
+
+
+def position_of(checkpoint: Checkpoint) -> Restored:
+    """How far the training of a verified checkpoint was, and what steered it; without the optimiser."""
+    record = checkpoint.record
+    parts = _read_rank(checkpoint.folder, 0)["parts"]
+    return Restored(record["step"], parts, record["tokens_seen"], record["windows"])
 
 
 def verify_together(checkpoint: Checkpoint, ranks: Ranks) -> None:
@@ -152,9 +187,16 @@ def _fault(folder: Path, name: str, theirs: Any, ours: Any) -> str | None:
     """One line on what isn't equal; values that are digests say nothing to a reader."""
     if theirs == ours:
         return None
+    line = f"--resume {folder}: was trained with"
+    if name == "model":
+        return (
+            f"{line} another model: give the model that it was trained with, or its finished model with --init, which"
+            " takes other dropout, losses, noise, capacity and context"
+        )
     if isinstance(ours, str) and len(ours) == 64:
-        return f"--resume {folder}: was trained with another {name}: give the {name} that it was trained with"
-    return f"--resume {folder}: was trained with {name} = {theirs}, not {ours}: set train.{name} = {theirs}"
+        return f"{line} another {name}: give the {name} that it was trained with"
+    only = "or take only the weights: --reset-optimizer"
+    return f"{line} {name} = {theirs}, not {ours}: set train.{name} = {theirs}, {only}"
 
 
 @contextlib.contextmanager

@@ -87,7 +87,10 @@ class CheckpointFolder:
         copies = CopyingCheckpointEngine()
         deepspeed = engine.deepspeed
         deepspeed.checkpoint_engine = copies
-        deepspeed.save_checkpoint(str(partial), tag=ENGINE, client_state=dict(UNIVERSAL), save_latest=False)
+        frozen = sorted(name for name, p in deepspeed.module.named_parameters() if not p.requires_grad)
+        # Frozen weights are those that the training began from, which its own resume has again.
+        settings = {"client_state": dict(UNIVERSAL), "exclude_frozen_parameters": bool(frozen), "save_latest": False}
+        deepspeed.save_checkpoint(str(partial), tag=ENGINE, **settings)
         own = rank_state(engine, step, parts if self.ranks.is_first else {})
         copies.save(own, str(partial / f"rank-{self.ranks.rank:05d}.pt"))
         record = {
@@ -99,6 +102,8 @@ class CheckpointFolder:
             "validation_loss": validation_loss,
             "identity": self.identity,
             "parameters": parameter_names(deepspeed),
+            **({"groups": engine.groups} if hasattr(engine, "groups") else {}),
+            **({"frozen": frozen} if frozen else {}),
         }
         files = copies.take()
         job = Job(partial, final, files, record, self.ranks.rank, self.ranks.size, failing=self._failing)

@@ -82,6 +82,15 @@ class SavedState:
                 result[key] = value
         return result
 
+    def weights(self) -> dict[str, Tensor]:
+        """Exact weights by name, float32 and flat, and the buffers as they are; tied weights are there once."""
+        exact = {name: self.parameter(name)[MASTER] for name in self.names}
+        shapes = {name: shape for group in self.model.get("param_shapes") or () for name, shape in group.items()}
+        module = self.model["module"]
+        found = {name: value.view(shapes.get(name, module[name].shape)) for name, value in exact.items()}
+        buffers = self.model.get("buffer_names") or ()
+        return found | {name: module[name] for name in buffers if name in module}
+
     def _whole(self) -> Iterator[tuple[str, Slice]]:
         """Stage 0: each parameter has a state of its own."""
         states = self.model["optimizer"]["state"]
@@ -130,7 +139,7 @@ def load_converted(deepspeed: Any, checkpoint: Checkpoint) -> None:
     """
     saved = SavedState(checkpoint)
     stage = int(deepspeed.zero_optimization_stage())
-    names = {parameter: name for name, parameter in deepspeed.module.named_parameters() if parameter.requires_grad}
+    names = {parameter: name for name, parameter in deepspeed.module.named_parameters()}
     if missing := sorted(saved.names - set(names.values())):
         raise AvaError(
             f"{checkpoint.folder}: the model has no parameter {missing[0]}: it is another model's checkpoint"

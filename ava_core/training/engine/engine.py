@@ -16,9 +16,11 @@ from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.diagnosis import NonFiniteError
+from ava_core.runtime.digests import digest_value
 from ava_core.training.batch import Batch
 from ava_core.training.engine.balance import BalanceMonitor, routing_figures
 from ava_core.training.engine.zero_muon import PartitionedMuon
+from ava_core.training.freezing import frozen_state, tell_rates
 from ava_core.training.gradients.surgery import GradientSurgery
 from ava_core.training.objective import Objective, ObjectiveLoss, TrainedModel
 from ava_core.training.optimizers import (
@@ -46,6 +48,7 @@ class TrainingEngine:
 
     Attributes:
         optimizer: the one whose groups hold rates and decays; under ZeRO its parameters are flat partitions.
+        groups: digest of the names of the parameters in each of the optimiser's groups.
         deepspeed: DeepSpeed's engine.
 
     Raises:
@@ -63,6 +66,9 @@ class TrainingEngine:
         if config.zero_stage == 0:
             set_weight_dtype(model, weight_dtype(config), accumulated=accumulates(config))
         self.optimizer = _build_optimizer(model, config)
+        tell_rates(self.optimizer, config)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.groups = digest_value([[names[id(p)] for p in group["params"]] for group in self.optimizer.param_groups])
         self.deepspeed = initialize(model, self.optimizer, config, ranks)
         if isinstance(self.optimizer, PartitionedMuon):
             self.optimizer.find_partitions(self.deepspeed.optimizer)
@@ -169,11 +175,15 @@ class TrainingEngine:
     @torch.no_grad()
     def exact_state_dict(self) -> dict[str, Tensor]:
         """The model's state in float32, on every rank: the masters of weights that training rounds. Tied weights are
-        one tensor. At stage 0 these are the masters themselves, no copies."""
+        one tensor. At stage 0 these are the masters themselves, no copies. Frozen parameters aren't among it: training
+        has only what it computes with, in half precision their rounded values."""
+        frozen = frozen_state(self.model)
         if not self.config.zero_stage:
-            return {name: value.float() for name, value in exact_state_dict(self.model, self.optimizer).items()}
+            exact = exact_state_dict(self.model, self.optimizer)
+            return {name: value.float() for name, value in exact.items() if name not in frozen}
         exact = dict(exact_parameters(self.model))
-        names = self.model.state_dict().keys()  # under ZeRO 3 its parameters are empty; buffers are never cut
+        # Under ZeRO 3 its parameters are empty; buffers are never cut.
+        names = [name for name in self.model.state_dict() if name not in frozen]
         buffers = dict(self.model.named_buffers())
         return {name: exact[name] if name in exact else buffers[name].float() for name in names}
 

@@ -77,6 +77,7 @@ def plan_memory(model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks
     layers = measure(model, config)
     free_memory()  # what the measured pass left in the allocator would count twice
     trained = [Parameter(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     gpu = torch.cuda.is_available()
     path = "gpu" if gpu else kernels.library.path()
     held = sum(p.nbytes for p in model.parameters())  # their memory is used again by what replaces them
@@ -86,7 +87,8 @@ def plan_memory(model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks
     count = len(layers.saved)
 
     def planned(recomputed: int) -> MemoryPlan:
-        parts = memory_parts(trained, config, process, layers.peak(recomputed, head), ranks=ranks.size, gpu=gpu)
+        activations = layers.peak(recomputed, head)
+        parts = memory_parts(trained, config, process, activations, ranks=ranks.size, gpu=gpu, frozen=frozen)
         return MemoryPlan(layers_recomputed=tuple(range(recomputed)), parts=parts)
 
     if config.memory_budget is None:

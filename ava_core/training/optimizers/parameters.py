@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ava_core.config.parameters import is_hidden_matrix
+from ava_core.config.patterns import layer_of, rate_multiple
 from ava_core.config.train import TrainConfig
 
 
@@ -47,11 +48,13 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         Groups with `params`, `lr`, `weight_decay`, and for Muon `algorithm`: "muon" or "adamw".
     """
     groups: dict[tuple[str, bool, float], dict[str, Any]] = {}
+    layers = {layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         algorithm = "muon" if config.optimizer == "muon" and is_hidden_matrix(name, parameter.ndim) else "adamw"
-        decayed, rate = is_decayed(name, parameter), peak_rate(name, parameter, config)
+        decayed = is_decayed(name, parameter)
+        rate = peak_rate(name, parameter, config) * rate_multiple(name, len(layers), config)
         group = groups.setdefault((algorithm, decayed, rate), {"params": []})
         group["params"].append(parameter)
         group["lr"], group["weight_decay"] = rate, config.weight_decay if decayed else 0.0

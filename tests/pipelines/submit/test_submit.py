@@ -81,6 +81,19 @@ def test_version_is_found_among_more_than_a_page_of_them(server, submit):
     assert len(server.state.versions) == 26 and pipeline is server.state.pipelines[0]
 
 
+def test_model_to_begin_from_reaches_the_pods_by_address_or_from_the_registry(server, submit):
+    with pytest.raises(ConfigError, match=r"train.init = outputs/base: no pod sees that folder: give models:/"):
+        submit(server, "--set", "train.init=outputs/base")
+    assert server.state.runs == []
+    submit(server, "--set", "train.init=s3://bucket/base")
+    assert server.state.runs[0]["runtime_config"]["parameters"]["init_uri"] == "s3://bucket/base"
+    submit(server, "--set", "train.init=models:/ava-moe@champion", "--set", "model.dropout=0.1")
+    parameters = server.state.runs[1]["runtime_config"]["parameters"]
+    assert "init_uri" not in parameters
+    given = yaml.safe_load(parameters["params_yaml"])
+    assert given["model"] == {"dropout": 0.1} and given["train"]["init"] == "models:/ava-moe@champion"
+
+
 def test_options_of_the_servers_plugins_reach_the_run(server, submit):
     submit(server, "--plugin", "mlflow.experiment_name=ava prod", "--plugin", "mlflow.disabled=false")
     assert server.state.runs[0]["plugins_input"] == {"mlflow": {"experiment_name": "ava prod", "disabled": False}}

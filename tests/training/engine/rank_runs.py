@@ -16,6 +16,7 @@ from ava_core.losses import IGNORE_INDEX
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.training.batch import Batch
 from ava_core.training.engine.engine import TrainingEngine
+from ava_core.training.freezing import freeze
 from ava_core.training.pretraining import NextToken, window_batch
 
 VOCABULARY, LENGTH = 64, 16
@@ -62,7 +63,9 @@ def settings(**overrides) -> TrainConfig:
 
 def build_engine(model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks) -> TrainingEngine:
     """An engine that pretrains."""
-    return TrainingEngine(model, config, ranks, NextToken(model, config))
+    objective = NextToken(model, config)
+    freeze(model, config)
+    return TrainingEngine(model, config, ranks, objective)
 
 
 def windows(step: int, rank: int = 0, ranks: int = 1, rows: int = 8) -> Batch:

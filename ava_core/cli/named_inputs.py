@@ -1,0 +1,113 @@
+"""Inputs that the configuration may name as well as a flag, such as `train.init`: a folder, or a registered model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ava_core.steps.spec import Input, StepSpec, flag
+
+if TYPE_CHECKING:
+    from ava_core.config import AvaConfig
+
+DOWNLOADS = "models"
+"""Folder of the work folder for registered models; all machines of a training see it."""
+CHECKPOINTS = ("checkpoint.json", "step-*/checkpoint.json", "checkpoints/step-*/checkpoint.json")
+"""What tells a checkpoint, or a folder of them, from a model."""
+
+
+def as_settings(spec: StepSpec, flags: Mapping[str, Any]) -> list[str]:
+    """What the flags say, as --set has it."""
+    return [
+        f"{port.setting}={json.dumps(flags[port.name])}"
+        for port in spec.named_inputs
+        if flags.get(port.name) is not None
+    ]
+
+
+def find_named(spec: StepSpec, config: AvaConfig, work: Path) -> dict[str, list[Path]]:
+    """The folders that the configuration names, by input.
+
+    Raises:
+        ConfigError: what is named can't be a finished output.
+        AvaError: the registry has no such model, or doesn't answer.
+    """
+    found = {}
+    for port in spec.named_inputs:
+        folder = _folder(port, value, work) if (value := _value(config, port)) else None
+        found[port.name] = [folder] if folder else []
+    return found
+
+
+def architecture_reader(spec: StepSpec, work: Path) -> Callable[[str], Mapping[str, Any] | None]:
+    """Reads the section `model` of what `train.init` names; strictly in the step that begins from it.
+
+    Where it can't be read, the other steps go by the file of parameters alone: they need no model of that.
+    """
+    from ava_core.config.inheritance import find_architecture, read_architecture
+    from ava_core.runtime import manifest
+    from ava_core.steps.table import producers
+
+    port = next((port for port in spec.named_inputs if port.setting == "train.init"), None)
+    if port is None:
+        return find_architecture
+
+    def read(name: str) -> Mapping[str, Any] | None:
+        folder = _folder(port, name, work)
+        if folder is None:
+            return None
+        manifest.verify(folder, *producers(port.kind))  # or a damaged file would be taken for a strange one
+        return read_architecture(folder)
+
+    return read
+
+
+def refuse_output_among(inputs: Mapping[str, list[Path]], spec: StepSpec, output: Path) -> None:
+    """Refuse an output that would replace what it is made from, or lie in it.
+
+    Raises:
+        ConfigError: it would.
+    """
+    from ava_core.errors import ConfigError
+
+    for port in spec.named_inputs:
+        for folder in inputs[port.name]:
+            a, b = folder.resolve(), output.resolve()
+            if a.is_relative_to(b) or b.is_relative_to(a):
+                raise ConfigError(
+                    f"--output {output}: is what {port.setting} = {folder} names, or lies in it: name another folder"
+                )
+
+
+def _value(config: AvaConfig, port: Input) -> str | None:
+    value: Any = config
+    for name in port.setting.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _folder(port: Input, name: str, work: Path) -> Path | None:
+    """The folder; None in a process that only helps the first rank, which looks it up for all."""
+    from ava_core.config.inheritance import REGISTERED
+    from ava_core.errors import ConfigError
+
+    if name.startswith(REGISTERED):
+        from ava_core.distributed.ranks import Ranks
+
+        if not Ranks.from_environment().is_first:
+            return None
+        from ava_core.registry import download_model
+        from ava_core.tracking import tracking_uri
+
+        return download_model(name, tracking_uri(), work.absolute() / DOWNLOADS).folder
+    if "://" in name:
+        raise ConfigError(f"{port.setting} = {name}: must be a folder, or models:/NAME@ALIAS: fetch it first")
+    folder = Path(name).absolute()
+    if any(next(folder.glob(pattern), None) for pattern in CHECKPOINTS):
+        raise ConfigError(
+            f"{port.setting} = {name}: is a checkpoint: {flag(port.name)} takes a finished model; give --resume {name},"
+            " with --reset-optimizer if only its weights are wanted"
+        )
+    return folder

@@ -1,0 +1,198 @@
+"""Where a training begins: with fresh weights, from a finished model (`--init`), or from a checkpoint (`--resume`).
+
+| | weights | state of the optimiser | steps and schedule |
+|---|---|---|---|
+| fresh | seeded | new | from 0 |
+| `--init MODEL` | the model's | new | from 0; with init_schedule = continue from the model's |
+| `--resume CHECKPOINT` | the checkpoint's | the checkpoint's, new with reset_optimizer | on; with anew from 0 |
+
+A killed training goes on from its own last checkpoint, whatever it began from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ava_core.config.model import ModelConfig
+from ava_core.data.curriculum import CurriculumBatches
+from ava_core.data.shards import ShardedSplit
+from ava_core.distributed.ranks import Ranks
+from ava_core.errors import ConfigError
+from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.models.vocabulary import grow_vocabulary
+from ava_core.training.checkpoints import Checkpoint, Restored, check_resume, position_of, read_weights, resume_from
+from ava_core.training.engine.engine import TrainingEngine
+from ava_core.training.freezing import frozen_state
+from ava_core.training.initial import Parent, fill, load_parent
+from ava_core.training.request import TrainRequest
+
+log = logging.getLogger(__name__)
+CONTINUE, ANEW = "continue", "anew"
+
+
+def build_model(config: ModelConfig, split: ShardedSplit, vocab_size: int = 0) -> EnhancedMoEForCausalLM:
+    """A model with fresh weights for the tokens of `split`; `<|pad|>` is the entry after the boundary token.
+
+    Args:
+        config: the architecture.
+        split: of shards.
+        vocab_size: rows of the embedding, where they are more than the tokenizer's entries.
+    """
+    boundary = split.boundary_token_id
+    return EnhancedMoEForCausalLM(
+        EnhancedMoEConfig(
+            **config.model_dump(),
+            vocab_size=max(vocab_size, split.vocab_size),
+            bos_token_id=boundary,
+            eos_token_id=boundary,
+            pad_token_id=boundary + 1,
+        )
+    )
+
+
+def build_from(parent: Parent, config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausalLM:
+    """A model with the weights of a finished one, and rows for the entries that its tokenizer has got since.
+
+    Raises:
+        IntegrityError: the weights aren't those of the architecture, or can't be read.
+    """
+    model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**config.model_dump(), vocab_size=parent.vocab_size))
+    load_parent(model, parent)
+    boundary = split.boundary_token_id
+    grow_vocabulary(model, split.vocab_size, boundary_token_id=boundary, pad_token_id=boundary + 1)
+    return model
+
+
+class Beginning:
+    """What a training begins from.
+
+    Args:
+        request: with `init` or `resume`, or neither.
+        identity: what a checkpoint must have in common with this training to be resumed from.
+        ranks: this process among those that train.
+    """
+
+    def __init__(self, request: TrainRequest, identity: dict[str, Any], ranks: Ranks) -> None:
+        self.request, self.identity, self.ranks = request, identity, ranks
+        self.config = request.train_config
+        self._random: torch.Tensor | None = None
+
+    @cached_property
+    def parent(self) -> Parent | None:
+        """The model to begin from."""
+        return Parent.read(self.request.init) if self.request.init else None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to begin from.
+
+        Raises:
+            ConfigError: it is none, or one of something else.
+        """
+        folder = self.request.resume
+        return check_resume(folder, self.identity, self.config, self.ranks) if folder else None
+
+    def check(self) -> None:
+        """Refuse what can't be begun from, before anything is built.
+
+        Raises:
+            ConfigError: one line per fault, with what to use instead.
+        """
+        step, origin, steps = 0, "", self.config.steps
+        if self.parent and self._schedule == CONTINUE:
+            step, origin = self.parent.steps, f"train.init = {self.parent.folder}"
+        elif self.checkpoint and self._schedule == CONTINUE:
+            step, origin = self.checkpoint.step, f"--resume {self.request.resume}"
+        if step >= steps:
+            raise ConfigError(
+                f"{origin}: is of step {step}: train.steps = {steps} counts from the beginning and must be more"
+                ", or train.init_schedule be anew"
+            )
+
+    def build(self, split: ShardedSplit) -> EnhancedMoEForCausalLM:
+        """The model with the weights that the training begins with; every call gives the same.
+
+        But for a checkpoint whose optimiser is kept: the engine takes the weights with its state.
+        """
+        if self._random is None:
+            self._random = torch.get_rng_state()
+            self._tell(split)
+            return self._build(split)
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random)
+            return self._build(split)
+
+    def finished(self, split: ShardedSplit, trained: dict[str, torch.Tensor], model: Any) -> EnhancedMoEForCausalLM:
+        """The model of a finished training, float32: what was trained, and as they were, the frozen parameters.
+
+        Args:
+            split: of the shards.
+            trained: exact weights and buffers by name, without the frozen ones; those of other heads are left out.
+            model: the one that was trained.
+        """
+        if frozen := frozen_state(model):
+            finished = self.build(split)
+            trained = {
+                **{name: finished.state_dict()[name] for name in frozen & finished.state_dict().keys()},
+                **trained,
+            }
+        else:
+            finished = build_model(self.request.model_config, split, self.parent.vocab_size if self.parent else 0)
+        finished.load_state_dict({name: trained[name] for name in finished.state_dict()})
+        return finished
+
+    def start(self, order: CurriculumBatches) -> Callable[[TrainingEngine], Restored] | None:
+        """What brings the engine, and the trainer, to where the training begins; None: they are there.
+
+        Args:
+            order: of the training split's windows.
+        """
+        if self.parent:
+            if self._schedule == ANEW:
+                return None
+            position = Restored(self.parent.steps, {}, self.parent.tokens_seen, order.record(0))
+            log.info("train: the schedule goes on at step %d", position.step)
+            return lambda _: position
+        return self._resume if self.checkpoint else None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For training.json: the model that it began from, by its digest; empty without one."""
+        if not self.parent:
+            return {}
+        return {"parent": {"model": self.parent.digest, "steps": self.parent.steps, "schedule": self._schedule}}
+
+    @property
+    def _schedule(self) -> str:
+        return self.config.init_schedule or (CONTINUE if self.request.resume else ANEW)
+
+    def _tell(self, split: ShardedSplit) -> None:
+        if self.parent:
+            log.info("train: begins from the weights of %s (%s)", self.parent.folder, self.parent.digest[:12])
+            if (added := split.vocab_size - self.parent.vocab_size) > 0:
+                log.info("train: %d further rows, for entries that the tokenizer has got since", added)
+
+    def _build(self, split: ShardedSplit) -> EnhancedMoEForCausalLM:
+        config = self.request.model_config
+        model = build_from(self.parent, config, split) if self.parent else build_model(config, split)
+        if self.checkpoint and (self.config.reset_optimizer or self.config.freeze):
+            weights = read_weights(self.checkpoint, self.ranks)
+            fill(model, {name: value for name, value in weights.items() if name in model.state_dict()}, "checkpoint")
+        return model
+
+    def _resume(self, engine: TrainingEngine) -> Restored:
+        assert self.checkpoint is not None and self.request.resume is not None
+        if self.config.reset_optimizer:
+            found = position_of(self.checkpoint)
+            log.info("train: weights of %s; the optimiser begins anew", self.checkpoint.folder)
+        else:
+            found = resume_from(engine, self.request.resume, self.identity, self.ranks, self.config)
+        if self._schedule == CONTINUE:
+            return found
+        log.info("train: the schedule begins anew")
+        return Restored(0, {}, 0, found.windows)

@@ -1,0 +1,114 @@
+"""The weights that a training begins from: fresh ones, those of a finished model, or those in a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ava_core.errors import IntegrityError, first_line
+from ava_core.files import parse_json
+from ava_core.runtime import manifest
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished model that a training begins from, verified by the step before it is read.
+
+    Attributes:
+        folder: where it lies.
+        digest: of its contents, by which it is known everywhere.
+        vocab_size: rows of its embedding, which may be more than its tokenizer has entries.
+        steps: optimiser steps that it was trained for, those of its own parents not among them where they began anew.
+        tokens_seen: in these steps.
+    """
+
+    folder: Path
+    digest: str
+    vocab_size: int
+    steps: int
+    tokens_seen: int
+
+    @classmethod
+    def read(cls, folder: Path) -> Parent:
+        """What the folder says of itself.
+
+        Raises:
+            AvaError: it isn't a finished output.
+            IntegrityError: a file of it can't be read.
+        """
+        figures = _read(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+        return cls(
+            folder=folder,
+            digest=manifest.read(folder).digest,
+            vocab_size=int(_read(folder / "config.json")["vocab_size"]),
+            # A model of another tool's making, which was imported, has none of them.
+            steps=int(figures.get("steps", 0)),
+            tokens_seen=int(figures.get("tokens_seen", 0)),
+        )
+
+
+def load_parent(model: nn.Module, parent: Parent) -> None:
+    """Put the weights of a finished model into `model`, which may have prediction heads beside them.
+
+    Raises:
+        IntegrityError: a weight is missing, left over, or of another shape; a file can't be read.
+    """
+    weights = dict(_tensors(parent.folder))
+    fill(model, weights, str(parent.folder / WEIGHTS))
+
+
+@torch.no_grad()
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights into the parameters and buffers of their names; tied ones need to be there once.
+
+    A buffer that isn't there keeps its value, and so do prediction heads, which a finished model has none of.
+
+    Raises:
+        IntegrityError: a parameter's weight is missing, left over, or of another shape.
+    """
+    remedy = "restore the folder or run its step again"
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    if strange := sorted(weights.keys() - tensors.keys()):
+        raise IntegrityError(f"{source}: {strange[0]}: the model has no such weight: {remedy}")
+    filled = set()
+    for name, value in weights.items():
+        if value.shape != tensors[name].shape:
+            shapes = f"{tuple(value.shape)}, not {tuple(tensors[name].shape)}"
+            raise IntegrityError(f"{source}: {name}: has the shape {shapes} as the configuration says: {remedy}")
+        tensors[name].copy_(value)
+        filled.add(id(tensors[name]))
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in filled and not name.startswith("prediction_heads."):
+            raise IntegrityError(f"{source}: lacks the weight {name}: {remedy}")
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of each weight, one file mapped at a time."""
+    names = [WEIGHTS]
+    if (folder / INDEX).is_file():
+        names = sorted(set(_read(folder / INDEX)["weight_map"].values()))
+    for name in names:
+        path = folder / name
+        if path.parent != folder or not path.is_file():
+            raise IntegrityError(f"{path}: no such file: restore the folder or run its step again")
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  no dictionary
+                    yield key, file.get_tensor(key)
+        except SafetensorError as error:
+            raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error
+
+
+def _read(path: Path) -> dict:
+    try:
+        return dict(parse_json(path.read_bytes()))
+    except (OSError, ValueError, TypeError, json.JSONDecodeError) as error:
+        raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error
