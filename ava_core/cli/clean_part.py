@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
     from ava_core.runtime.request import Request
 
 
-def _clean_part(request: Request, part: str) -> None:
+def _clean_part(request: Request, flags: Mapping[str, Any]) -> None:
     from ava_core.data.preprocess import clean_part
     from ava_core.errors import ConfigError
     from ava_core.runtime.step import run_part
 
+    part = flags["part"]
     match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", part)
     index, count = map(int, match.groups()) if match else (1, 0)
     if index > count:

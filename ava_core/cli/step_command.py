@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,14 +31,24 @@ class Instead:
     Attributes:
         flag: its name, with underscores.
         help: one line for `--help`.
-        call: does it, with what the step was asked for and the flag's value.
+        call: does it, with what the step was asked for and the values of all flags.
         metavar: what the value is called; None for a switch.
+        options: flags that mean something only with this one: annotation and default by name, with underscores.
     """
 
     flag: str
     help: str
-    call: Callable[[Request, Any], None]
+    call: Callable[[Request, Mapping[str, Any]], None]
     metavar: str | None = None
+    options: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def refuse_options_alone(self, flags: Mapping[str, Any]) -> None:
+        """Refuse options without the flag that they belong to."""
+        from ava_core.errors import ConfigError
+
+        for name, (_, default) in self.options.items():
+            if not flags[self.flag] and flags[name] != default:
+                raise ConfigError(f"{flag(name)}: means something only with {flag(self.flag)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,28 +66,28 @@ class Switch:
     help: str
 
 
-def _flag(kind: Any, default: Any, text: str, *names: str, **more: Any) -> tuple[Any, Any]:
+def flag_of(kind: Any, default: Any, text: str, *names: str, **more: Any) -> tuple[Any, Any]:
     """A parameter of a command: its annotation, and its default, `...` for a required one."""
     return Annotated[kind, typer.Option(*names, help=text, **more)], default
 
 
 COMMON = {
-    "output": _flag(Path, ..., "Output folder; written atomically."),
-    "params": _flag(Path | None, None, "File of parameters, such as params.yaml."),
-    "params_yaml": _flag(str | None, None, "Parameters as YAML text, for a container without such a file."),
-    "config": _flag(Path | None, None, "File whose values override the parameters, such as configs/cpu/small.yaml."),
-    "set_": _flag(list[str] | None, None, "key.path=value; overrides all files. Repeatable.", "--set"),
-    "work": _flag(
+    "output": flag_of(Path, ..., "Output folder; written atomically."),
+    "params": flag_of(Path | None, None, "File of parameters, such as params.yaml."),
+    "params_yaml": flag_of(str | None, None, "Parameters as YAML text, for a container without such a file."),
+    "config": flag_of(Path | None, None, "File whose values override the parameters, such as configs/cpu/small.yaml."),
+    "set_": flag_of(list[str] | None, None, "key.path=value; overrides all files. Repeatable.", "--set"),
+    "work": flag_of(
         Path, DEFAULT_WORK, "Work folder: state of unfinished steps, cache of finished outputs.", envvar="AVA_WORK"
     ),
-    "force": _flag(bool, False, "Ignore cached work, and overwrite an output that exists.", "--force"),
-    "executor_output": _flag(Path | None, None, "For Kubeflow: file to write KFP's ExecutorOutput to."),
-    "executor_input": _flag(
+    "force": flag_of(bool, False, "Ignore cached work, and overwrite an output that exists.", "--force"),
+    "executor_output": flag_of(Path | None, None, "For Kubeflow: file to write KFP's ExecutorOutput to."),
+    "executor_input": flag_of(
         str | None, None, "For Kubeflow: KFP's ExecutorInput as JSON, which names that file on a cluster."
     ),
-    "log_level": _flag(str, "info", "debug, info, warning or error.", envvar="AVA_LOG_LEVEL"),
-    "log_file": _flag(Path | None, None, "Log file; default: OUTPUT.log beside the output.", envvar="AVA_LOG_FILE"),
-    "quiet": _flag(bool, False, "No progress bars.", "--quiet"),
+    "log_level": flag_of(str, "info", "debug, info, warning or error.", envvar="AVA_LOG_LEVEL"),
+    "log_file": flag_of(Path | None, None, "Log file; default: OUTPUT.log beside the output.", envvar="AVA_LOG_FILE"),
+    "quiet": flag_of(bool, False, "No progress bars.", "--quiet"),
     "version": (Annotated[bool, version_option()], False),
 }
 
@@ -104,9 +114,11 @@ def step_command(
 
     def command(**flags: Any) -> None:
         short = [f"{switch.setting}=true" for switch in switches if flags[switch.flag]]
+        if instead:
+            instead.refuse_options_alone(flags)
         request = _request(spec, digest_inputs, flags, short)
         if instead and flags[instead.flag]:
-            instead.call(request, flags[instead.flag])
+            instead.call(request, flags)
             return
         from ava_core.runtime.step import run_step
         from ava_core.tracking.recording import recorded
@@ -117,14 +129,15 @@ def step_command(
     command.__doc__ = spec.summary
     flags = {port.name: _input_flag(port) for port in spec.inputs}
     for choice in spec.choices:
-        flags[choice.name] = _flag(str, ..., f"{choice.help} One of {', '.join(choice.values)}.")
+        flags[choice.name] = flag_of(str, ..., f"{choice.help} One of {', '.join(choice.values)}.")
     for export in spec.exports:
-        flags[export.name] = _flag(Path | None, None, f"For Kubeflow: {export.help}")
+        flags[export.name] = flag_of(Path | None, None, f"For Kubeflow: {export.help}")
     if instead:
         kind, default = (bool, False) if instead.metavar is None else (str | None, None)
-        flags[instead.flag] = _flag(kind, default, instead.help, flag(instead.flag), metavar=instead.metavar)
+        flags[instead.flag] = flag_of(kind, default, instead.help, flag(instead.flag), metavar=instead.metavar)
+        flags.update(instead.options)
     for switch in switches:
-        flags[switch.flag] = _flag(bool, False, switch.help, flag(switch.flag))
+        flags[switch.flag] = flag_of(bool, False, switch.help, flag(switch.flag))
     parameters = [_parameter(name, *given) for name, given in {**flags, **COMMON}.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -139,10 +152,10 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _input_flag(port: Input) -> tuple[Any, Any]:
     text = port.help or _origin(port)
     if port.setting:
-        return _flag(str | None, None, text, flag(port.name), metavar="FOLDER|models:/NAME@ALIAS")
+        return flag_of(str | None, None, text, flag(port.name), metavar="FOLDER|models:/NAME@ALIAS")
     if port.repeated:
-        return _flag(list[Path] | None, None, text, flag(port.name))
-    return _flag(Path, ..., text) if port.required else _flag(Path | None, None, text)
+        return flag_of(list[Path] | None, None, text, flag(port.name))
+    return flag_of(Path, ..., text) if port.required else flag_of(Path | None, None, text)
 
 
 def _origin(port: Input) -> str:

@@ -15,7 +15,7 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.progress import Progress
 from ava_core.training.beginning import build_from, build_model
 from ava_core.training.engine.engine import TrainingEngine
-from ava_core.training.find_rate import RateSearch, find_rate
+from ava_core.training.find_rate import DEFAULT_CRITERION, RateSearch, find_rate
 from ava_core.training.freezing import freeze
 from ava_core.training.initial import Parent
 from ava_core.training.memory.plan import plan_memory
@@ -36,10 +36,12 @@ def explore_rates(
     threads: int,
     progress: Progress,
     init: Path | None = None,
+    criterion: str = DEFAULT_CRITERION,
 ) -> RateSearch:
     """Sweep the rate over `STEPS` steps in this process, and write learning_rate.json and learning_rate.png.
 
-    Arguments as of `ava_core.training.train.train`; more than one process isn't needed for a suggestion.
+    Arguments as of `ava_core.training.train.train`, and `criterion` as of `find_rate`; more than one process isn't
+    needed for a suggestion.
 
     Raises:
         ConfigError: the model to begin from has another tokenizer.
@@ -65,9 +67,9 @@ def explore_rates(
                 yield batches.batch(step)
                 advance(step + 1)
 
-        search = find_rate(engine, counted(), steps=STEPS)
+        search = find_rate(engine, counted(), steps=STEPS, criterion=criterion)
     output.mkdir(parents=True, exist_ok=True)
     search.write(output)
     settings = ", ".join(f"{name} = {value:.3g}" for name, value in search.settings.items())
-    log.info("find-lr: suggests %s (%s)", settings, output / "learning_rate.png")
+    log.info("find-lr: suggests %s by %s (%s)", settings, criterion, output / "learning_rate.png")
     return search

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, load_from_disk
 from datasets.table import InMemoryTable
 
+from ava_core.config import resolve
 from ava_core.data.shards import (
     SplitInfo,
     SplitsInfo,
@@ -248,6 +249,50 @@ def test_finder_writes_its_files_and_no_work(ava_train, tmp_path, monkeypatch):
     assert 10 <= len(found["rates"]) <= 24 and found["rates"] == sorted(found["rates"])
     assert (model / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "work").glob("*/*"))
+
+
+def test_finder_writes_what_it_found_into_the_parameters_and_shows_the_curve(
+    ava_train, tmp_path, monkeypatch, make_params
+):
+    monkeypatch.setattr(explore, "STEPS", 24)
+    train = {"learning_rate": None, "adam_learning_rate": None}
+    params = make_params(train=train)
+    before = params.read_text()
+    result = ava_train("--find-lr", "--write", "--criterion", "steepest", train=train)
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "model" / "learning_rate.json").read_text())
+    rate, adam = (float(f"{value:.3g}") for value in found["settings"].values())
+    lines = zip(params.read_text().splitlines(), before.splitlines(), strict=True)
+    changed = [line for line, old in lines if line != old]
+    assert [line.split(":")[0].strip() for line in changed] == ["adam_learning_rate", "learning_rate"]
+    values = resolve(params=params).config.train
+    assert (values.learning_rate, values.adam_learning_rate) == (rate, adam)
+    assert "> s steepest" in result.out and "  v valley" in result.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "train", "line"),
+    [
+        (["--write"], {}, r"--write: means something only with --find-lr"),
+        (["--criterion", "valley"], {}, r"--criterion: means something only with --find-lr"),
+        (["--find-lr", "--criterion", "best"], {}, r"--criterion best: must be one of minimum, steepest, valley, div"),
+        (
+            ["--find-lr", "--write"],
+            {"learning_rate": 1},
+            r"--write: \S+ has no train\.adam_learning_rate: add `adam_le",
+        ),
+        (
+            ["--find-lr", "--write", "--set", "train.learning_rate=0.1"],
+            {"learning_rate": 1, "adam_learning_rate": 1},
+            r"--write: train\.learning_rate is set by --set, above \S+: leave it out there",
+        ),
+    ],
+)
+def test_finder_refuses_what_it_cannot_write_before_the_search(ava_train, tmp_path, no_steps, flags, train, line):
+    result = ava_train(*flags, train=train)
+    assert result.code == 2
+    assert re.match(f"ava: {line}", result.err), result.err
+    assert not (tmp_path / "model").exists()
 
 
 def test_finder_touches_no_folder_that_holds_something(ava_train, tmp_path, no_steps):

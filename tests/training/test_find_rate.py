@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from ava_core.cli.find_rate import draw
 from ava_core.config.train import TrainConfig
 from ava_core.errors import AvaError
 from ava_core.models.diagnosis import NonFiniteError
-from ava_core.training.find_rate import find_rate
+from ava_core.training.find_rate import CRITERIA, find_rate
 from ava_core.training.pretraining import window_batch
 
 BATCHES = [window_batch(np.zeros((1, 9), dtype=np.int64), boundary_token_id=0)] * 100
@@ -57,7 +58,8 @@ def test_it_stops_where_the_loss_diverges_and_suggests_a_tenth_of_the_best():
     best = search.rates[search.smoothed.index(min(search.smoothed))]
     assert search.suggestion == pytest.approx(best / 10)
     assert 0.5 < best < 20
-    assert search.steepest < best
+    assert search.suggestions["steepest"] < best
+    assert search.suggestions["divergence"] >= search.suggestions["minimum"]
     assert search.multiple == pytest.approx(search.suggestion / 0.1)
     assert search.settings == {"train.learning_rate": pytest.approx(search.suggestion)}
 
@@ -98,6 +100,29 @@ def test_files_hold_the_search(tmp_path):
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"learning_rate.json", "learning_rate.png"}
     for name in ("learning_rate.json", "learning_rate.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_criteria_are_those_of_a_known_curve():
+    # Flat, a fall that is steepest from 4 to 5, the least loss at 8, above the first one from 11 on.
+    smoothed = [5.0, 5.0, 4.9, 4.7, 4.4, 3.4, 3.2, 3.1, 3.0, 3.3, 4.5, 5.5, 9.0]
+    chosen = {name: choose(smoothed) for name, (_, choose) in CRITERIA.items()}
+    # The longest fall is 5.0 (once) 4.9 4.7 4.4 3.4 3.2 3.1 3.0: of 8 steps the sixth, from 0.
+    assert chosen == {"minimum": (8, 10), "steepest": (4, 1), "valley": (6, 1), "divergence": (10, 10)}
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_criterion_that_is_asked_for_counts_and_all_are_told(criterion, tmp_path):
+    search = find_rate(Bowl(), BATCHES, first=0.01, last=1000.0, steps=60, criterion=criterion)
+    assert search.suggestion == search.suggestions[criterion] == search.settings["train.learning_rate"]
+    search.write(tmp_path)
+    record = json.loads((tmp_path / "learning_rate.json").read_text())
+    assert record["criterion"] == criterion and set(record["suggestions"]) == set(CRITERIA)
+    lines = draw(search).splitlines()
+    assert f"> {criterion[0]} {criterion}" in "\n".join(lines)
+    assert all(any(line.startswith(f"{mark} {name[0]} {name}") for line in lines for mark in "> ") for name in CRITERIA)
+    # The curve falls, then rises steeply: its highest point is the last one.
+    curve = [line for line in lines if " |" in line]
+    assert curve[0].rstrip().endswith("*") and all("*" in line or "|" in line for line in curve)
 
 
 @pytest.mark.parametrize(
