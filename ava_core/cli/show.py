@@ -12,6 +12,7 @@ import typer
 from ava_core.steps.table import STEPS
 
 if TYPE_CHECKING:
+    from ava_core.config.run import RunConfig
     from ava_core.runtime.inventory import Broken, Output
     from ava_core.runtime.work import Entry
 
@@ -63,15 +64,17 @@ def _show_outputs(folder: Path) -> list[Broken]:
     """Print a row for each output; those that are damaged."""
     from ava_core.errors import AvaError
     from ava_core.runtime.inventory import Broken, find_outputs
+    from ava_core.tracking.labels import read_labels
 
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder")
-    rows, broken = [], []
+    rows: list[tuple[str, ...]] = []
+    broken = []
     outputs = [*find_outputs(folder), *_latest_pipeline_run(folder)]
     folders = {item.manifest.digest: str(item.folder) for item in outputs if not isinstance(item, Broken)}
     for output in outputs:
         if isinstance(output, Broken):
-            rows.append(("damaged", str(output.folder), "", "", output.fault))
+            rows.append(("damaged", str(output.folder), "", "", output.fault, ""))
             broken.append(output)
             continue
         spec = STEPS.get(output.manifest.step)
@@ -81,10 +84,29 @@ def _show_outputs(folder: Path) -> list[Broken]:
             figures.append(f"began from {folders.get(parent, parent[:12])}")
         seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""
         rows.append(
-            (output.manifest.step, str(output.folder), f"{output.size / 1e6:,.1f} MB", seconds, ", ".join(figures))
+            (
+                output.manifest.step,
+                str(output.folder),
+                f"{output.size / 1e6:,.1f} MB",
+                seconds,
+                ", ".join(figures),
+                _labelled(read_labels(output.folder)),
+            )
         )
-    _print_table(("step", "output", "size", "took", "figures"), rows, f"no finished outputs below {folder.resolve()}")
+    header: tuple[str, ...] = ("step", "output", "size", "took", "figures", "run")
+    if not any(row[-1] for row in rows):  # a column for those who name their runs
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    _print_table(header, rows, f"no finished outputs below {folder.resolve()}")
     return broken
+
+
+def _labelled(run: RunConfig) -> str:
+    """Name, tags and the first line of the notes of the section `run`."""
+    from ava_core.errors import one_line
+
+    tags = " ".join(f"{name}={value}" for name, value in run.tags.items())
+    parts = (run.name or "", f"[{tags}]" if tags else "", (run.notes or "").split("\n")[0])
+    return one_line(" ".join(filter(None, parts)))
 
 
 def _require_whole(broken: list[Broken]) -> None:
@@ -165,10 +187,17 @@ def _show_runs() -> None:
     from ava_core.tracking.listing import list_runs
 
     rows = [
-        (run.name, run.experiment, run.status, run.started, ", ".join(f"{k} {v:.6g}" for k, v in run.figures.items()))
+        (
+            run.name,
+            run.experiment,
+            run.status,
+            run.started,
+            ", ".join(f"{k} {v:.6g}" for k, v in run.figures.items()),
+            run.notes,
+        )
         for run in list_runs(tracking_uri())
     ]
-    _print_table(("run", "experiment", "status", "started", "figures"), rows, "no MLflow runs")
+    _print_table(("run", "experiment", "status", "started", "figures", "notes"), rows, "no MLflow runs")
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
@@ -177,10 +206,11 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothi
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # brackets are no markup
     # Into a file or a pipe a row is one line, however long: programs read it.
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
     console.print(table)

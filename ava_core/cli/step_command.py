@@ -121,10 +121,12 @@ def step_command(
             instead.call(request, flags)
             return
         from ava_core.runtime.step import run_step
+        from ava_core.tracking.labels import write_labels
         from ava_core.tracking.recording import recorded
 
         with recorded(request) as watched:
             (runner or run_step)(request, watched(compute))
+        write_labels(request.output, request.config.run)
 
     command.__doc__ = spec.summary
     flags = {port.name: _input_flag(port) for port in spec.inputs}

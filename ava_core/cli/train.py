@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.cli.find_rate import FIND_RATE
@@ -28,14 +30,22 @@ def _compute(run: StepRun) -> None:
         resume=run.optional_input("resume"),
         reference=run.optional_input("reference"),
         kept=run.kept / "checkpoints",
+        profile=_beside(run, "profile") if run.config.train.profile else None,
     )
     announce_training(request)
     from ava_core.launching.launch import launch
-    from ava_core.tracking.live import live_run
+    from ava_core.tracking.live import live_runs
 
-    parameters = run.config.model_dump(mode="json", by_alias=True)
-    experiment, parent = run.config.registry.experiment, run.digests.get("init", "")
-    with live_run(experiment=experiment, parameters=parameters, state=run.state, parent=parent):
+    asked = run.config.run
+    with live_runs(
+        experiment=run.config.registry.experiment,
+        parameters=run.config.model_dump(mode="json", by_alias=True),
+        state=run.state,
+        run=asked,
+        parent=run.digests.get("init", ""),
+        folder=Path(asked.folder) if asked.folder else _beside(run, "tracking"),
+        attachments={"profile": _beside(run, "profile")} if run.config.train.profile else {},
+    ):
         result = launch(request, run.progress)
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)
@@ -47,9 +57,29 @@ def _run(request: Request, compute: Callable[[StepRun], None]) -> None:
 
         run_step_on_cluster(request)
         return
+    from ava_core.distributed.ranks import Ranks
     from ava_core.launching.ranked_step import run_step_as_rank
+    from ava_core.tracking.sinks import require_installed
 
-    run_step_as_rank(request, compute)
+    require_installed(request.config.run.trackers)
+    trained = False
+
+    def noted(run: StepRun) -> None:
+        nonlocal trained
+        trained = True
+        compute(run)
+
+    run_step_as_rank(request, noted)
+    profile = request.config.train.profile
+    if profile and not trained and Ranks.from_environment().is_first:
+        logging.getLogger(__name__).warning(
+            "train.profile = %d: the training was finished before, so nothing was profiled: add --force", profile
+        )
+
+
+def _beside(run: StepRun, name: str) -> Path:
+    """`OUTPUT.NAME`: what a clock gives is no part of the output."""
+    return run.destination.with_name(f"{run.destination.name}.{name}")
 
 
 RESET_OPTIMIZER = Switch(

@@ -113,6 +113,9 @@ def explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
         return f"{origin}: {key}: is missing"
     allowed = _PHRASES.get(error["type"])
     detail = allowed.format(**context).replace("'", "") if allowed else error["msg"]
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        close = difflib.get_close_matches(error["input"], re.findall(r"'([^']*)'", context["expected"]), n=1)
+        detail += f": did you mean {close[0]}?" if close else ""
     return f"{origin}: {key} = {show_value(error['input'], quoted=error['type'].endswith('_type'))}: {detail}"
 
 

@@ -17,6 +17,7 @@ from ava_core.config.limits import MAX_THREADS
 from ava_core.config.model import ModelConfig
 from ava_core.config.quantize import QuantizeConfig
 from ava_core.config.register import RegisterConfig
+from ava_core.config.run import RunConfig
 from ava_core.config.section import Section
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.config.train import TrainConfig
@@ -38,6 +39,7 @@ class AvaConfig(Section):
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: Annotated[RegisterConfig, Field(alias="register")] = RegisterConfig()
+    run: RunConfig = RunConfig()
     kubernetes: KubernetesConfig = KubernetesConfig()
 
     @model_validator(mode="after")

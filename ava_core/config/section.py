@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,4 +24,6 @@ ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values don't change after validation."""
 
+    watching: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only watch the work, and so enter no step's key."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

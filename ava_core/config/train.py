@@ -106,6 +106,8 @@ class EmaConfig(Section):
 class TrainConfig(Section):
     """Training with DeepSpeed."""
 
+    watching = frozenset({"profile"})
+
     init: Text | None = None
     """Model to begin from, whose weights, architecture and tokenizer are kept: a model folder, or a registered one as
     models:/NAME@ALIAS or models:/NAME/VERSION; null: fresh weights. The same as --init."""
@@ -223,6 +225,9 @@ class TrainConfig(Section):
     """Keep the checkpoints of steps that are multiples of this too, also when the training has finished."""
     sample_every: Positive | None = None
     """Steps between samples of the model's writing in the log; null: none."""
+    profile: Annotated[int, Field(gt=0, le=100)] | None = None
+    """Steps to profile, a few after the first: OUTPUT.profile/ gets a trace, the dearest operations and the time by
+    phase. null: none. It changes no result, and enters no key."""
     loss: LossConfig = LossConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     regularization: RegularizationConfig = RegularizationConfig()
@@ -250,6 +255,12 @@ class TrainConfig(Section):
         if self.schedule == "inverse_sqrt" and not self.warmup_length:
             key = f"warmup_shape = {self.warmup_shape}" if self.warmup_steps else "warmup_steps = 0"
             raise ValueError(f"{key}: inverse_sqrt falls by the length of its warm-up: give it one")
+        return self
+
+    @model_validator(mode="after")
+    def _profile_fits(self) -> TrainConfig:
+        if self.profile is not None and self.profile > self.steps:
+            raise ValueError(f"profile = {self.profile}: must be <= steps = {self.steps}")
         return self
 
     @property

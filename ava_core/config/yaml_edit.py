@@ -32,10 +32,13 @@ def set_numbers(text: str, values: Mapping[str, float]) -> str:
         raise YamlError(f"has no {missing[0]}")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     # From the end, so that the places of the others stay right.
-    places = sorted(((_node(root, key.split(".")), number) for key, number in values.items()), key=_position)
+    places = []
+    for key, number in values.items():
+        node = _node(root, key.split("."))
+        assert node is not None  # or it would be missing
+        places.append((node.start_mark.index, node.end_mark.index, number))
     edited = text
-    for node, number in reversed(places):
-        start, end = node.start_mark.index, node.end_mark.index
+    for start, end, number in sorted(places, reverse=True):
         written = yaml.safe_dump(number).split("\n")[0]
         edited = edited[:start] + ("" if start < end else " ") + written + edited[end:]
     try:
@@ -45,10 +48,6 @@ def set_numbers(text: str, values: Mapping[str, float]) -> str:
     if not alone:
         raise YamlError(f"{', '.join(values)} can't be set alone: write out what aliases stand for")
     return edited
-
-
-def _position(place: tuple[Any, float]) -> int:
-    return place[0].start_mark.index
 
 
 def _node(node: yaml.Node | None, path: list[str]) -> yaml.Node | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ava_core.config.run import RunConfig
 from ava_core.registry.candidate import Candidate
 from ava_core.registry.context import Context
 from ava_core.registry.files import write_run_files
 from ava_core.registry.versions import MODEL
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.connection import experiment
+from ava_core.tracking.labels import NOTES
 from ava_core.tracking.records import Point, describe_corpus, flatten, read_history
 from ava_core.tracking.run import TrackedRun, open_run
 
@@ -22,7 +24,7 @@ def open_candidate_run(context: Context) -> TrackedRun:
     return open_run(
         client,
         experiment(client, context.tracking_uri, context.config.experiment).experiment_id,
-        name=f"{context.config.model_name} {context.candidate.digest[:8]}",
+        name=_asked(context).name or f"{context.config.model_name} {context.candidate.digest[:8]}",
         identity=context.identity,
         tags=_tags(context),
     )
@@ -63,5 +65,10 @@ def describe_in_a_line(candidate: Candidate) -> str:
 
 def _tags(context: Context) -> dict[str, str]:
     tags = {MODEL: context.candidate.model_digest, **{f"ava.{key}": value for key, value in context.source.items()}}
-    tags |= {**authorship("ava register"), "mlflow.note.content": describe_in_a_line(context.candidate)}
+    notes = "\n\n".join(filter(None, [describe_in_a_line(context.candidate), _asked(context).notes]))
+    tags |= {**authorship("ava register"), **_asked(context).tags, NOTES: notes}
     return {**tags, "mlflow.source.git.commit": context.commit} if context.commit else tags
+
+
+def _asked(context: Context) -> RunConfig:
+    return RunConfig(**context.resolved.get("run", {}))

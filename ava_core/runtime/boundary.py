@@ -17,6 +17,8 @@ BOUNDARY = {
     "ava_core.runtime.*": "the step contract, whose version counts instead: CONTRACT",
     "ava_core.tracking.*": "records what came out; `ava gate` and `ava register`, which read there, are never skipped",
     "ava_core.training.callbacks.progress": "shows how far the training is",
+    "ava_core.training.callbacks.profile": "looks at where the time goes",
+    "ava_core.training.speed.phases": "marks it",
     "ava_core.launching.*": "starts processes; the module that calls the training counts, and threads and ranks do",
     "ava_core.auto_classes": "a hook for programs outside of Ava, in every process of the environment",
     "ava_core.checkout": "the folder that notes lie in",

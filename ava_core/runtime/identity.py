@@ -14,6 +14,7 @@ from typing import Any
 from ava_core import __version__
 from ava_core.config.hardware import kernels_choice
 from ava_core.config.schema import AvaConfig
+from ava_core.config.section import Section
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime import manifest
 from ava_core.runtime.code import code_of
@@ -48,9 +49,10 @@ def identify(request: Request, inputs: Inputs) -> manifest.Manifest:
 
 
 def values_read(spec: StepSpec, config: AvaConfig) -> dict[str, Any]:
-    """The sections of the configuration that a step reads, as JSON has them, without those that name an input: that
-    counts by its contents."""
-    resolved = config.model_dump(mode="json", by_alias=True)
+    """The sections of the configuration that a step reads, as JSON has them, without what only watches the work, and
+    what names an input: that counts by its contents."""
+    watching = {name: set(value.watching) for name, value in config if isinstance(value, Section)}
+    resolved = config.model_dump(mode="json", by_alias=True, exclude=watching)
     for port in spec.named_inputs:
         *sections, key = port.setting.split(".")
         section = resolved

@@ -64,6 +64,8 @@ class StepRun:
         digests: digest of each input's contents, as in the manifest.
         choices: values of the flags that change the result.
         output: an empty folder to write into.
+        destination: where the finished output is put: what a clock made may be written beside it, as
+            `DESTINATION.NAME`.
         state: a folder that outlives a killed run; holds what an earlier one with the same key left.
         kept: a folder in `state`, not there yet: what it holds when the step has finished stays in the work folder,
             in `WORK/STEP/KEY/kept/`, until its entry is pruned.
@@ -78,6 +80,7 @@ class StepRun:
     digests: Mapping[str, str]
     choices: Mapping[str, str]
     output: Path
+    destination: Path
     state: Path
     kept: Path
     progress: Progress

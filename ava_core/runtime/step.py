@@ -136,6 +136,7 @@ def _compute_staged(
         digests=identity.inputs,
         choices=request.choices,
         output=entry.staging,
+        destination=request.output,
         state=entry.state,
         kept=entry.keeping,
         progress=request.progress,

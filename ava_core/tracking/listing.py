@@ -6,8 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ava_core.errors import one_line
 from ava_core.tracking.connection import connect
 from ava_core.tracking.faults import server_errors
+from ava_core.tracking.labels import NOTES
 
 FIGURES = ("validation_bits_per_byte", "test_bits_per_byte", "promoted", "model_version")
 
@@ -22,6 +24,7 @@ class Run:
         status: RUNNING, FINISHED, FAILED or KILLED.
         started: local time, `YYYY-MM-DD HH:MM`.
         figures: those of `FIGURES` that it has.
+        notes: the first line of its description.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Run:
     status: str
     started: str
     figures: Mapping[str, float]
+    notes: str = ""
 
 
 def list_runs(tracking_uri: str, limit: int = 20) -> list[Run]:
@@ -48,6 +52,7 @@ def list_runs(tracking_uri: str, limit: int = 20) -> list[Run]:
             status=run.info.status,
             started=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.start_time / 1000)),
             figures={name: run.data.metrics[name] for name in FIGURES if name in run.data.metrics},
+            notes=one_line(run.data.tags.get(NOTES, "").split("\n")[0]),
         )
         for run in found
     ]

@@ -17,22 +17,25 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ava_core
+from ava_core.config.run import RunConfig
 from ava_core.errors import ConfigError
 from ava_core.files import write_json
 from ava_core.redaction import redact_address
 from ava_core.tracking.address import given_uri
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.feed import Feed
+from ava_core.tracking.labels import run_tags
 from ava_core.tracking.pipeline_runs import identity, pipeline_run_id
 from ava_core.tracking.records import flatten
-from ava_core.tracking.sender import HISTORY, Assignment
+from ava_core.tracking.sender import HISTORY
+from ava_core.tracking.sinks import MLFLOW, Assignment
 
 log = logging.getLogger(__name__)
 NAME = "train"
@@ -43,6 +46,55 @@ CLOSING_MARGIN = 8.0
 """Seconds beyond `Assignment.closing` after which the process is ended: it may still be importing MLflow."""
 
 
+@contextmanager
+def live_runs(
+    *,
+    experiment: str,
+    parameters: Mapping[str, Any],
+    state: Path,
+    run: RunConfig,
+    folder: Path,
+    attachments: Mapping[str, Path],
+    parent: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Log the training inside the block while it runs: to MLflow, if there is an address, and to `run.trackers`.
+
+    Args:
+        experiment, parameters, state, parent, environment: as of `live_run`.
+        run: name, tags, notes and trackers.
+        folder: of the trackers that write files; each has a folder in it.
+        attachments: as of `Assignment`.
+    """
+    environment = os.environ if environment is None else environment
+    with ExitStack() as stack:
+        stack.enter_context(
+            live_run(
+                experiment=experiment,
+                parameters=parameters,
+                state=state,
+                environment=environment,
+                run=run,
+                parent=parent,
+                attachments=attachments,
+            )
+        )
+        for tracker in run.trackers:
+            assignment = Assignment(
+                tracker=tracker,
+                experiment=experiment,
+                name=run.name or NAME,
+                identity={IDENTITY: _identity(state)},
+                tags={"ava.step": NAME, **_lineage(parent), **run.tags},
+                notes=run.notes or "",
+                parameters=flatten(parameters),
+                state=str(state.absolute()),
+                folder=str((folder / tracker).absolute()),
+            )
+            stack.enter_context(LiveRun(assignment, environment))
+        yield
+
+
 def live_run(
     *,
     experiment: str,
@@ -50,8 +102,10 @@ def live_run(
     state: Path,
     environment: Mapping[str, str] | None = None,
     parent: str = "",
+    run: RunConfig | None = None,
+    attachments: Mapping[str, Path] | None = None,
 ) -> AbstractContextManager[Any]:
-    """Log the training inside the block while it runs; does nothing without a tracking address in the environment.
+    """Log the training inside the block to MLflow while it runs; does nothing without an address in the environment.
 
     Args:
         experiment: `register.experiment` of the configuration.
@@ -59,8 +113,11 @@ def live_run(
         state: the training's state folder.
         environment: os.environ by default.
         parent: digest of the model that the training begins from.
+        run: name, tags and notes.
+        attachments: as of `Assignment`.
     """
     environment = os.environ if environment is None else environment
+    run = run or RunConfig()
     try:
         uri = given_uri(environment)
     except ConfigError as error:
@@ -73,12 +130,14 @@ def live_run(
         Assignment(
             uri=uri,
             experiment=experiment,
-            name=NAME,
-            # In a pipeline it is the step's own run, whoever opens it first.
+            # In a pipeline it is the step's own run, whoever opens it first; its name tells it from the other steps'.
+            name=NAME if pipeline_run else run.name or NAME,
             identity=identity(pipeline_run, NAME) if pipeline_run else {IDENTITY: _identity(state)},
-            tags={"ava.step": NAME, **authorship(f"ava {NAME}"), **({"ava.parent": parent} if parent else {})},
+            tags={"ava.step": NAME, **authorship(f"ava {NAME}"), **_lineage(parent), **run_tags(run)},
+            notes=run.notes or "",
             parameters=flatten(parameters),
             state=str(state.absolute()),
+            attachments={name: str(path.absolute()) for name, path in (attachments or {}).items()},
         ),
         environment,
     )
@@ -112,7 +171,7 @@ class LiveRun:
                 start_new_session=True,  # Ctrl-C is the training's to hear; this process hears of its end
             )
         except OSError as error:
-            log.warning("mlflow: the training isn't shown: %s", error)
+            log.warning("%s: the training isn't shown: %s", self.assignment.tracker, error)
             return self
         # Through the pipe, since an address may hold a password and a command line is everyone's to read.
         self._tell(json.dumps(asdict(self.assignment)))
@@ -139,12 +198,10 @@ class LiveRun:
             process.stdin.close()  # type: ignore[union-attr]
         unsent = len(Feed(Path(self.assignment.state) / HISTORY, "step", self.sent).read())
         if unsent:
-            log.warning(
-                "mlflow: %d of %d steps were not sent to %s: `ava register` logs the whole history",
-                unsent,
-                unsent + self.sent,
-                redact_address(self.assignment.uri),
-            )
+            given = self.assignment
+            shown = f"sent to {redact_address(given.uri)}" if given.uri else f"written to {given.folder}"
+            later = ": `ava register` logs the whole history" if given.tracker == MLFLOW else ""
+            log.warning("%s: %d of %d steps were not %s%s", given.tracker, unsent, unsent + self.sent, shown, later)
 
     def _tell(self, line: str, process: subprocess.Popen[str] | None = None) -> None:
         pipe = (process or self._process).stdin  # type: ignore[union-attr]
@@ -155,22 +212,30 @@ class LiveRun:
     def _listen(self) -> None:
         """Log what the process reports, until it ends."""
         shown: str | None = None
-        failing = False
+        failing, tracker = False, self.assignment.tracker
         for line in self._process.stdout:  # type: ignore[union-attr]
             event = json.loads(line)
             if "fault" in event:
                 failing = True
-                log.warning(
-                    "mlflow: %s; the training goes on, its figures follow once the server answers", event["fault"]
-                )
+                later = "its figures follow once the server answers" if tracker == MLFLOW else "it is tried again"
+                log.warning("%s: %s; the training goes on, %s", tracker, event["fault"], later)
             elif "run" in event:
                 if failing:
-                    log.info("mlflow: the server answers")
+                    log.info("%s: the server answers" if tracker == MLFLOW else "%s: goes on", tracker)
                 if event["run"] != shown and event["run"]:
-                    log.info("mlflow: the training is shown at %s", event["run"])
+                    log.info("%s: the training is shown %s", tracker, _where(tracker, event["run"]))
                 failing, shown = False, event["run"]
             else:
                 self.sent = event["sent"]
+
+
+def _lineage(parent: str) -> dict[str, str]:
+    return {"ava.parent": parent} if parent else {}
+
+
+def _where(tracker: str, address: str) -> str:
+    """An address, a file, or the command that shows it."""
+    return f"by `{address}`" if address.startswith(("tensorboard ", "wandb ")) else f"at {address}"
 
 
 def _identity(state: Path) -> str:

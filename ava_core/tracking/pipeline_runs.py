@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ava_core.config.run import RunConfig
 from ava_core.tracking.authorship import authorship
+from ava_core.tracking.labels import run_tags
 from ava_core.tracking.rest import Run, Server
 from ava_core.tracking.run import OWNED
 
@@ -34,12 +36,14 @@ class Task:
         name: the step's name, unique in its pipeline run.
         experiment: name of the experiment that the runs belong to.
         tags: further tags of the nested run.
+        run: name, tags and notes of the parent.
     """
 
     pipeline_run: str
     name: str
     experiment: str
     tags: Mapping[str, str]
+    run: RunConfig = field(default_factory=RunConfig)
 
 
 def pipeline_run_id(environment: Mapping[str, str]) -> str | None:
@@ -58,8 +62,8 @@ def open_task(server: Server, task: Task) -> tuple[Run, Run]:
     experiment_id = server.experiment_id(task.experiment)
     parent, run = _find(server, experiment_id, task)
     if parent is None:
-        tags = {PIPELINE_RUN: task.pipeline_run, **authorship("ava pipeline"), OWNED: "true"}
-        server.create_run(experiment_id, task.pipeline_run, tags)
+        tags = {PIPELINE_RUN: task.pipeline_run, **authorship("ava pipeline"), **run_tags(task.run), OWNED: "true"}
+        server.create_run(experiment_id, task.run.name or task.pipeline_run, tags)
         parent, run = _find(server, experiment_id, task)
     if run is None and parent is not None:
         tags = {**task.tags, **identity(task.pipeline_run, task.name), PARENT: parent.run_id, OWNED: "true"}

@@ -32,6 +32,7 @@ from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import variables_set
 from ava_core.tracking.faults import DeletedExperimentError, is_silent, unreachable
+from ava_core.tracking.labels import run_tags
 from ava_core.tracking.pipeline_runs import RUNNING, Task, end_pipeline, open_task, pipeline_run_id
 from ava_core.tracking.records import Corpus, Point, describe_corpus, flatten
 from ava_core.tracking.rest import Run, Server
@@ -155,10 +156,20 @@ class _Recording:
         # `train`, or `quantize int8`: what tells a step from the others of its pipeline run.
         name = " ".join([self.request.spec.name, *self.request.choices.values()])
         experiment = self.request.config.registry.experiment
-        return open_task(server, Task(pipeline_run=pipeline_run, name=name, experiment=experiment, tags=self._tags()))
+        return open_task(
+            server,
+            Task(
+                pipeline_run=pipeline_run,
+                name=name,
+                experiment=experiment,
+                tags=self._tags(),
+                run=self.request.config.run,
+            ),
+        )
 
     def _tags(self) -> dict[str, str]:
         tags = {"ava.step": self.request.spec.name, **authorship(f"ava {self.request.spec.name}")}
+        tags |= run_tags(self.request.config.run)
         commit = self.environment.get("AVA_GIT_COMMIT") or read_commit(Path.cwd())
         return {**tags, "mlflow.source.git.commit": commit} if commit else tags
 

@@ -1,8 +1,8 @@
-"""The process that logs a training to the tracking server while it runs.
+"""The process that logs a training to a tracker while it runs: MLflow's server, or one of `run.trackers`.
 
-`ava_core.tracking.live` starts it beside the training: there it costs the training's steps nothing (importing MLflow
-alone takes 3.4 s), and no fault of the server or of MLflow reaches them. It tails the files in the training's state
-folder; how far the server is, is asked of the server.
+`ava_core.tracking.live` starts one per tracker beside the training: there it costs the training's steps nothing
+(importing MLflow alone takes 3.4 s), and no fault of a server or a library reaches them. It tails the files in the
+training's state folder; how far the tracker is, is asked of the tracker (`ava_core.tracking.sinks`).
 
     python -m ava_core.tracking.sender     # reads an `Assignment` as a line of JSON, then `finish` or `fail`
 """
@@ -15,26 +15,18 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ava_core.errors import AvaError
-from ava_core.tracking.address import run_url
-from ava_core.tracking.connection import connect, experiment
+from ava_core.errors import AvaError, typed_line
 from ava_core.tracking.faults import unreachable
 from ava_core.tracking.feed import Feed
-from ava_core.tracking.records import METRICS_PER_BATCH, row_points
-from ava_core.tracking.run import TrackedRun, open_run
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
+from ava_core.tracking.sinks import MLFLOW, Assignment, Sink, open_sink
 
 HISTORY, SYSTEM = "history.jsonl", "system.jsonl"
-HISTORY_MARK, SYSTEM_MARK = "tokens_seen", "system/host_memory_bytes"
-"""Figures that every row of the file has: their last step on the server is how far it is."""
 STATUS = {"finish": "FINISHED", "fail": "FAILED", "": "KILLED"}
 """How the run ends, by the last word of the training; it was killed if its end of the pipe closes without one."""
 LONGEST_WAIT = 30.0
@@ -44,33 +36,6 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOU
 
 Report = Callable[[str, Any], None]
 """Called with `run` (address of its page), `fault` (one line) and `sent` (the last step that the server has)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """Which files are sent to which run; plain values.
-
-    Attributes:
-        uri: address of the tracking server.
-        experiment: its name; used unless MLFLOW_RUN_ID names a run.
-        name: of a new run.
-        identity: tags that only this training's run has.
-        tags: further tags.
-        parameters: of the run.
-        state: the training's state folder.
-        every: seconds between two reads of the files.
-        closing: seconds after the training's end in which the rest is tried.
-    """
-
-    uri: str
-    experiment: str
-    name: str
-    identity: Mapping[str, str]
-    tags: Mapping[str, str]
-    parameters: Mapping[str, str]
-    state: str
-    every: float = 2.0
-    closing: float = 10.0
 
 
 @dataclass(kw_only=True)
@@ -84,79 +49,45 @@ class Sender:
 
     assignment: Assignment
     report: Report
-    _run: TrackedRun | None = field(default=None, init=False)
+    _sink: Sink | None = field(default=None, init=False)
     _history: Feed = field(init=False)
     _system: Feed = field(init=False)
 
     def deliver(self) -> None:
-        """Send all that the server lacks.
+        """Send all that the tracker lacks.
 
-        After a failure the next call asks the server anew what it has: an answer that was lost may have been a yes.
+        After a failure the next call asks the tracker anew what it has: an answer that was lost may have been a yes.
 
         Raises:
-            Exception: whatever MLflow, its HTTP client or a database driver raises; AvaError: in one line.
+            Exception: whatever the tracker's library, its HTTP client or a database driver raises; AvaError: in one
+                line.
         """
-        if self._run is None:
-            self._run = self._open()
+        if self._sink is None:
+            self._sink = self._open()
         try:
-            self._send(self._run)
+            for step in self._sink.log_history(self._history.read()):
+                self.report("sent", step)
+            if rows := self._system.read():
+                self._sink.log_system(rows)
         except BaseException:
-            self._run = None
+            self._sink = None
             raise
 
     def end(self, status: str) -> None:
-        """End the run, unless it is someone else's."""
-        if self._run is not None and self._run.ours:
-            self._run.client.set_terminated(self._run.run_id, status=status)
+        """End the run, with the files that belong to it."""
+        if self._sink is not None:
+            for name, folder in self.assignment.attachments.items():
+                self._sink.attach(name, folder)
+            self._sink.end(status)
 
-    def _open(self) -> TrackedRun:
-        given = self.assignment
-        client = connect(given.uri)
-        experiment_id = (
-            "" if os.environ.get("MLFLOW_RUN_ID") else experiment(client, given.uri, given.experiment).experiment_id
-        )
-        run = open_run(client, experiment_id, name=given.name, identity=given.identity, tags=given.tags)
-        if run.ours:
-            client.update_run(run.run_id, status="RUNNING")  # a resumed training's run may have ended as KILLED
-        run.log_parameters(given.parameters)
-        history = client.get_metric_history(run.run_id, HISTORY_MARK)
-        system = client.get_metric_history(run.run_id, SYSTEM_MARK)
-        last = max((metric.step for metric in history), default=0)
-        state = Path(given.state)
-        self._history = Feed(state / HISTORY, "step", last)
-        self._system = Feed(state / SYSTEM, "time", max((metric.timestamp for metric in system), default=0))
-        self.report("run", run_url(given.uri, run.experiment_id, run.run_id))
-        self.report("sent", last)
-        return run
-
-    def _send(self, run: TrackedRun) -> None:
-        history = ((int(row["step"]), _metrics(row, run.started)) for row in self._history.read())
-        for step, metrics in _requests(history):
-            run.client.log_batch(run.run_id, metrics=metrics)
-            self.report("sent", step)
-        system = ((int(row["time"]), _metrics(row, int(row.pop("time")), "system/")) for row in self._system.read())
-        for _, metrics in _requests(system):
-            run.client.log_batch(run.run_id, metrics=metrics)
-
-
-def _metrics(row: dict[str, Any], time_ms: int, prefix: str = "") -> list[Metric]:
-    """A row's figures at a fixed time: sent twice, they are the same rows for MLflow, which keeps one of them."""
-    from mlflow.entities import Metric
-
-    return [Metric(f"{prefix}{point.name}", point.value, time_ms, point.step) for point in row_points(row)]
-
-
-def _requests(rows: Iterator[tuple[int, list[Metric]]]) -> Iterator[tuple[int, Sequence[Metric]]]:
-    """The rows in as few requests as MLflow allows, with the position of the last row in each; none is divided."""
-    metrics: list[Metric] = []
-    last = 0
-    for position, row in rows:
-        if metrics and len(metrics) + len(row) > METRICS_PER_BATCH:
-            yield last, metrics
-            metrics = []
-        metrics, last = metrics + row, position
-    if metrics:
-        yield last, metrics
+    def _open(self) -> Sink:
+        sink = open_sink(self.assignment)
+        state = Path(self.assignment.state)
+        self._history = Feed(state / HISTORY, "step", sink.last_step)
+        self._system = Feed(state / SYSTEM, "time", sink.last_time)
+        self.report("run", sink.address)
+        self.report("sent", sink.last_step)
+        return sink
 
 
 def deliver_until_ended(sender: Sender, inbox: queue.Queue[str]) -> None:
@@ -181,13 +112,19 @@ def deliver_until_ended(sender: Sender, inbox: queue.Queue[str]) -> None:
             failures, wait = 0, given.every
         except Exception as error:  # see Sender.deliver
             if not failures:
-                sender.report("fault", str(error if isinstance(error, AvaError) else unreachable(given.uri, error)))
+                sender.report("fault", _explain(given, error))
             failures += 1
             wait = min(given.every * 2**failures, LONGEST_WAIT)
             if last_word is not None:
                 wait = min(wait, 1.0)
                 if time.monotonic() + wait > deadline:
                     return
+
+
+def _explain(given: Assignment, error: Exception) -> str:
+    if isinstance(error, AvaError):
+        return str(error)
+    return str(unreachable(given.uri, error)) if given.tracker == MLFLOW else typed_line(error)
 
 
 def main() -> None:

@@ -39,6 +39,8 @@ class TrainRequest:
     """Output of `ava train` whose losses order the curriculum."""
     kept: Path | None = None
     """Where checkpoints go that outlive the training; None: none does."""
+    profile: Path | None = None
+    """Where the profile of `train.profile` goes; None: nothing is profiled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

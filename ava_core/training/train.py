@@ -22,6 +22,7 @@ from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.training.beginning import Beginning
 from ava_core.training.callbacks import CallbackList, default_callbacks
+from ava_core.training.callbacks.profile import StepProfile
 from ava_core.training.checkpoints import CheckpointFolder
 from ava_core.training.difficulty import reference_difficulty
 from ava_core.training.ema import Ema
@@ -103,6 +104,8 @@ class _Training:
             order.passes(0, self.config.steps),
         )
         self.callbacks.callbacks.append(MemoryWatch(plan))
+        if self.request.profile is not None and self.config.profile is not None:
+            self.callbacks.callbacks.append(StepProfile(self.config.profile, self.request.profile))
         trainer = self._trainer(model, objective, order)
         start = beginning.start(order)
         trainer.run(partial(start, trainer.engine) if start else None)

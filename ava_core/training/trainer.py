@@ -31,6 +31,7 @@ from ava_core.training.optimizers import measured_weights
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock
+from ava_core.training.speed.phases import marked
 
 log = logging.getLogger(__name__)
 RECENT_STEPS = 20
@@ -150,7 +151,8 @@ class Trainer:
     def _train(self) -> Row | None:
         """One optimiser step; None where the guard sent the run back to a checkpoint."""
         passed_over = self.guard.batch_offset
-        batch = self.batches.batch(self.step, self.ranks.rank, self.ranks.size, passed_over=passed_over)
+        with marked("data"):
+            batch = self.batches.batch(self.step, self.ranks.rank, self.ranks.size, passed_over=passed_over)
         self.rates.set(self.step, self._progress())
         with self._explained(), raises_out_of_memory():
             with self.clock.phase("forward_backward"):
@@ -180,7 +182,7 @@ class Trainer:
 
     def _update(self, norm: float | None) -> float:
         """The optimiser's step, and what follows it; the gradient's norm before clipping."""
-        with self.clock.phase("update"):
+        with self.clock.phase("update"), marked("optimiser"):
             norm = self.engine.update(self.clipper.limit(norm))
         if not math.isfinite(norm) and self.config.guard.policy == "stop" and self.config.precision != "fp16":
             # Under ZeRO the norm is known only now; the update was left out.
@@ -196,7 +198,8 @@ class Trainer:
             self._evaluate(row, whole=True)
         elif self.step % self.config.evaluate_every == 0:
             self._evaluate(row, whole=False)
-        self.callbacks.after_step(self, row)
+        with marked("callbacks"):
+            self.callbacks.after_step(self, row)
         if self._stop_reason and self.step < self.config.steps:
             row |= self._measure(whole=True)
         self.history.append(row)
@@ -223,7 +226,7 @@ class Trainer:
         self.callbacks.after_evaluation(self, row)
 
     def _measure(self, *, whole: bool) -> Row:
-        with self.clock.phase("evaluation"), self.measured_weights():
+        with self.clock.phase("evaluation"), marked("evaluation"), self.measured_weights():
             return self.validation.measure(self.model, whole=whole)
 
     def _progress(self) -> float:
@@ -274,7 +277,7 @@ class Trainer:
     def _save(self, validation_loss: float | None) -> None:
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         parts[STOP] = {"reason": self._stop_reason}
-        with self.clock.phase("checkpoint"):
+        with self.clock.phase("checkpoint"), marked("checkpoint"):
             windows = self.batches.record(self.step)
             self.checkpoints.save(self.engine, self.step, parts, validation_loss, self.tokens_seen, windows)
 

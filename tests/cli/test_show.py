@@ -4,8 +4,10 @@ import time
 
 import pytest
 
+from ava_core.config.run import RunConfig
 from ava_core.runtime import manifest
 from ava_core.runtime.work import WorkStore, timings_path
+from ava_core.tracking.labels import labels_path, write_labels
 
 
 def finish(folder, step="train", figures=None, seconds=12.3, inputs=None):
@@ -43,6 +45,16 @@ def test_model_that_another_began_from_is_named_where_it_is_among_them(ava, tmp_
         "validation_bits_per_byte 1.875, steps 7, began from base",
         "validation_bits_per_byte 1.875, steps 7, began from 000000000000",
     ]
+
+
+def test_outputs_of_named_runs_say_so(ava, tmp_path):
+    write_labels(finish(tmp_path / "a"), RunConfig(name="first try", tags={"team": "prose"}, notes="Why\nnot"))
+    labels_path(finish(tmp_path / "b")).write_text('{"tags": 5}')
+    lines = [" ".join(line.split()) for line in ava("show").out.splitlines()]
+    assert lines[0] == "step output size took figures run"
+    assert lines[1].endswith("steps 7 first try [team=prose] Why") and lines[2].endswith("steps 7")
+    write_labels(tmp_path / "a", RunConfig())
+    assert not labels_path(tmp_path / "a").exists()
 
 
 def test_broken_outputs_are_named_among_the_others_and_the_end_is_1(ava, tmp_path):

@@ -15,7 +15,7 @@ def run(tmp_path, tiny_shards, make_params):
     from ava_core.launching.launch import launch
     from ava_core.training.request import TrainRequest
 
-    def call(name, *, init=None, resume=None, reference=None, shards=tiny_shards, **changes):
+    def call(name, *, init=None, resume=None, reference=None, shards=tiny_shards, profile=None, **changes):
         if init is not None:
             changes = merged(changes, {"train": {"init": str(init)}})
         config = resolve(params=make_params(**changes)).config
@@ -35,6 +35,7 @@ def run(tmp_path, tiny_shards, make_params):
             resume=resume,
             reference=reference,
             kept=tmp_path / f"{name}.kept",
+            profile=profile,
         )
         return output, launch(request, Progress(quiet=True))
 

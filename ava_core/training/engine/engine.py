@@ -33,6 +33,7 @@ from ava_core.training.optimizers import (
 from ava_core.training.optimizers.parameters import parameter_groups
 from ava_core.training.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.preconditions import refuse_impossible
+from ava_core.training.speed.phases import marked
 
 
 class TrainingEngine:
@@ -112,12 +113,14 @@ class TrainingEngine:
         figures: dict[str, float] = {}
         fault: tuple[Batch, Tensor] | None = None
         for micro, divisor in zip(inputs, self._divisors(inputs), strict=True):
-            output: ObjectiveLoss = self.objective.loss(self._forward, micro)
+            with marked("forward"):
+                output: ObjectiveLoss = self.objective.loss(self._forward, micro)
             loss = output.total / divisor
             scale = self.scaler.scale if self.scaler else 1.0
-            if self.surgery:
-                self.surgery.accumulate(output.auxiliary, scale / divisor)
-            self.deepspeed.backward(loss * scale if self.scaler else loss, scale_wrt_gas=False)
+            with marked("backward"):
+                if self.surgery:
+                    self.surgery.accumulate(output.auxiliary, scale / divisor)
+                self.deepspeed.backward(loss * scale if self.scaler else loss, scale_wrt_gas=False)
             self.balance.add(output.routing)
             for name, part in output.parts.items():
                 figures[name] = figures.get(name, 0.0) + float(part) / divisor
@@ -127,9 +130,10 @@ class TrainingEngine:
                 fault = (micro, output.total.detach())
         if self._stops_at_non_finite and self.ranks.any(fault is not None):
             raise self._non_finite(fault)
-        if not self.config.zero_stage and self.ranks.size > 1:
-            self.deepspeed.buffered_allreduce_fallback()
-        figures = self.ranks.mean(figures) | self.balance.judge(self.ranks)
+        with marked("communication"):
+            if not self.config.zero_stage and self.ranks.size > 1:
+                self.deepspeed.buffered_allreduce_fallback()
+            figures = self.ranks.mean(figures) | self.balance.judge(self.ranks)
         if self.surgery:
             figures |= self.surgery.finish()
         if self.config.precision == "fp16":
