@@ -97,9 +97,10 @@ def resolve_flags(flags: argparse.Namespace) -> Resolved:
 def params_yaml(config: AvaConfig) -> str:
     """The resolved configuration as text that resolves to the same values anywhere.
 
-    The preset's name is kept as a record where that doesn't change a value. It does where a key of the preset was set
-    to null, and for `auto`, which another machine would resolve to another preset. Of a training that begins from a
-    registered model the section `model` is what the user set: the rest is known where that can be looked up.
+    The names of preset and hardware are kept as a record where that doesn't change a value. It does where a key of
+    theirs was set to null, and for `auto`, which another machine would resolve to another preset. Of a training that
+    begins from a registered model the section `model` is what the user set: the rest is known where that can be looked
+    up.
     """
     values = config.model_dump(mode="json", by_alias=True)
     if config.train.init is not None:
@@ -107,7 +108,7 @@ def params_yaml(config: AvaConfig) -> str:
     named = to_yaml(values)
     if values["preset"] != "auto" and resolve(params_text=named).config == config:
         return named
-    return to_yaml({**values, "preset": None})
+    return to_yaml({**values, "preset": None, "hardware": None})
 
 
 def digest(config: AvaConfig) -> str:

@@ -24,7 +24,7 @@ HEADER = """\
 """
 RAW, CORPUS = "data/raw", "data/raw/shakespeare"
 """The folder of the corpora, and the one in it that DVC tracks."""
-ALWAYS_READ = ("preset", "threads")
+ALWAYS_READ = ("preset", "hardware", "threads")
 PLOTS = [
     {
         "loss": {

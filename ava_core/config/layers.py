@@ -1,4 +1,4 @@
-"""Layers of configuration, later wins: defaults < preset < params.yaml < --config < --set.
+"""Layers of configuration, later wins: defaults < preset < hardware < params.yaml < --config < --set.
 
 With `train.init` the parent's architecture is a layer above the preset, whose own section `model` is left out.
 
@@ -62,7 +62,7 @@ def resolve(
     Args:
         params: params.yaml, or None.
         params_text: the same as text, for a container that has no file.
-        config_file: the file given with --config.
+        config_file: the file given with --config, or the name of one under configs/, such as hardware/a100.
         overrides: `key.path=value`, value in YAML, from --set.
         inherit: gives the section `model` of what `train.init` names; None where that isn't known here.
 
@@ -77,14 +77,19 @@ def resolve(
     if params_text is not None:
         above.append(_text_layer("--params-yaml", params_text))
     if config_file is not None:
-        above.append(_file_layer(str(config_file), config_file))
+        above.append(_file_layer(str(config_file), presets.shipped(config_file)))
     if overrides:
         above.append(_override_layer(overrides))
-    preset, origin = _named_preset(above)
-    below, reason = [], None
+    below: list[_Layer] = []
+    reason = None
+    preset, origin = _named("preset", above)
     if preset is not None:
         path, reason = presets.find(preset, origin)
-        below = [_file_layer(presets.label(path), path)]
+        below.append(_file_layer(presets.label(path), path))
+    machine, origin = _named("hardware", above)
+    if machine is not None:
+        path = presets.find_hardware(machine, origin)
+        below.append(_file_layer(presets.label(path), path))
     if (init := _named_parent([*below, *above])) is not None:
         below = [_Layer(layer.name, {k: v for k, v in layer.values.items() if k != "model"}) for layer in below]
         if (parent := inherit(init)) is not None:
@@ -222,8 +227,9 @@ def _model_of(layer: _Layer) -> tuple[str, Any]:
     return layer.name, layer.values.get("model")
 
 
-def _named_preset(layers: Sequence[_Layer]) -> tuple[str | None, str]:
+def _named(key: str, layers: Sequence[_Layer]) -> tuple[str | None, str]:
+    """What the highest layer with a top-level key says, and that layer."""
     for layer in reversed(layers):
-        if (name := layer.values.get("preset")) is not None:
+        if (name := layer.values.get(key)) is not None:
             return str(name), layer.name
     return None, ""

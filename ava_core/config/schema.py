@@ -28,6 +28,8 @@ class AvaConfig(Section):
 
     preset: str | None = None
     """Name of a file under configs/ without its ending, or `auto`."""
+    hardware: str | None = None
+    """Name of a file under configs/hardware/ without its ending: what the machine decides, over the preset."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1337
     """Seeds everything that is random."""
     threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0

@@ -24,7 +24,12 @@ from ava_core.errors import ConfigError
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FILES = sorted(
-    [*HERE.glob("*valid/*.yaml"), *ROOT.glob("configs/?pu/*.yaml"), *ROOT.glob("configs/distributed/*.yaml")]
+    [
+        *HERE.glob("*valid/*.yaml"),
+        *ROOT.glob("configs/?pu/*.yaml"),
+        *ROOT.glob("configs/distributed/*.yaml"),
+        *ROOT.glob("configs/hardware/*.yaml"),
+    ]
 )
 FILES.append(ROOT / "params.yaml")
 NINE = ",".join(9 * "x")

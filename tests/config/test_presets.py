@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from ava_core.config import hardware, presets, resolve
+from ava_core.config.estimate import estimate
 from ava_core.config.hardware import Hardware, choose_preset
 from ava_core.errors import ConfigError
 
@@ -91,3 +94,64 @@ def test_rules_that_cannot_be_read_are_refused_by_the_name_of_their_file(text, t
     rules.write_text(text)
     with pytest.raises(ConfigError, match=r"preset = auto: .*rules\.yaml: can't be read: "):
         choose_preset(Hardware(8, 1.0, 0, 0.0), rules)
+
+
+MEANT_FOR = {
+    "a100": ("gpu/base", "gpu/large"),
+    "h100": ("gpu/base", "gpu/large"),
+    "epyc": ("cpu/tiny", "cpu/small", "cpu/medium"),
+    "sapphire-rapids": ("cpu/tiny", "cpu/small", "cpu/medium"),
+    "laptop": ("cpu/tiny", "cpu/small"),
+}
+KERNELS = {"a100": "gpu", "h100": "gpu", "epyc": "off", "sapphire-rapids": "onednn", "laptop": "off"}
+
+
+def test_every_overlay_is_meant_for_something():
+    assert sorted(MEANT_FOR) == presets.hardware_names()
+
+
+@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize("name", presets.hardware_names())
+def test_every_overlay_goes_with_every_preset_and_fits_where_it_is_meant_for(name, preset):
+    resolved = resolve(overrides=[f"preset={preset}", f"hardware={name}"])
+    plain = resolve(overrides=[f"preset={preset}"]).config
+    config = resolved.config
+    assert resolved.origins["train.micro_batch_size"] == f"configs/hardware/{name}.yaml"
+    # What the machine decides, and nothing of what is learnt.
+    changed = {key for key, value in config.train if value != getattr(plain.train, key)}
+    assert changed <= {"precision", "micro_batch_size", "gradient_checkpointing", "memory_budget"}
+    assert (config.model, config.data, config.tokenizer) == (plain.model, plain.data, plain.tokenizer)
+    if preset in MEANT_FOR[name]:
+        # With a budget a training is refused if it doesn't fit with every layer recomputed.
+        least = config.train.model_copy(update={"gradient_checkpointing": True, "memory_budget": None})
+        taken = estimate(config.model, least, config.tokenizer.vocab_size, KERNELS[name]).total_bytes
+        assert taken <= config.train.memory_budget * hardware.GIB
+
+
+def test_overlays_lie_between_preset_and_parameters(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text("preset: cpu/small\nhardware: laptop\ntrain: {micro_batch_size: 2}\n")
+    resolved = resolve(params=params)
+    assert (resolved.config.train.micro_batch_size, resolved.config.train.precision) == (2, "fp32")
+    assert resolved.config.hardware == "laptop" and resolved.config.threads == 3
+    assert resolved.origins["train.precision"] == "configs/hardware/laptop.yaml"
+    assert resolve(params=params, overrides=["hardware=epyc"]).config.threads == 0
+
+
+def test_config_takes_the_name_of_a_shipped_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resolved = resolve(config_file=Path("hardware/a100"), overrides=["preset=gpu/large"])
+    assert resolved.config.train.memory_budget == 72 and not resolved.config.train.gradient_checkpointing
+    (tmp_path / "hardware").mkdir()
+    (tmp_path / "hardware" / "a100").write_text("train: {memory_budget: 5}")
+    assert resolve(config_file=Path("hardware/a100")).config.train.memory_budget == 5  # what is there goes first
+    for outside in ("../params", "nowhere"):
+        with pytest.raises(ConfigError, match="no such file"):
+            resolve(config_file=Path(outside))
+
+
+def test_unknown_hardware_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"--set: hardware = a1000: unknown hardware: did you mean a100\?"):
+        resolve(overrides=["hardware=a1000"])
+    with pytest.raises(ConfigError, match=r"hardware = \.\./x: unknown hardware: must be one of a100, epyc, h100, "):
+        resolve(overrides=["hardware=../x"])
