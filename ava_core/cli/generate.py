@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +14,23 @@ from ava_core.steps.schemes import SMALLEST_FIRST
 
 if TYPE_CHECKING:
     from ava_core.config.generation import GenerationConfig
+    from ava_core.generation.constraints import Constraint
 
 REGISTRY_SCHEME = "models:/"
 CACHE = Path(".ava/models")
 FLOAT = "float"
+FLAGS = {"penalty_alpha": "--contrastive"}
+"""Those that aren't called like their setting."""
+READERS = {
+    "typical_p": ("nucleus", "typical"),
+    "epsilon_cutoff": ("nucleus",),
+    "eta_cutoff": ("nucleus",),
+    "penalty_alpha": ("contrastive",),
+    "num_beam_groups": ("beam",),
+    "diversity_penalty": ("beam",),
+    "length_penalty": ("beam",),
+}
+"""Settings by the strategies that look at them."""
 
 
 def generate(
@@ -38,19 +52,65 @@ def generate(
             " quantised ones."
         ),
     ] = FLOAT,
-    strategy: Annotated[str, typer.Option(help="greedy, beam, nucleus, top-k or min-p.")] = "nucleus",
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="greedy, beam, contrastive, nucleus, top-k, min-p or typical; nucleus unless --for or --contrastive"
+            " says otherwise."
+        ),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to add, at most.")] = None,
+    min_new_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Tokens to add before the document may end; up to --max-new-tokens.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; > 0.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Probability mass of nucleus sampling; in (0, 1].")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Most probable tokens to sample from; 0: all.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Most probable tokens to sample from, or to search contrastively; 0: all, or 4.")
+    ] = None,
     min_p: Annotated[
         float | None,
         typer.Option(help="Least probability relative to the most probable token; in [0, 1]."),
     ] = None,
+    typical_p: Annotated[
+        float | None,
+        typer.Option(help="Probability mass of the typically surprising tokens; in (0, 1]; nucleus, typical."),
+    ] = None,
+    epsilon_cutoff: Annotated[
+        float | None, typer.Option(help="Least probability of a token, in [0, 1); nucleus sampling.")
+    ] = None,
+    eta_cutoff: Annotated[
+        float | None,
+        typer.Option(help="The same, less where the distribution is flat; in [0, 1); nucleus sampling."),
+    ] = None,
+    contrastive: Annotated[
+        float | None,
+        typer.Option(help="Contrastive search with this weight of the similarity to earlier tokens; in [0, 1]."),
+    ] = None,
     num_beams: Annotated[int | None, typer.Option(min=2, help="Width of beam search.")] = None,
+    num_beam_groups: Annotated[
+        int | None, typer.Option(min=1, help="Groups of beams that avoid each other's tokens; divides --num-beams.")
+    ] = None,
+    diversity_penalty: Annotated[
+        float | None, typer.Option(help="Taken from a log-probability per earlier group's beam with that token; > 0.")
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Power of the length that beams' scores are divided by; > 1: longer texts.")
+    ] = None,
+    num_return_sequences: Annotated[
+        int, typer.Option(min=1, max=4096, help="Texts for each prompt: samples, or the best beams.")
+    ] = 1,
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Divides the logits of tokens that occurred; 1: off.")
     ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option(min=0, help="No so many tokens in a row twice, the prompt included; 0: off.")
+    ] = None,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(help="JSON Schema that the text must be valid by: a file, or the schema itself, {...}."),
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="Regular expression that the whole text must match.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends a continuation; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of sampling, for each prompt.")] = 1337,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come; for one prompt.")] = False,
@@ -61,28 +121,42 @@ def generate(
 ) -> None:
     """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
     from ava_core.errors import ConfigError
-    from ava_core.generation.strategies import require_strategy, require_streamable
+    from ava_core.generation.strategies import require_strategy, require_streamable, require_texts
     from ava_core.runtime import logs
 
     logs.configure()
-    given = {
+    flags = {
         "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
         "min_p": min_p,
+        "typical_p": typical_p,
+        "epsilon_cutoff": epsilon_cutoff,
+        "eta_cutoff": eta_cutoff,
+        "penalty_alpha": contrastive,
         "num_beams": num_beams,
+        "num_beam_groups": num_beam_groups,
+        "diversity_penalty": diversity_penalty,
+        "length_penalty": length_penalty,
         "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
         "stop": stop or None,
     }
-    settings = _settings({name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    strategy = strategy or ("contrastive" if contrastive is not None else "nucleus")
     require_strategy(strategy)
+    settings = _settings(given)
+    _require_read(strategy, given)
+    require_texts(strategy, settings, num_return_sequences)
+    constraint = _constraint(json_schema, regex, settings)
     prompts = [*(prompt or []), *(_read_prompts(prompts_file) if prompts_file else [])]
     if not prompts:
         raise ConfigError("no prompt: give --prompt or --prompts-file")
     _require_unicode(prompts)
     if stream:
-        require_streamable(strategy, len(prompts))
+        require_streamable(strategy, len(prompts) * num_return_sequences)
     if stream and jsonl:
         raise ConfigError("--stream: prints plain text: leave out --jsonl")
     _require_weights(model, weights)
@@ -93,11 +167,22 @@ def generate(
 
     loaded, tokenizer = load_model(_folder(model, weights), threads)
     show = _Shown(prompts[0]) if stream else None
-    texts = decode(loaded, tokenizer, prompts, strategy=strategy, settings=settings, seed=seed, show=show)
+    texts = decode(
+        loaded,
+        tokenizer,
+        prompts,
+        strategy=strategy,
+        settings=settings,
+        seed=seed,
+        constraint=constraint,
+        num_return_sequences=num_return_sequences,
+        show=show,
+    )
     if show is not None:
         show("\n")
     elif jsonl:
-        for given_prompt, text in zip(prompts, texts, strict=True):
+        each = [prompt for prompt in prompts for _ in range(num_return_sequences)]
+        for given_prompt, text in zip(each, texts, strict=True):
             print(json.dumps({"prompt": given_prompt, "text": text[len(given_prompt) :]}, ensure_ascii=False))
     else:
         print("\n---\n".join(texts))
@@ -169,9 +254,62 @@ def _settings(given: dict[str, Any]) -> GenerationConfig:
         raise ConfigError(*(_describe(fault) for fault in error.errors())) from error
 
 
+def _require_read(strategy: str, given: dict[str, Any]) -> None:
+    """Refuse settings that this strategy doesn't look at, of those that ask for a certain one."""
+    from ava_core.errors import ConfigError
+
+    faults = [
+        f"{_flag(name)} {given[name]}: is read by {' and '.join(readers)} only: --strategy is {strategy}"
+        for name, readers in READERS.items()
+        if name in given and strategy not in readers
+    ]
+    if faults:
+        raise ConfigError(*faults)
+
+
+def _constraint(json_schema: str | None, regex: str | None, settings: GenerationConfig) -> Constraint | None:
+    from ava_core.errors import ConfigError
+    from ava_core.generation.constraints import Constraint, require_free
+
+    if json_schema is not None and regex is not None:
+        raise ConfigError("--regex: can't stand beside --json-schema: give one of them")
+    try:
+        if regex is not None:
+            found = Constraint.regex(regex)
+        elif json_schema is not None:
+            found = Constraint.json_schema(_schema_text(json_schema))
+        else:
+            return None
+    except ConfigError as error:
+        from ava_core.errors import shorten
+
+        flag, value = ("--regex", regex) if regex is not None else ("--json-schema", json_schema)
+        raise ConfigError(f"{flag} {shorten(str(value), 60)}: {error}") from error
+    require_free(settings)
+    return found
+
+
+def _schema_text(given: str) -> str:
+    from ava_core.errors import ConfigError
+
+    if given.lstrip().startswith("{"):
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"isn't valid UTF-8 at byte {error.start}") from error
+
+
 def _describe(fault: Any) -> str:
-    flag = str(fault["loc"][0]).replace("_", "-")
-    return f"--{flag} {fault['input']}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    if not fault["loc"]:  # between two settings
+        return re.sub(r"\b([a-z]+(?:_[a-z]+)+) = ", lambda name: f"{_flag(name[1])} ", str(fault["ctx"]["error"]))
+    return f"{_flag(str(fault['loc'][0]))} {fault['input']}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+
+
+def _flag(setting: str) -> str:
+    return FLAGS.get(setting) or f"--{setting.replace('_', '-')}"
 
 
 def _require_weights(model: str, weights: str) -> None:

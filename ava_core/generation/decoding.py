@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig as DecodingConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from ava_core.config.generation import GenerationConfig
 from ava_core.errors import AvaError
+from ava_core.generation.constraints import Constraint, Guide, require_free
+from ava_core.generation.contrastive import TOP_K, contrastive_search
+from ava_core.generation.diverse_beams import diverse_beam_search
 from ava_core.generation.prompts import encode
-from ava_core.generation.sampling import SeededDraw, logits_processors
-from ava_core.generation.strategies import SAMPLED, require_strategy, require_streamable
+from ava_core.generation.sampling import SeededDraw, history_processors, sampling_filters
+from ava_core.generation.stopping import GuidedLogits, GuidedRows, GuidedStop, NewStopStrings
+from ava_core.generation.strategies import SAMPLED, require_strategy, require_streamable, require_texts
 from ava_core.generation.text_stream import TextStream
 
+log = logging.getLogger(__name__)
 MAX_BATCH_TOKENS = 2**14
 """Prompt and new tokens of one batch, at most; bounds the memory for a long list of prompts."""
 
@@ -30,6 +37,8 @@ def generate(
     strategy: str,
     settings: GenerationConfig,
     seed: int,
+    constraint: Constraint | None = None,
+    num_return_sequences: int = 1,
     show: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Continue each prompt until the end of a document, a stop string, or `settings.max_new_tokens`.
@@ -45,28 +54,41 @@ def generate(
         strategy: one of `STRATEGIES`.
         settings: lengths, filters and stop strings.
         seed: of the sampling.
+        constraint: what each continuation must be. One that `settings.max_new_tokens` ends before is the beginning of
+            a valid text, and the log says so.
         show: told the continuation of the only prompt piece by piece.
 
     Returns:
-        Each prompt, unchanged, with its continuation; special tokens and stop strings are left out.
+        Each prompt, unchanged, with its continuations, one text after the other; special tokens and stop strings are
+        left out.
 
     Raises:
-        ConfigError: an unknown strategy, or several prompts or a beam with `show`.
+        ConfigError: an unknown strategy, several texts or a beam with `show`, more texts than the strategy finds, or
+            a constraint with settings that would break it.
         AvaError: a prompt is too long for the model's context, or no text.
     """
     require_strategy(strategy)
+    if constraint is not None:
+        require_free(settings)
+    require_texts(strategy, settings, num_return_sequences)
     if show is not None:
-        require_streamable(strategy, len(prompts))
+        require_streamable(strategy, len(prompts) * num_return_sequences)
     token_ids = [encode(tokenizer, prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, token_ids, strict=True):
         _require_room(model, prompt, len(ids), settings.max_new_tokens)
+    each = num_return_sequences if strategy == "beam" else 1
+    rows = [ids for ids in token_ids for _ in range(num_return_sequences // each)]
+    seeds = [seed + number for _ in token_ids for number in range(num_return_sequences // each)]
+    decoder = _Decoder(model, tokenizer, strategy, settings, constraint, each)
     continuations: list[str] = []
-    for batch in _batches(token_ids, settings.max_new_tokens):
+    for batch in _batches(rows, settings.max_new_tokens):
         streamer = _Show(tokenizer, settings, show) if show is not None else None
-        continuations += _decode(model, tokenizer, batch, strategy, settings, seed, streamer)
+        first = len(continuations) // each
+        continuations += decoder.decode(batch, seeds[first : first + len(batch)], streamer)
         if streamer is not None:
             continuations[-1] = streamer.text
-    return [prompt + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
+    repeated = [prompt for prompt in prompts for _ in range(num_return_sequences)]
+    return [prompt + continuation for prompt, continuation in zip(repeated, continuations, strict=True)]
 
 
 def _require_room(model: PreTrainedModel, prompt: str, length: int, new_tokens: int) -> None:
@@ -93,50 +115,118 @@ def _batches(token_ids: list[list[int]], new_tokens: int) -> list[list[list[int]
     return batches
 
 
-def _decode(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    token_ids: list[list[int]],
-    strategy: str,
-    settings: GenerationConfig,
-    seed: int,
-    streamer: BaseStreamer | None,
-) -> list[str]:
-    """Continuations of one batch."""
-    batch = tokenizer.pad({"input_ids": token_ids}, padding_side="left", return_tensors="pt").to(model.device)
-    processors = logits_processors(strategy, settings)
-    if strategy in SAMPLED:
-        processors.append(SeededDraw([seed] * len(token_ids)))
-    # Not inference_mode: weights that DeepSpeed gathers for the pass of a model in training couldn't be trained on.
-    with torch.no_grad():
-        sequences = cast(Any, model).generate(
+@dataclass(frozen=True)
+class _Decoder:
+    """Continues batches of prompts."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    strategy: str
+    settings: GenerationConfig
+    constraint: Constraint | None
+    each: int
+    """Texts of each row, for beam search."""
+
+    def decode(self, token_ids: list[list[int]], seeds: list[int], streamer: BaseStreamer | None) -> list[str]:
+        """Continuations of one batch; `seeds` has one for each row."""
+        tokenizer, settings = self.tokenizer, self.settings
+        batch = tokenizer.pad({"input_ids": token_ids}, padding_side="left", return_tensors="pt").to(self.model.device)
+        length = batch["input_ids"].shape[1]
+        processors = history_processors(settings, length, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        criteria = StoppingCriteriaList()
+        guide = None
+        if self.constraint is not None:
+            guide = Guide(self.constraint, tokenizer, self.model.config.vocab_size)
+            guides = GuidedRows(guide, length)
+            processors.append(GuidedLogits(guides))
+            criteria.append(GuidedStop(guides))
+        processors += sampling_filters(self.strategy, settings)
+        if self.strategy in SAMPLED:
+            processors.append(SeededDraw(seeds))
+        if settings.stop:
+            criteria.append(NewStopStrings(tokenizer, settings.stop, length))
+        # Not inference_mode: weights that DeepSpeed gathers for the pass of a model in training couldn't be trained on.
+        with torch.no_grad():
+            sequences = self._search(batch, processors, criteria, streamer)
+        continuations = sequences[:, length:].tolist()
+        if guide is not None:
+            _warn_of_unfinished(guide, continuations)
+        return [_text(tokenizer, settings, tokens) for tokens in continuations]
+
+    def _search(self, batch: Any, processors: Any, criteria: Any, streamer: BaseStreamer | None) -> Tensor:
+        """Token ids, of the prompts and what follows; Transformers' search where it has one."""
+        settings = self.settings
+        given = {
+            "processors": processors,
+            "criteria": criteria,
+            "max_new_tokens": settings.max_new_tokens,
+            "end": self.tokenizer.eos_token_id,
+            "padding": self.tokenizer.pad_token_id,
+        }
+        if self.strategy == "contrastive":
+            return contrastive_search(
+                self.model,
+                batch,
+                penalty_alpha=settings.penalty_alpha,
+                top_k=settings.top_k or TOP_K,
+                streamer=streamer,
+                **given,
+            )
+        if self.strategy == "beam" and settings.num_beam_groups > 1:
+            return diverse_beam_search(
+                self.model,
+                batch,
+                num_beams=settings.num_beams,
+                num_beam_groups=settings.num_beam_groups,
+                diversity_penalty=settings.diversity_penalty,
+                length_penalty=settings.length_penalty,
+                num_return_sequences=self.each,
+                **given,
+            )
+        return cast(Any, self.model).generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            generation_config=_decoding_config(tokenizer, strategy, settings),
+            generation_config=self._config(),
             logits_processor=processors,
+            stopping_criteria=criteria,
             streamer=streamer,
-            tokenizer=tokenizer if settings.stop else None,
         )
-    texts = []
-    for row in sequences[:, batch["input_ids"].shape[1] :].tolist():
-        stream = TextStream(tokenizer, settings.stop)
-        texts.append("".join([*map(stream.push, row), stream.flush()]))
-    return texts
+
+    def _config(self) -> DecodingConfig:
+        """Leaves nothing to the folder's generation_config.json; filters of logits are in the processors."""
+        settings, tokenizer = self.settings, self.tokenizer
+        beams: dict[str, Any] = {"num_beams": 1}
+        if self.strategy == "beam":
+            beams = {
+                "num_beams": settings.num_beams,
+                "early_stopping": False,
+                "length_penalty": settings.length_penalty,
+                "num_return_sequences": self.each,
+            }
+        return DecodingConfig(
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=False,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            use_cache=True,
+            **beams,
+        )
 
 
-def _decoding_config(tokenizer: PreTrainedTokenizerBase, strategy: str, settings: GenerationConfig) -> DecodingConfig:
-    """Settings that leave nothing to the folder's generation_config.json; filters of logits are in the processors."""
-    beam: dict[str, Any] = {"num_beams": settings.num_beams, "early_stopping": False, "length_penalty": 1.0}
-    return DecodingConfig(
-        max_new_tokens=settings.max_new_tokens,
-        do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        stop_strings=list(settings.stop) or None,
-        use_cache=True,
-        **(beam if strategy == "beam" else {"num_beams": 1}),
-    )
+def _text(tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig, tokens: list[int]) -> str:
+    stream = TextStream(tokenizer, settings.stop)
+    return "".join([*map(stream.push, tokens), stream.flush()])
+
+
+def _warn_of_unfinished(guide: Guide, continuations: list[list[int]]) -> None:
+    cut = sum(not guide.finds_whole(tokens) for tokens in continuations)
+    if cut:
+        log.warning(
+            "%d of %d texts ended at max_new_tokens before they were what they must be: allow more",
+            cut,
+            len(continuations),
+        )
 
 
 class _Show(BaseStreamer):

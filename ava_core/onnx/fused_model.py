@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,9 +20,11 @@ FIRST_CAPACITY = 64
 class FusedCausalLM(OnnxCausalLM):
     """A fused graph on ONNX Runtime; made by `load_onnx`."""
 
-    def __init__(self, config: EnhancedMoEConfig, decoder: DecoderSession) -> None:
+    def __init__(
+        self, config: EnhancedMoEConfig, decoder: DecoderSession, with_hidden: Callable[[], DecoderSession]
+    ) -> None:
         super().__init__(config)
-        self.decoder = decoder
+        self.decoder, self._with_hidden = decoder, with_hidden
         self.eval()
 
     def _run(self, inputs: GraphInputs) -> OnnxCausalLMOutput:
@@ -31,7 +35,10 @@ class FusedCausalLM(OnnxCausalLM):
         real_BS = _real_tokens(B, S, seen, inputs.attention_mask)
         _require_consecutive(inputs.position_ids, real_BS)
         experts = Experts() if inputs.router else None
-        passes = _Passes(self.decoder, inputs.input_ids.numpy(), real_BS.numpy(), experts)
+        if inputs.hidden and not self.decoder.hidden:
+            self.decoder = self._with_hidden()
+        hidden: list[np.ndarray] | None = [] if inputs.hidden else None
+        passes = _Passes(self.decoder, inputs.input_ids.numpy(), real_BS.numpy(), experts, hidden)
         documents_BS = inputs.document_ids
         if documents_BS is not None and seen:
             raise ValueError("document_ids: must be None when past_key_values holds positions")
@@ -48,6 +55,8 @@ class FusedCausalLM(OnnxCausalLM):
         if inputs.logits_to_keep:
             logits_BSV = logits_BSV[:, -inputs.logits_to_keep :]
         output = OnnxCausalLMOutput(logits=torch.from_numpy(logits_BSV))
+        if hidden:
+            output.hidden_states = (torch.from_numpy(hidden[-1]),)
         if experts is not None:
             output.router_logits = tuple(torch.from_numpy(layer_logits) for layer_logits in experts.logits)
             output.router_choices = tuple(torch.from_numpy(weights > 0) for weights in experts.weights)
@@ -58,9 +67,15 @@ class _Passes:
     """Passes of the graph over a batch whose rows may be padded on either side."""
 
     def __init__(
-        self, decoder: DecoderSession, tokens_BS: np.ndarray, real_BS: np.ndarray, experts: Experts | None
+        self,
+        decoder: DecoderSession,
+        tokens_BS: np.ndarray,
+        real_BS: np.ndarray,
+        experts: Experts | None,
+        hidden: list[np.ndarray] | None,
     ) -> None:
-        self.decoder, self.tokens_BS, self.real_BS, self.experts = decoder, tokens_BS, real_BS, experts
+        self.decoder, self.tokens_BS, self.real_BS = decoder, tokens_BS, real_BS
+        self.experts, self.hidden = experts, hidden
         self.shape = (*tokens_BS.shape, decoder.shape.vocab_size)
 
     def whole(self, cache: KVCache, logits_to_keep: int) -> np.ndarray:
@@ -69,22 +84,29 @@ class _Passes:
         order_BS = np.argsort(~self.real_BS, axis=1, kind="stable")
         count_B = self.real_BS.sum(axis=1)
         before_B = cache.lengths.copy()
-        last_only = logits_to_keep == 1 and bool(self.real_BS[:, -1].all()) and self.experts is None
+        last_only = logits_to_keep == 1 and bool(self.real_BS[:, -1].all())
+        last_only = last_only and self.experts is None and self.hidden is None
         logits = self.decoder.run(
             np.take_along_axis(self.tokens_BS, order_BS, axis=1),
             cache,
             new_tokens_B=np.maximum(count_B, 1),
             all_logits=not last_only,
             experts=self.experts,
+            hidden=self.hidden,
         )
         cache.lengths[:] = before_B + count_B
         if last_only:
             return logits[:, None].copy()
         self._scatter_experts(order_BS)
+        if self.hidden is not None:
+            hidden_BSD = self.hidden.pop().reshape(*order_BS.shape, -1)
+            self.hidden.append(_put_back(hidden_BSD, order_BS) * self.real_BS[..., None])
         return _put_back(logits, order_BS) * self.real_BS[..., None]
 
     def by_document(self, document_ids_BS: np.ndarray) -> np.ndarray:
         """Each document of each row by itself, (B, S, V): a token sees its own document only."""
+        if self.hidden is not None:
+            raise ValueError("document_ids: must be None when hidden states are wanted")
         logits_BSV = np.zeros(self.shape, np.float32)
         gathered: list[tuple[int, np.ndarray, Experts]] = []
         for row, document_ids_S in enumerate(document_ids_BS):

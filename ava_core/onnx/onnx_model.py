@@ -21,11 +21,13 @@ class OnnxCausalLMOutput(ModelOutput):
     """Attributes:
     logits: (B, S or logits_to_keep, V), float32.
     past_key_values: the KV cache, if one is used.
+    hidden_states: of the last layer after its norm, (B, S, D), with `output_hidden_states`.
     router_logits, router_choices: per layer, (T, E) float32 and bool, with `output_router_logits`.
     """
 
     logits: Tensor | None = None
     past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
     router_logits: tuple[Tensor, ...] | None = None
     router_choices: tuple[Tensor, ...] | None = None
 
@@ -42,6 +44,7 @@ class GraphInputs:
         cache: keys and values of earlier positions.
         use_cache: whether those of the new ones join them.
         router: whether router logits and choices are wanted.
+        hidden: whether hidden states are wanted.
         logits_to_keep: how many of the last positions; 0 means all.
     """
 
@@ -52,6 +55,7 @@ class GraphInputs:
     cache: Cache | None
     use_cache: bool
     router: bool
+    hidden: bool
     logits_to_keep: int
 
 
@@ -82,12 +86,15 @@ class OnnxCausalLM(PreTrainedModel, BoundedGeneration, GenerationMixin):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         output_router_logits: bool = False,
+        output_hidden_states: bool = False,
         logits_to_keep: int = 0,
         document_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> OnnxCausalLMOutput | tuple:
         """Run the model over `input_ids` (B, S); arguments as in `EnhancedMoEForCausalLM.forward`.
+
+        Of the hidden states there are the last layer's only; the first call that wants them loads the graph again.
 
         Raises:
             ValueError: an argument that the graph can't take (`labels`, `inputs_embeds`, a 4-D mask, another kind of
@@ -107,6 +114,7 @@ class OnnxCausalLM(PreTrainedModel, BoundedGeneration, GenerationMixin):
             cache=past_key_values,
             use_cache=use_cache,
             router=output_router_logits,
+            hidden=output_hidden_states,
             logits_to_keep=int(logits_to_keep),
         )
         output = self._run(inputs)

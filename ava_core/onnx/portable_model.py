@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,20 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from ava_core.models import EnhancedMoEConfig
 from ava_core.onnx.onnx_model import GraphInputs, OnnxCausalLM, OnnxCausalLMOutput
+from ava_core.onnx.session import hidden_output
 
 
 class PortableCausalLM(OnnxCausalLM):
     """A portable graph on ONNX Runtime; made by `load_onnx`."""
 
-    def __init__(self, config: EnhancedMoEConfig, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self,
+        config: EnhancedMoEConfig,
+        session: onnxruntime.InferenceSession,
+        with_hidden: Callable[[], onnxruntime.InferenceSession],
+    ) -> None:
         super().__init__(config)
-        self.session = session
+        self.session, self._with_hidden = session, with_hidden
         layers = range(config.num_layers)
         self._past_names = [f"past_key_values.{layer}.{part}" for layer in layers for part in ("key", "value")]
         self._present_names = [f"present.{layer}.{part}" for layer in layers for part in ("key", "value")]
@@ -36,17 +43,23 @@ class PortableCausalLM(OnnxCausalLM):
             "input_ids": inputs.input_ids,
             "attention_mask": _segments(B, S, seen, inputs.attention_mask, inputs.document_ids),
             "position_ids": position_ids.expand(B, S),
-            "logits_to_keep": torch.tensor([inputs.logits_to_keep]),
+            "logits_to_keep": torch.tensor([0 if inputs.hidden else inputs.logits_to_keep]),
         }
         arrays = {name: tensor.to(torch.int64).contiguous().numpy() for name, tensor in feeds.items()}
         arrays.update(zip(self._past_names, self._past(cache, B), strict=True))
         wanted = ["logits"]
         wanted += self._present_names if inputs.use_cache else []
         wanted += ["router_logits", "router_choices"] if inputs.router else []
+        if inputs.hidden and not hidden_output(self.session):
+            self.session = self._with_hidden()
+        wanted += [hidden_output(self.session)] if inputs.hidden else []
         found = dict(zip(wanted, self.session.run(wanted, arrays), strict=True))
         if cache is not None and inputs.use_cache:
             _fill(cache, [torch.from_numpy(found[name]) for name in self._present_names])
         output = OnnxCausalLMOutput(logits=torch.from_numpy(found["logits"]))
+        if inputs.hidden:
+            output.hidden_states = (torch.from_numpy(found[hidden_output(self.session)]),)
+            output.logits = torch.from_numpy(found["logits"][:, -inputs.logits_to_keep :])
         if inputs.router:
             output.router_logits = tuple(torch.from_numpy(found["router_logits"]))
             output.router_choices = tuple(torch.from_numpy(found["router_choices"]))

@@ -43,9 +43,11 @@ def load_onnx(folder: Path, threads: int = 0) -> OnnxCausalLM:
     session = load_graph(folder, threads)
     model: OnnxCausalLM
     if graph_kind(session) == "fused":
-        model = FusedCausalLM(config, DecoderSession(session))
+        model = FusedCausalLM(
+            config, DecoderSession(session), lambda: DecoderSession(load_graph(folder, threads, hidden=True))
+        )
     else:
-        model = PortableCausalLM(config, session)
+        model = PortableCausalLM(config, session, lambda: load_graph(folder, threads, hidden=True))
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model

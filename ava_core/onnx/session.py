@@ -19,6 +19,10 @@ import onnxruntime
 from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.onnx.shape import GRAPH_FILE, GRAPH_KIND, SESSION_OPTIONS, SHAPE, WEIGHTS_FILE, DecoderShape
 
+HIDDEN = "ava.hidden"
+"""Metadata of a graph that gives hidden states: the name of that output."""
+LOGITS = "logits"
+
 
 class KVCache:
     """Keys and values of some rows, float32, each layer's (rows, G, C, A). Made by `DecoderSession.cache`.
@@ -65,6 +69,7 @@ class DecoderSession:
 
     Attributes:
         shape: its sizes.
+        hidden: name of the output with the hidden states that the head reads; empty without it.
 
     Raises:
         IntegrityError: the graph doesn't say them.
@@ -72,6 +77,7 @@ class DecoderSession:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.session = session
+        self.hidden = hidden_output(session)
         try:
             self.shape = DecoderShape.from_json(session.get_modelmeta().custom_metadata_map[SHAPE])
         except (ValueError, TypeError, KeyError) as error:
@@ -120,6 +126,7 @@ class DecoderSession:
         new_tokens_B: np.ndarray | None = None,
         all_logits: bool = False,
         experts: Experts | None = None,
+        hidden: list[np.ndarray] | None = None,
     ) -> np.ndarray:
         """Append tokens to rows first_row .. first_row + B - 1 of the cache.
 
@@ -130,6 +137,8 @@ class DecoderSession:
             new_tokens_B: how many of a row's tokens count, all S if it is left out; each at least 1.
             all_logits: of every token instead of each row's last.
             experts: takes the routers' logits and gate values.
+            hidden: takes the hidden states that the logits are made of, float32 (B or B * S, D); for a session of
+                `load_graph(..., hidden=True)`.
 
         Returns:
             Logits, float32: (B, V), or (B, S, V) where those of padding mean nothing. The next call with as many rows
@@ -146,13 +155,15 @@ class DecoderSession:
                 f"tokens up to position {total_B.max(initial=0)} of rows {first_row} to {first_row + B - 1}: the cache"
                 f" holds {cache.rows} rows of {cache.capacity} tokens"
             )
-        if S == 1 and not all_logits and experts is None:
+        if S == 1 and not all_logits and experts is None and hidden is None:
             step = cache.bindings.get((first_row, B))
             if step is None:
                 step = cache.bindings[first_row, B] = _Step(self, cache, first_row, B)
         else:
-            step = _Step(self, cache, first_row, B, S, all_logits, experts)
+            step = _Step(self, cache, first_row, B, S, all_logits, experts, hidden)
         logits = step.run(tokens_BS, new_B, total_B)
+        if hidden is not None:
+            hidden.append(step.hidden())
         cache.lengths[rows] = total_B
         return logits.reshape(B, S, -1) if all_logits else logits
 
@@ -172,6 +183,7 @@ class _Step:
         S: int = 1,
         all_logits: bool = False,
         experts: Experts | None = None,
+        hidden: list[np.ndarray] | None = None,
     ) -> None:
         wanted = B * S if all_logits else B
         self.session, self.all_logits = decoder.session, all_logits
@@ -196,12 +208,19 @@ class _Step:
             rows = buffer[first_row : first_row + B]
             self._bind(self.binding.bind_input, f"past_key_values.{part}", rows)
             self._bind(self.binding.bind_output, f"present.{part}", rows)
+        self.hidden_index = None
+        if hidden is not None:
+            self.binding.bind_output(decoder.hidden, "cpu")
+            self.hidden_index = 1 + len(decoder._parts)
         if experts is not None:
             L, E = decoder.shape.num_layers, decoder.shape.num_experts
             experts.logits, experts.weights = np.zeros((L, B, S, E), np.float32), np.zeros((L, B, S, E), np.float32)
             for layer, (logits, weights) in enumerate(decoder.shape.router_outputs):
                 self._bind(self.binding.bind_output, logits, experts.logits[layer])
                 self._bind(self.binding.bind_output, weights, experts.weights[layer])
+
+    def hidden(self) -> np.ndarray:
+        return self.binding.get_outputs()[self.hidden_index].numpy()
 
     @staticmethod
     def _bind(bind, name: str, array: np.ndarray) -> None:
@@ -218,8 +237,13 @@ class _Step:
         return self.logits
 
 
-def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+def load_graph(folder: Path, threads: int = 0, *, hidden: bool = False) -> onnxruntime.InferenceSession:
     """The ONNX Runtime session of an exported model.
+
+    Args:
+        folder: holds the graph and its weights.
+        threads: CPU threads; 0: as many as ONNX Runtime chooses.
+        hidden: give the graph one more output, the hidden states that its head reads (`hidden_output`).
 
     Raises:
         AvaError: a file is missing.
@@ -239,8 +263,9 @@ def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     # Where other processes want the cores it is the other way round, by the same factor (11 and 23 of 60 products per
     # second): unlike OpenMP's, these threads soon let go, and a server is expected to have its cores.
     try:
-        if linked:
-            return _load_linked(folder, options)
+        if linked or hidden:
+            graph = _with_hidden_output(folder) if hidden else (folder / GRAPH_FILE).read_bytes()
+            return _load_bytes(graph, folder, options)
         return onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise IntegrityError(
@@ -248,16 +273,32 @@ def load_graph(folder: Path, threads: int = 0) -> onnxruntime.InferenceSession:
         ) from error
 
 
-def _load_linked(folder: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session of a graph whose files are links, as DVC makes them with `cache.type symlink`.
+def _load_bytes(graph: bytes, folder: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session of a graph that isn't the file itself, or whose files are links, as DVC makes them with `cache.type
+    symlink`.
 
     ONNX Runtime follows no link out of a graph's folder, so it is given the bytes. It copies them where it would map
     the file: a process then has weights of its own.
     """
     weights = np.memmap(folder / WEIGHTS_FILE, np.uint8, "r")  # must live until the session is made
     options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
-    graph = (folder / GRAPH_FILE).read_bytes()
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _with_hidden_output(folder: Path) -> bytes:
+    import onnx
+
+    model = onnx.load(folder / GRAPH_FILE, load_external_data=False)
+    head = next(node for node in model.graph.node if LOGITS in node.output)
+    model.graph.output.append(onnx.helper.make_tensor_value_info(head.input[0], onnx.TensorProto.FLOAT, None))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = HIDDEN, head.input[0]
+    return model.SerializeToString()
+
+
+def hidden_output(session: onnxruntime.InferenceSession) -> str:
+    """The output with the hidden states that the head reads, after the last norm; empty if the graph gives none."""
+    return session.get_modelmeta().custom_metadata_map.get(HIDDEN, "")
 
 
 def graph_kind(session: onnxruntime.InferenceSession) -> str:

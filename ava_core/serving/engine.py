@@ -76,6 +76,7 @@ class Engine:
     ) -> None:
         self.decoder, self.tokenizer, self.deliver = decoder, tokenizer, deliver
         self.context = decoder.shape.max_position_embeddings
+        self.vocab_size = decoder.shape.vocab_size
         self.slots, self.max_queue, self.chunk = slots, max_queue, chunk
         self._cache = decoder.cache(slots + 1, self.context)
         self._decoding: list[Sequence] = []

@@ -46,18 +46,17 @@ def signature(generation: GenerationConfig) -> Any:
     text = Schema([ColSpec(DataType.string)])
     parameters = [
         ParamSpec("strategy", DataType.string, "greedy"),
-        ParamSpec("max_new_tokens", DataType.long, generation.max_new_tokens),
-        ParamSpec("num_beams", DataType.long, generation.num_beams),
-        ParamSpec("temperature", DataType.double, generation.temperature),
-        ParamSpec("top_p", DataType.double, generation.top_p),
-        ParamSpec("top_k", DataType.long, generation.top_k),
-        ParamSpec("min_p", DataType.double, generation.min_p),
-        ParamSpec("stop", DataType.string, list(generation.stop), shape=(-1,)),
-        ParamSpec("repetition_penalty", DataType.double, generation.repetition_penalty),
+        *(_parameter(name, getattr(generation, name)) for name in GenerationConfig.model_fields),
         ParamSpec("seed", DataType.long, SAMPLING_SEED),
         ParamSpec("weights", DataType.string, AUTO),
     ]
     return ModelSignature(inputs=text, outputs=text, params=ParamSchema(parameters))
+
+
+def _parameter(name: str, value: int | float | list[str]) -> ParamSpec:
+    if isinstance(value, list):
+        return ParamSpec(name, DataType.string, list(value), shape=(-1,))
+    return ParamSpec(name, DataType.long if isinstance(value, int) else DataType.double, value)
 
 
 class TextModel(PythonModel):
@@ -91,9 +90,8 @@ class TextModel(PythonModel):
         Args:
             context: MLflow's; not used.
             model_input: prompts: a data frame with one column, numbered or called `prompt`; a list or a string.
-            params: `strategy` (one of `STRATEGIES`), `max_new_tokens`, `num_beams`, `temperature`, `top_p`, `top_k`,
-                `min_p`, `stop` (a list), `repetition_penalty`, `seed`, and `weights`: a
-                scheme of quantisation on ONNX Runtime, float on PyTorch, auto for the smallest that this version holds.
+            params: `strategy` (one of `STRATEGIES`), the fields of `GenerationConfig`, `seed`, and `weights`: a scheme
+                of quantisation on ONNX Runtime, float on PyTorch, auto for the smallest that this version holds.
 
         Returns:
             Prompt and continuation, one text per prompt.
@@ -116,6 +114,8 @@ class TextModel(PythonModel):
             settings = GenerationConfig(**values)
         except ValidationError as error:
             fault = error.errors()[0]
+            if not fault["loc"]:  # between two parameters
+                raise AvaError(f"params.{fault['ctx']['error']}") from error
             name = ".".join(str(part) for part in fault["loc"])
             raise AvaError(f"params.{name} = {fault['input']}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
         prompts = read_prompts(model_input)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ava_core.config.generation import GenerationConfig
 from ava_core.errors import AvaError
+from ava_core.generation.constraints import Guide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +16,14 @@ class Request:
 
     Attributes:
         prompt_ids: its tokens, at least one.
-        strategy: any of `STRATEGIES` but beam.
+        strategy: any of `STRATEGIES` but beam and contrastive.
         settings: lengths, filters and stop strings.
         seed: of the sequence's random generator.
         logprobs: number of most probable tokens whose log-probabilities are given with each token; None: none at all.
         ignore_end: go on past the end of the document, to the limit of tokens.
         echo: begin the text with the prompt, and its log-probabilities with the prompt's.
         prompt_only: generate nothing, whatever `settings.max_new_tokens` is.
+        guide: says which tokens may come, from the first on; the sequence takes its own copy.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,6 +34,7 @@ class Request:
     ignore_end: bool = False
     echo: bool = False
     prompt_only: bool = False
+    guide: Guide | None = None
 
     @property
     def max_new_tokens(self) -> int:
@@ -66,7 +69,8 @@ class Delta:
     Attributes:
         text: new text, without what may still become part of a stop string or of a character; may be empty.
         tokens: number of tokens that were generated so far.
-        finish_reason: None while it goes on; "stop" at the end of a document or a stop string; "length" at the limit.
+        finish_reason: None while it goes on; "stop" at the end of a document, a stop string, or where the guide lets
+            nothing follow; "length" at the limit.
         logprobs: of the tokens whose text is complete, if the request asked for them.
     """
 

@@ -35,9 +35,16 @@ class Sequence:
         self.owner = owner
         self.last_token = -1
         self.scores_prompt = request.echo and request.logprobs is not None
-        self._sampler = Sampler(request.strategy, request.settings, request.seed, request.prompt_ids)
         self._text = TextStream(tokenizer, request.settings.stop)
         self._end = None if request.ignore_end else tokenizer.eos_token_id
+        self._sampler = Sampler(
+            request.strategy,
+            request.settings,
+            request.seed,
+            request.prompt_ids,
+            end=self._end,
+            guide=request.guide.fork() if request.guide is not None else None,
+        )
         self._count, self._limit = 0, min(request.max_new_tokens, context - len(request.prompt_ids))
         self._echo = self._text.echo(request.prompt_ids) if request.echo else ""
         self._shown = 0
@@ -77,7 +84,9 @@ class Sequence:
             text, reason = self._text.flush(), "stop"
         else:
             text, reason = self._text.push(token), None
-            if self._count == self._limit and not self._text.stopped:
+            if self._sampler.complete:
+                text, reason = text + self._text.flush(), "stop"
+            elif self._count == self._limit and not self._text.stopped:
                 text, reason = text + self._text.flush(), "length"
             if self._text.stopped:
                 reason = "stop"

@@ -45,13 +45,65 @@ def test_strategy_is_obeyed(tiny_model, strategy):
     [
         ("--temperature", "0", "--temperature 0.0: input should be greater than or equal to 0.000001"),
         ("--top-p", "1.5", "--top-p 1.5: input should be less than or equal to 1"),
-        ("--strategy", "best", "strategy best: must be one of greedy, beam, nucleus, top-k, min-p"),
+        (
+            "--strategy",
+            "best",
+            "strategy best: must be one of greedy, beam, contrastive, nucleus, top-k, min-p, typical",
+        ),
+        ("--typical-p", "1.5", "--typical-p 1.5: input should be less than or equal to 1"),
+        ("--min-new-tokens", "65", "--min-new-tokens 65: must be <= --max-new-tokens 64"),
+        ("--num-beam-groups", "3", "--num-beam-groups 3: must divide --num-beams 4"),
+        ("--num-beam-groups", "2", "--num-beam-groups 2: is read by beam only: --strategy is nucleus"),
+        ("--length-penalty", "2", "--length-penalty 2.0: is read by beam only: --strategy is nucleus"),
+        ("--contrastive", "2", "--contrastive 2.0: input should be less than or equal to 1"),
+        ("--regex", "a(", "--regex a(: unclosed group"),
+        ("--json-schema", "none.json", "--json-schema none.json: No such file or directory"),
+        ("--json-schema", '{"type": 5}', '--json-schema {"type": 5}: type must be a string or array of strings'),
     ],
 )
 def test_wrong_value_is_refused_before_the_model_is_looked_at(flag, value, message):
     result = ava("--model", "nowhere", "--prompt", "O", flag, value)
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--strategy", "beam", "--contrastive", "0.6"],
+            "--contrastive 0.6: is read by contrastive only: --strategy is beam",
+        ),
+        (["--regex", "a", "--json-schema", "{}"], "--regex: can't stand beside --json-schema: give one of them"),
+        (["--regex", "a", "--stop", "b"], "stop = ['b']: can't stand beside a constraint"),
+        (["--strategy", "greedy", "--num-return-sequences", "2"], "--num-return-sequences 2: greedy finds one text"),
+        (["--stream", "--num-return-sequences", "2"], "--stream: needs one prompt and a strategy other than beam"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(arguments, message):
+    result = ava("--model", "nowhere", "--prompt", "O", *arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert message in str(result.exception)
+
+
+def test_schema_of_a_file_holds_for_each_of_several_texts(tiny_model, tmp_path):
+    path = tmp_path / "schema.json"
+    path.write_text(
+        '{"type": "object", "properties": {"age": {"type": "integer", "maximum": 99}}, "required": ["age"]}'
+    )
+    options = ["--json-schema", path, "--num-return-sequences", 3, "--max-new-tokens", 90, "--temperature", 0.1]
+    result = ava("--model", tiny_model, "--prompt", "O", "--jsonl", *options)
+    assert result.exit_code == 0, result.output
+    texts = [json.loads(line)["text"] for line in result.stdout.splitlines() if line.startswith("{")]
+    assert len(texts) == 3 and all(text.replace(" ", "").startswith('{"age":') for text in texts)
+
+
+def test_contrastive_flag_chooses_the_strategy(tiny_model):
+    options = ["--model", tiny_model, "--prompt", "To be, or", "--max-new-tokens", 6]
+    result = ava(*options, "--contrastive", 0.7, "--top-k", 5)
+    settings = GenerationConfig(max_new_tokens=6, penalty_alpha=0.7, top_k=5)
+    [text] = generate(*load_model(tiny_model), ["To be, or"], strategy="contrastive", settings=settings, seed=0)
+    assert result.stdout == text + "\n"
 
 
 def test_registered_model_is_fetched_into_the_cache(tiny_model, monkeypatch):
@@ -162,7 +214,7 @@ def test_interrupted_command_exits_130_without_a_traceback(tiny_model):
         "import os, signal\n"
         "from ava_core.cli import main\n"
         "from ava_core.generation import decoding\n"
-        "decoding._decode = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "decoding._Decoder.decode = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "main.main()\n"
     )
     run = [sys.executable, "-c", code, "generate", "--model", tiny_model, "--prompt", "O", "--stream"]

@@ -181,7 +181,7 @@ def test_quantised_weights_are_the_default_and_float_ones_are_asked_for(tiny_mod
 
 
 def test_unknown_strategy_range_and_weights_are_refused(model):
-    with pytest.raises(AvaError, match=r"params.strategy = best: must be one of greedy, beam, nucleus"):
+    with pytest.raises(AvaError, match=r"params.strategy = best: must be one of greedy, beam, contrastive"):
         model.predict(None, ["a"], {"strategy": "best"})
     with pytest.raises(AvaError, match=r"params.top_p = 3.0: input should be less than or equal to 1"):
         model.predict(None, ["a"], {"top_p": 3.0})

@@ -15,7 +15,7 @@ from pydantic_core import core_schema
 
 TOOLS = "this model calls no tools: leave it out"
 TEXT = "this model reads and writes text alone: leave it out"
-SAMPLING = "leave it out, or use temperature, top_p, top_k, min_p or repetition_penalty"
+SAMPLING = "leave it out, or use temperature, top_p, top_k, min_p, repetition_penalty or no_repeat_ngram_size"
 MISSING = "this server has no such thing: leave it out"
 
 
@@ -79,9 +79,6 @@ class NeutralChatFields(NeutralFields):
 
     modalities: Annotated[Any, Neutral(["text"], remedy=TEXT)] = None
     audio: Annotated[Any, Neutral(remedy=TEXT)] = None
-    response_format: Annotated[
-        Any, Neutral({"type": "text"}, remedy="answers are plain text: leave it out, and check what comes")
-    ] = None
     reasoning_effort: Annotated[Any, Neutral("none", remedy="this model doesn't reason: leave it out")] = None
     verbosity: Annotated[Any, Neutral("medium", remedy="leave it out, or use max_tokens")] = None
 

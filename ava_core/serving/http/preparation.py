@@ -10,7 +10,9 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ava_core.errors import AvaError
 from ava_core.generation.chat import encode_pieces, render_chat
+from ava_core.generation.constraints import Constraint, Guide
 from ava_core.generation.prompts import encode
 from ava_core.serving.http.errors import HttpError
 from ava_core.serving.http.protocol import ChatRequest, CompletionRequest, GenerationRequest
@@ -109,7 +111,10 @@ def _requests(body: GenerationRequest, served: Served, ids: list[int]) -> list[R
             code="context_length_exceeded",
             param="max_tokens" if room >= 1 else "prompt",
         )
-    settings = body.settings(wanted or max(room, 1))
+    most = wanted or max(room, 1)
+    if body.min_tokens > most:
+        raise HttpError(400, f"min_tokens = {body.min_tokens}: at most {most} tokens can follow", param="min_tokens")
+    settings, guide = body.settings(most), _guide(body, served)
     first = body.seed % 2**63 if body.seed is not None else random.getrandbits(62)
     prompt_ids = tuple(ids)
     return [
@@ -122,6 +127,25 @@ def _requests(body: GenerationRequest, served: Served, ids: list[int]) -> list[R
             ignore_end=body.ignore_eos,
             echo=body.echoes,
             prompt_only=wanted == 0,
+            guide=guide,
         )
         for index in range(body.n)
     ]
+
+
+def _guide(body: GenerationRequest, served: Served) -> Guide | None:
+    """What the answer's text must be; compiled here, in a worker thread, once for all choices."""
+    asked, field = body.response_format, "regex" if body.regex else "response_format"
+    try:
+        if body.regex:
+            constraint = Constraint.regex(body.regex)
+        elif asked.json_schema is not None:
+            field = "response_format.json_schema.schema"
+            constraint = Constraint.json_schema(asked.json_schema.schema_)
+        elif asked.type == "json_object":
+            constraint = Constraint.json_object()
+        else:
+            return None
+        return Guide(constraint, served.tokenizer, served.engine.vocab_size)
+    except AvaError as error:
+        raise HttpError(400, f"{field}: {error}", param=field) from error

@@ -1,7 +1,9 @@
 """OpenAI's requests as typed models: https://platform.openai.com/docs/api-reference. Unknown fields are refused.
 
-`top_k`, `min_p`, `repetition_penalty`, `ignore_eos` and `continuous_usage_stats` are extensions, under the names that
-other servers use for them. Fields that this server doesn't act on are in `neutral`. Null is the same as absent.
+`top_k`, `min_p`, `typical_p`, `epsilon_cutoff`, `eta_cutoff`, `repetition_penalty`, `no_repeat_ngram_size`,
+`min_tokens`, `ignore_eos`, `regex` and `continuous_usage_stats` are extensions, under the names that other servers or
+Transformers use for them; so is `response_format` in completions. Fields that this server doesn't act on are in
+`neutral`. Null is the same as absent.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ava_core.config.generation import GenerationConfig
 from ava_core.serving.http.neutral import (
+    Fields,
     NeutralChatFields,
     NeutralCompletionFields,
     NeutralFields,
@@ -92,6 +95,29 @@ class StreamOptions(NeutralStreamFields):
     continuous_usage_stats: bool = False
 
 
+class JsonSchema(Fields):
+    """`response_format.json_schema`: the schema, and what a client calls it."""
+
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    name: str = ""
+    description: str = ""
+    strict: bool = True
+    """Answers are valid in any case."""
+
+
+class ResponseFormat(Fields):
+    """`response_format`: what an answer's text must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _require_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError(f"json_schema: must be given with type json_schema, and only then; type is {self.type}")
+        return self
+
+
 class GenerationRequest(NeutralFields):
     """What completions and chat completions have in common."""
 
@@ -100,13 +126,39 @@ class GenerationRequest(NeutralFields):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=-1)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    epsilon_cutoff: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eta_cutoff: Annotated[float, Field(ge=0, lt=1)] = 0.0
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    min_tokens: Annotated[int, Field(ge=0)] = 0
     ignore_eos: bool = False
+    response_format: ResponseFormat = ResponseFormat(type="text")
+    regex: str = ""
+    """What the answer's text must match as a whole."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[list[str], BeforeValidator(_listed_stops)] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+
+    @model_validator(mode="after")
+    def _require_one_way_to_end(self) -> Self:
+        constraints = [name for name in ("regex", "response_format") if self._constrains(name)]
+        if not constraints:
+            return self
+        if len(constraints) > 1:
+            raise ValueError("regex: can't stand beside response_format: give one of them")
+        for name in ("stop", "min_tokens", "no_repeat_ngram_size", "ignore_eos"):
+            if value := getattr(self, name):
+                raise ValueError(
+                    f"{name} = {value}: can't stand beside {constraints[0]}, which says itself how an answer ends:"
+                    " leave it out"
+                )
+        return self
+
+    def _constrains(self, name: str) -> bool:
+        return bool(self.regex) if name == "regex" else self.response_format.type != "text"
 
     @property
     def strategy(self) -> str:
@@ -136,6 +188,11 @@ class GenerationRequest(NeutralFields):
             top_p=float(self.top_p),
             top_k=max(self.top_k, 0),
             min_p=float(self.min_p),
+            typical_p=float(self.typical_p),
+            epsilon_cutoff=float(self.epsilon_cutoff),
+            eta_cutoff=float(self.eta_cutoff),
+            min_new_tokens=self.min_tokens,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
             repetition_penalty=float(self.repetition_penalty),
             stop=self.stop,
         )
