@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ava_core.steps.schemes import SMALLEST_FIRST
+from ava_core.cli.chosen_model import DEFAULT_MODEL, FLOAT, Model, Threads, Weights, model_folder, require_weights
+from ava_core.cli.decoding_settings import choose
+from ava_core.generation.uses import USES
 
 if TYPE_CHECKING:
     from ava_core.config.generation import GenerationConfig
     from ava_core.generation.constraints import Constraint
-
-REGISTRY_SCHEME = "models:/"
-CACHE = Path(".ava/models")
-FLOAT = "float"
-FLAGS = {"penalty_alpha": "--contrastive"}
-"""Those that aren't called like their setting."""
-READERS = {
-    "typical_p": ("nucleus", "typical"),
-    "epsilon_cutoff": ("nucleus",),
-    "eta_cutoff": ("nucleus",),
-    "penalty_alpha": ("contrastive",),
-    "num_beam_groups": ("beam",),
-    "diversity_penalty": ("beam",),
-    "length_penalty": ("beam",),
-}
-"""Settings by the strategies that look at them."""
 
 
 def generate(
@@ -39,19 +24,15 @@ def generate(
         str | None,
         typer.Option(help='File with a prompt per line, as text or as JSON {"prompt": ...}; - is standard input.'),
     ] = None,
-    model: Annotated[
-        str,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = FLOAT,
+    use: Annotated[
+        str | None,
         typer.Option(
-            help="Output folder of `ava train` or `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION."
+            "--for",
+            help="Preset; flags win over it. " + ". ".join(f"{name}: {use}" for name, use in USES.items()) + ".",
         ),
-    ] = f"{REGISTRY_SCHEME}ava-moe@champion",
-    weights: Annotated[
-        str,
-        typer.Option(
-            help=f"Weights of a registered model: {FLOAT}, {', '.join(SMALLEST_FIRST)}, or auto for the smallest"
-            " quantised ones."
-        ),
-    ] = FLOAT,
+    ] = None,
     strategy: Annotated[
         str | None,
         typer.Option(
@@ -117,11 +98,11 @@ def generate(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help='Print a line {"prompt": ..., "text": ...} per prompt.')
     ] = False,
-    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0: all that it may use.")] = 0,
+    threads: Threads = 0,
 ) -> None:
     """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
     from ava_core.errors import ConfigError
-    from ava_core.generation.strategies import require_strategy, require_streamable, require_texts
+    from ava_core.generation.strategies import require_streamable, require_texts
     from ava_core.runtime import logs
 
     logs.configure()
@@ -144,11 +125,7 @@ def generate(
         "no_repeat_ngram_size": no_repeat_ngram_size,
         "stop": stop or None,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
-    strategy = strategy or ("contrastive" if contrastive is not None else "nucleus")
-    require_strategy(strategy)
-    settings = _settings(given)
-    _require_read(strategy, given)
+    strategy, settings = choose(strategy, {name: value for name, value in flags.items() if value is not None}, use)
     require_texts(strategy, settings, num_return_sequences)
     constraint = _constraint(json_schema, regex, settings)
     prompts = [*(prompt or []), *(_read_prompts(prompts_file) if prompts_file else [])]
@@ -159,13 +136,13 @@ def generate(
         require_streamable(strategy, len(prompts) * num_return_sequences)
     if stream and jsonl:
         raise ConfigError("--stream: prints plain text: leave out --jsonl")
-    _require_weights(model, weights)
+    require_weights(model, weights)
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
     from ava_core.generation.decoding import generate as decode
     from ava_core.generation.loading import load_model
 
-    loaded, tokenizer = load_model(_folder(model, weights), threads)
+    loaded, tokenizer = load_model(model_folder(model, weights), threads)
     show = _Shown(prompts[0]) if stream else None
     texts = decode(
         loaded,
@@ -241,32 +218,6 @@ def _require_unicode(prompts: list[str]) -> None:
             raise ConfigError(f"prompt {prompt[:32]!a}: isn't valid UTF-8 at character {error.start}") from error
 
 
-def _settings(given: dict[str, Any]) -> GenerationConfig:
-    """The configuration's defaults with the flags over them, held to the configuration's own bounds."""
-    from pydantic import ValidationError
-
-    from ava_core.config.generation import GenerationConfig
-    from ava_core.errors import ConfigError
-
-    try:
-        return GenerationConfig(**given)
-    except ValidationError as error:
-        raise ConfigError(*(_describe(fault) for fault in error.errors())) from error
-
-
-def _require_read(strategy: str, given: dict[str, Any]) -> None:
-    """Refuse settings that this strategy doesn't look at, of those that ask for a certain one."""
-    from ava_core.errors import ConfigError
-
-    faults = [
-        f"{_flag(name)} {given[name]}: is read by {' and '.join(readers)} only: --strategy is {strategy}"
-        for name, readers in READERS.items()
-        if name in given and strategy not in readers
-    ]
-    if faults:
-        raise ConfigError(*faults)
-
-
 def _constraint(json_schema: str | None, regex: str | None, settings: GenerationConfig) -> Constraint | None:
     from ava_core.errors import ConfigError
     from ava_core.generation.constraints import Constraint, require_free
@@ -300,33 +251,3 @@ def _schema_text(given: str) -> str:
         raise ConfigError(error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"isn't valid UTF-8 at byte {error.start}") from error
-
-
-def _describe(fault: Any) -> str:
-    if not fault["loc"]:  # between two settings
-        return re.sub(r"\b([a-z]+(?:_[a-z]+)+) = ", lambda name: f"{_flag(name[1])} ", str(fault["ctx"]["error"]))
-    return f"{_flag(str(fault['loc'][0]))} {fault['input']}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-
-
-def _flag(setting: str) -> str:
-    return FLAGS.get(setting) or f"--{setting.replace('_', '-')}"
-
-
-def _require_weights(model: str, weights: str) -> None:
-    from ava_core.errors import ConfigError
-
-    known = (FLOAT, "auto", *SMALLEST_FIRST)
-    if weights not in known:
-        raise ConfigError(f"--weights {weights}: must be one of {', '.join(known)}")
-    if weights != FLOAT and not model.startswith(REGISTRY_SCHEME):
-        raise ConfigError(f"--weights {weights}: chooses among those of a registered model: {model} holds its own")
-
-
-def _folder(model: str, weights: str) -> Path:
-    if not model.startswith(REGISTRY_SCHEME):
-        return Path(model)
-    from ava_core.registry import download_model
-    from ava_core.registry.download import TRAINED
-    from ava_core.tracking import tracking_uri
-
-    return download_model(model, tracking_uri(), CACHE, TRAINED if weights == FLOAT else weights).folder

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 import ava_core
-from ava_core.cli import checkout, config, export, generate, keys, record_outcome, serve, show
+from ava_core.cli import chat, checkout, config, export, generate, keys, record_outcome, serve, show
 from ava_core.cli.version import version_option
 from ava_core.config.hardware import KERNELS, requested_kernels
 from ava_core.config.threads import let_threads_sleep
@@ -51,6 +51,7 @@ app = typer.Typer(
 for step in STEPS:
     app.command(step)(import_module(f"ava_core.cli.{step}").command)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("show")(show.show)

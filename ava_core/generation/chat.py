@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -58,6 +59,40 @@ def render_chat(
     except TemplateError as error:  # it may quote a message
         raise TemplateError(str(error).translate(undisguise)) from error
     return [piece.translate(undisguise) if isinstance(piece, str) else piece for piece in special.split(rendered)]
+
+
+@dataclass(frozen=True)
+class EndOfTurn:
+    """What a template writes after an answer.
+
+    Attributes:
+        tokens: the special token right after it, if there is one.
+        text: the text before the user's next message; empty if a special token comes first.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> EndOfTurn:
+    """What ends an assistant's answer by the template: a model that was trained with it says so itself, and one that
+    goes on with the user's part has to be stopped.
+    """
+    said, asked = "said0it", "asked0it"
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
+    try:
+        pieces = render_chat(tokenizer, [*messages, {"role": "user", "content": asked}], template)
+    except TemplateError:  # it wants other messages
+        return EndOfTurn((), "")
+    for number, piece in enumerate(pieces):
+        if isinstance(piece, str) and said in piece:
+            after = piece.split(said, 1)[1]
+            if asked in after:
+                between = after.split(asked, 1)[0]
+                return EndOfTurn((), between.rstrip() or between)
+            following = pieces[number + 1 : number + 2]
+            return EndOfTurn(tuple(token for token in following if isinstance(token, int)), "")
+    return EndOfTurn((), "")
 
 
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[str | int]) -> list[int]:

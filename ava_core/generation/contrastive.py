@@ -10,6 +10,7 @@ Shapes: see `ava_core.models.shapes`; K = candidates, T = tokens so far.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def contrastive_search(
     max_new_tokens: int,
     penalty_alpha: float,
     top_k: int,
-    end: int,
+    ends: Sequence[int],
     padding: int,
     streamer: BaseStreamer | None = None,
 ) -> Tensor:
@@ -43,11 +44,11 @@ def contrastive_search(
         model: causal, of PyTorch or ONNX Runtime.
         batch: `input_ids` and `attention_mask`, (B, S), padded on the left.
         processors: of the logits, as Transformers calls them.
-        criteria: as Transformers calls them; a row ends at the end token, too.
+        criteria: as Transformers calls them; a row ends at one of `ends`, too.
         max_new_tokens: most tokens to add.
         penalty_alpha: weight of the similarity; 0 is greedy decoding.
         top_k: number of candidates.
-        end: the token that ends a row.
+        ends: tokens that end a row.
         padding: what follows it.
         streamer: told the prompt and each token of the only row.
 
@@ -56,6 +57,7 @@ def contrastive_search(
     """
     sequences_BT, mask_BT = batch["input_ids"], batch["attention_mask"].bool()
     B = len(sequences_BT)
+    end_tokens = torch.tensor(ends, device=sequences_BT.device)
     rows = Rows(model, hidden=True)
     reading = rows.read(sequences_BT, batch["attention_mask"])
     logits_BV, context_BTD = reading.logits_BV, normalize(_hidden(reading), dim=-1)
@@ -81,7 +83,7 @@ def contrastive_search(
         sequences_BT = torch.cat([sequences_BT, tokens_B[:, None]], dim=1)
         if streamer is not None:
             streamer.put(tokens_B.cpu())
-        ended_B = ended_B | (tokens_B == end) | criteria(sequences_BT, None)
+        ended_B = ended_B | torch.isin(tokens_B, end_tokens) | criteria(sequences_BT, None)
         if bool(ended_B.all()):
             break
         rows.select((every_B * K + chosen_B).repeat_interleave(K))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -84,11 +84,39 @@ def generate(
     for batch in _batches(rows, settings.max_new_tokens):
         streamer = _Show(tokenizer, settings, show) if show is not None else None
         first = len(continuations) // each
-        continuations += decoder.decode(batch, seeds[first : first + len(batch)], streamer)
-        if streamer is not None:
-            continuations[-1] = streamer.text
+        found = decoder.decode(batch, seeds[first : first + len(batch)], streamer)
+        continuations += [continuation.text for continuation in found]
     repeated = [prompt for prompt in prompts for _ in range(num_return_sequences)]
     return [prompt + continuation for prompt, continuation in zip(repeated, continuations, strict=True)]
+
+
+def continue_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    token_ids: list[int],
+    *,
+    strategy: str,
+    settings: GenerationConfig,
+    seed: int,
+    show: Callable[[str], None],
+    ends: Sequence[int] = (),
+) -> bool:
+    """Continue one sequence of tokens, as `generate` does a prompt.
+
+    Args:
+        model, tokenizer, strategy, settings, seed: as for `generate`; any strategy but beam.
+        token_ids: at least one; they and the new ones fit into the model's context.
+        show: told the text piece by piece.
+        ends: tokens that end the text beside the end of a document.
+
+    Returns:
+        Whether the text was cut: it ended at `settings.max_new_tokens`.
+    """
+    require_strategy(strategy)
+    require_streamable(strategy, 1)
+    decoder = _Decoder(model, tokenizer, strategy, settings, None, 1, tuple(ends))
+    [found] = decoder.decode([token_ids], [seed], _Show(tokenizer, settings, show))
+    return found.cut
 
 
 def _require_room(model: PreTrainedModel, prompt: str, length: int, new_tokens: int) -> None:
@@ -116,6 +144,19 @@ def _batches(token_ids: list[list[int]], new_tokens: int) -> list[list[list[int]
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """A text that follows a prompt.
+
+    Attributes:
+        text: without special tokens and stop strings.
+        cut: it ended at `max_new_tokens`, and at nothing else.
+    """
+
+    text: str
+    cut: bool
+
+
+@dataclass(frozen=True)
 class _Decoder:
     """Continues batches of prompts."""
 
@@ -126,13 +167,15 @@ class _Decoder:
     constraint: Constraint | None
     each: int
     """Texts of each row, for beam search."""
+    ends: tuple[int, ...] = ()
+    """Tokens that end a text beside the end of a document."""
 
-    def decode(self, token_ids: list[list[int]], seeds: list[int], streamer: BaseStreamer | None) -> list[str]:
+    def decode(self, token_ids: list[list[int]], seeds: list[int], streamer: BaseStreamer | None) -> list[Continuation]:
         """Continuations of one batch; `seeds` has one for each row."""
         tokenizer, settings = self.tokenizer, self.settings
         batch = tokenizer.pad({"input_ids": token_ids}, padding_side="left", return_tensors="pt").to(self.model.device)
         length = batch["input_ids"].shape[1]
-        processors = history_processors(settings, length, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        processors = history_processors(settings, length, self._all_ends, tokenizer.pad_token_id)
         criteria = StoppingCriteriaList()
         guide = None
         if self.constraint is not None:
@@ -151,7 +194,17 @@ class _Decoder:
         continuations = sequences[:, length:].tolist()
         if guide is not None:
             _warn_of_unfinished(guide, continuations)
-        return [_text(tokenizer, settings, tokens) for tokens in continuations]
+        return [self._continuation(tokens) for tokens in continuations]
+
+    @property
+    def _all_ends(self) -> list[int]:
+        return [self.tokenizer.eos_token_id, *self.ends]
+
+    def _continuation(self, tokens: list[int]) -> Continuation:
+        stream = TextStream(self.tokenizer, self.settings.stop)
+        text = "".join([*map(stream.push, tokens), stream.flush()])
+        ended = stream.stopped or not set(self._all_ends).isdisjoint(tokens)
+        return Continuation(text, cut=not ended and len(tokens) >= self.settings.max_new_tokens)
 
     def _search(self, batch: Any, processors: Any, criteria: Any, streamer: BaseStreamer | None) -> Tensor:
         """Token ids, of the prompts and what follows; Transformers' search where it has one."""
@@ -160,7 +213,7 @@ class _Decoder:
             "processors": processors,
             "criteria": criteria,
             "max_new_tokens": settings.max_new_tokens,
-            "end": self.tokenizer.eos_token_id,
+            "ends": self._all_ends,
             "padding": self.tokenizer.pad_token_id,
         }
         if self.strategy == "contrastive":
@@ -207,16 +260,11 @@ class _Decoder:
             max_new_tokens=settings.max_new_tokens,
             do_sample=False,
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=self._all_ends,
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
             **beams,
         )
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig, tokens: list[int]) -> str:
-    stream = TextStream(tokenizer, settings.stop)
-    return "".join([*map(stream.push, tokens), stream.flush()])
 
 
 def _warn_of_unfinished(guide: Guide, continuations: list[list[int]]) -> None:

@@ -10,6 +10,7 @@ Shapes: see `ava_core.models.shapes`; R = beams of all prompts, K = beams of a g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +58,7 @@ def diverse_beam_search(
     num_beam_groups: int,
     diversity_penalty: float,
     length_penalty: float,
-    end: int,
+    ends: Sequence[int],
     padding: int,
     num_return_sequences: int = 1,
 ) -> Tensor:
@@ -67,13 +68,13 @@ def diverse_beam_search(
         model: causal, of PyTorch or ONNX Runtime.
         batch: `input_ids` and `attention_mask`, (B, S), padded on the left.
         processors: of the log-probabilities, as Transformers calls them in beam search.
-        criteria: as Transformers calls them; a text ends at the end token, too.
+        criteria: as Transformers calls them; a text ends at one of `ends`, too.
         max_new_tokens: most tokens to add.
         num_beams: of all groups of a prompt together.
         num_beam_groups: divides `num_beams`.
         diversity_penalty: see above.
         length_penalty: scores are divided by the number of new tokens to this power.
-        end: the token that ends a text.
+        ends: tokens that end a text.
         padding: fills up shorter ones.
         num_return_sequences: texts for each prompt: the best of each group, then the second of each, and so on.
 
@@ -82,6 +83,7 @@ def diverse_beam_search(
     """
     prompts_BS, size = batch["input_ids"], num_beams // num_beam_groups
     B = len(prompts_BS)
+    end_tokens = torch.tensor(ends, device=prompts_BS.device)
     rows = Rows(model)
     logits = rows.read(prompts_BS, batch["attention_mask"]).logits_BV
     every = torch.arange(B, device=prompts_BS.device).repeat_interleave(num_beams)
@@ -99,7 +101,7 @@ def diverse_beam_search(
                 candidates = _candidates(group, scores[group.rows] - diversity_penalty * chosen_V, size)
                 beams_C, tokens_C, scores_C = candidates
                 texts = torch.cat([sequences[group.rows][beams_C], tokens_C[:, None]], dim=1)
-                ended_C = (tokens_C == end) | criteria(texts, None) | (length == max_new_tokens)
+                ended_C = torch.isin(tokens_C, end_tokens) | criteria(texts, None) | (length == max_new_tokens)
                 for rank in ended_C[:size].nonzero().flatten().tolist():
                     group.finish(float(scores_C[rank]) / length**length_penalty, texts[rank], size)
                 group.scores_K, kept_K = (scores_C + NEVER * ended_C).topk(size)

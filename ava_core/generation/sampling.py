@@ -50,14 +50,14 @@ def reads_history(settings: GenerationConfig) -> bool:
 
 
 def history_processors(
-    settings: GenerationConfig, prompt_length: int, end: int | None, padding: int | None = None
+    settings: GenerationConfig, prompt_length: int, ends: Sequence[int], padding: int | None = None
 ) -> LogitsProcessorList:
     """The processors of every strategy, which depend on the tokens so far; in the order of Transformers' `generate`.
 
     Args:
         settings: as `generate` takes them.
         prompt_length: tokens before the first new one, padding included.
-        end: the token that ends a text; None: none does.
+        ends: tokens that end a text.
         padding: the token that prompts are padded with on the left.
     """
     processors = LogitsProcessorList()
@@ -65,8 +65,8 @@ def history_processors(
         processors.append(_RepetitionPenalty(settings.repetition_penalty, padding))
     if settings.no_repeat_ngram_size:
         processors.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
-    if settings.min_new_tokens and end is not None:
-        processors.append(MinNewTokensLengthLogitsProcessor(prompt_length, settings.min_new_tokens, end))
+    if settings.min_new_tokens and ends:
+        processors.append(MinNewTokensLengthLogitsProcessor(prompt_length, settings.min_new_tokens, list(ends)))
     return processors
 
 
@@ -140,7 +140,7 @@ class Sampler:
         settings: as `generate` takes them.
         seed: of this sequence's own generator.
         prompt_ids: its tokens so far, which repetitions are looked for in.
-        end: the token that ends it; None: none does.
+        ends: tokens that end it.
         guide: says which tokens may come next.
     """
 
@@ -151,10 +151,10 @@ class Sampler:
         seed: int,
         prompt_ids: Sequence[int],
         *,
-        end: int | None = None,
+        ends: Sequence[int] = (),
         guide: Allowed | None = None,
     ) -> None:
-        self.history = history_processors(settings, len(prompt_ids), end)
+        self.history = history_processors(settings, len(prompt_ids), ends)
         self.filters = sampling_filters(strategy, settings)
         self.generator = torch.Generator().manual_seed(seed) if strategy in SAMPLED else None
         self.guide = guide

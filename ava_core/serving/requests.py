@@ -23,6 +23,7 @@ class Request:
         ignore_end: go on past the end of the document, to the limit of tokens.
         echo: begin the text with the prompt, and its log-probabilities with the prompt's.
         prompt_only: generate nothing, whatever `settings.max_new_tokens` is.
+        ends: tokens that end the text beside the end of a document.
         guide: says which tokens may come, from the first on; the sequence takes its own copy.
     """
 
@@ -34,6 +35,7 @@ class Request:
     ignore_end: bool = False
     echo: bool = False
     prompt_only: bool = False
+    ends: tuple[int, ...] = ()
     guide: Guide | None = None
 
     @property

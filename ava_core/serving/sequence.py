@@ -36,13 +36,13 @@ class Sequence:
         self.last_token = -1
         self.scores_prompt = request.echo and request.logprobs is not None
         self._text = TextStream(tokenizer, request.settings.stop)
-        self._end = None if request.ignore_end else tokenizer.eos_token_id
+        self._ends = () if request.ignore_end else (tokenizer.eos_token_id, *request.ends)
         self._sampler = Sampler(
             request.strategy,
             request.settings,
             request.seed,
             request.prompt_ids,
-            end=self._end,
+            ends=self._ends,
             guide=request.guide.fork() if request.guide is not None else None,
         )
         self._count, self._limit = 0, min(request.max_new_tokens, context - len(request.prompt_ids))
@@ -80,7 +80,7 @@ class Sequence:
         self.last_token = token
         self._count += 1
         self._note(logits[None], [token])
-        if token == self._end:
+        if token in self._ends:
             text, reason = self._text.flush(), "stop"
         else:
             text, reason = self._text.push(token), None

@@ -17,7 +17,7 @@ def loaded(tiny_model):
 
 def sampled(model, ids, strategy, settings, seed):
     """Token by token with our own loop."""
-    sampler, ids = Sampler(strategy, settings, seed, ids, end=0), list(ids)
+    sampler, ids = Sampler(strategy, settings, seed, ids, ends=[0]), list(ids)
     for _ in range(settings.max_new_tokens):
         with torch.no_grad():
             logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]

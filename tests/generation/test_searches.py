@@ -45,7 +45,7 @@ def run(search, model, prompts, end=END, **options):
             batch(prompts),
             processors=LogitsProcessorList(),
             criteria=StoppingCriteriaList(),
-            end=end,
+            ends=[end],
             padding=PADDING,
             **options,
         )

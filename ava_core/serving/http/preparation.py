@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ava_core.errors import AvaError
-from ava_core.generation.chat import encode_pieces, render_chat
+from ava_core.generation.chat import encode_pieces, end_of_turn, render_chat
 from ava_core.generation.constraints import Constraint, Guide
 from ava_core.generation.prompts import encode
 from ava_core.serving.http.errors import HttpError
@@ -60,7 +60,8 @@ def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -
         raise HttpError(400, f"messages: the chat template refuses them: {error}", param="messages") from error
     _require_few(served, sum(len(piece) for piece in pieces if isinstance(piece, str)), "messages")
     ids = encode_pieces(served.tokenizer, pieces)
-    return Prepared(_requests(body, served, ids), len(ids))
+    ends = end_of_turn(served.tokenizer, chat_template).tokens
+    return Prepared([replace(each, ends=ends) for each in _requests(body, served, ids)], len(ids))
 
 
 def _tokens(served: Served, prompt: str | list[int]) -> list[int]:
