@@ -29,6 +29,8 @@ BACKENDS = ("editables", "setuptools")
 """What building needs beside pyproject.toml's backend: for an editable install of Ava, and for the sources below."""
 SOURCES = ("antlr4-python3-runtime", "deepspeed", "kfp-server-api", "rouge-score", "sqlitedict", "word2number")
 """Published without wheels: building them runs their own code, so they have files of their own."""
+IN_STEPS = ("cluster", "optimizers", "serve", "tasks")
+"""Extras that a step may need."""
 CUDA = re.compile(r"cuda-|nvidia-|triton$")
 """What only PyTorch's CUDA build needs."""
 OTHER_SYSTEMS = re.compile(r"sys_platform == '(win32|darwin|emscripten)'")
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ava-lock-") as folder:
         everything = resolve(wanted, Path(folder), prefer=before, upgrade=upgrade)
         steps = resolve(
-            [*project["project"]["dependencies"], *extras["cluster"], *extras["optimizers"], *extras["serve"]],
+            [*project["project"]["dependencies"], *(item for extra in IN_STEPS for item in extras[extra])],
             Path(folder),
             within=everything,
         )

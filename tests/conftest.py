@@ -161,6 +161,44 @@ def tiny_model(tmp_path_factory, tiny_shards) -> Path:
     return _finished(folder, "train", {"shards": manifest.read(tiny_shards).digest})
 
 
+@pytest.fixture(scope="session")
+def tiny_int8(tiny_model, tiny_shards, tmp_path_factory) -> Path:
+    """The tiny model as `ava quantize` really makes it, with its manifest."""
+    from ava_core.config.schema import AvaConfig
+    from ava_core.progress import Progress
+    from ava_core.quantization.quantize import quantize
+    from ava_core.runtime.request import Request
+    from ava_core.runtime.step import run_step
+    from ava_core.steps.table import STEPS
+
+    def compute(run):
+        result = quantize(
+            config=run.config.quantize,
+            scheme="int8",
+            model=tiny_model,
+            shards=tiny_shards,
+            output=run.output,
+            state=run.state,
+            threads=1,
+            progress=Progress(quiet=True),
+        )
+        run.metrics.update(result.metrics)
+        run.timings.update(result.timings)
+
+    folder = tmp_path_factory.mktemp("quantized")
+    request = Request(
+        spec=STEPS["quantize"],
+        config=AvaConfig(threads=1, quantize={"parity_sequences": 2, "int8": {"min_expert_agreement": 0.9}}),
+        inputs={"model": [tiny_model], "shards": [tiny_shards]},
+        choices={"scheme": "int8"},
+        output=folder / "int8",
+        work=folder / "work",
+        progress=Progress(quiet=True),
+    )
+    run_step(request, compute)
+    return folder / "int8"
+
+
 def _train_tokenizer(folder: Path, text: str):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

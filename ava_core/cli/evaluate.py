@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.cli.step_command import step_command
 
 if TYPE_CHECKING:
+    from ava_core.config import AvaConfig
     from ava_core.runtime.request import StepRun
+
+
+def task_files(config: AvaConfig) -> dict[str, str]:
+    """Digest of the files that `evaluate.tasks` names; nothing where it names none."""
+    if not any(entry.path for entry in config.evaluate.tasks):
+        return {}
+    from ava_core.tasks.yaml_task import digest_files
+
+    return digest_files(config.evaluate.tasks, "evaluate.tasks")
+
+
+def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
+    return task_files(config)
 
 
 def _compute(run: StepRun) -> None:
@@ -28,4 +43,4 @@ def _compute(run: StepRun) -> None:
     run.timings.update(result.timings)
 
 
-command = step_command("evaluate", _compute)
+command = step_command("evaluate", _compute, _digest_inputs)

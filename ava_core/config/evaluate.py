@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ava_core.config.generation import GenerationConfig
 from ava_core.config.section import AnyText, Positive, Section
+from ava_core.config.tasks import TaskList
 
 
 class EvaluateConfig(Section):
@@ -18,3 +19,5 @@ class EvaluateConfig(Section):
     prompts: Annotated[list[AnyText], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
     """Texts that the report's samples continue."""
     generation: GenerationConfig = GenerationConfig()
+    tasks: TaskList = []
+    """Benchmarks, of the float and each quantised model: names, YAML files, or sections with the keys of a task."""

@@ -22,6 +22,7 @@ from ava_core.data.shards import ShardedSplit, document_names
 from ava_core.data.tokenizer import decode_documents, load_tokenizer
 from ava_core.errors import IntegrityError
 from ava_core.evaluation import classification, comparable, losses, summary
+from ava_core.evaluation.benchmarks import Benchmarks
 from ava_core.evaluation.candidates import (
     Candidate,
     find_candidates,
@@ -90,7 +91,7 @@ def evaluate(
     threads: int,
     progress: Progress,
 ) -> Evaluation:
-    """Fill `output` with evaluation.json, losses.jsonl, report.html, summary.md and classification.json.
+    """Fill `output` with evaluation.json, losses.jsonl, report.html, summary.md, classification.json, and `tasks` if any.
 
     Args:
         config: batch size, prompts and decoding.
@@ -104,7 +105,8 @@ def evaluate(
         progress: shows a bar for the tokens scored.
 
     Raises:
-        AvaError: an input is missing, damaged or doesn't belong to the others, or a prompt is too long.
+        AvaError: an input is missing, damaged or doesn't belong to the others, a prompt is too long, or a task fails.
+        ConfigError: a task can't be run here.
     """
     torch.set_num_threads(threads)
     training = read_training(model)
@@ -114,7 +116,9 @@ def evaluate(
     split = ShardedSplit.open(shards, SPLIT)
     tokenizer = load_tokenizer(shards / "tokenizer")
     text = decode_split(split, tokenizer)
-    units = divide(split, decode_documents(split, tokenizer), document_names(shards, SPLIT), tokenizer)
+    documents = decode_documents(split, tokenizer)
+    benchmarks = Benchmarks.open(config, documents, state)
+    units = divide(split, documents, document_names(shards, SPLIT), tokenizer)
     measurements = [
         _measure(
             candidate,
@@ -125,14 +129,16 @@ def evaluate(
             seed=seed,
             state=state,
             threads=threads,
+            benchmarks=benchmarks,
             progress=progress,
         )
         for candidate in candidates
     ]
-    contents = _contents(measurements, split, text, training, manifest.read(shards))
+    contents = {**_contents(measurements, split, text, training, manifest.read(shards)), **benchmarks.contents()}
     scores = {measurement.candidate.name: measurement.score for measurement in measurements}
     contents |= comparable.contents(scores, model, training, config, seed)
     losses.write(output, units.documents, scores)
+    benchmarks.write(output)
     (output / "evaluation.json").write_text(json.dumps(contents, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     report = Report(
         contents=contents,
@@ -166,6 +172,7 @@ def _measure(
     seed: int,
     state: Path,
     threads: int,
+    benchmarks: Benchmarks,
     progress: Progress,
 ) -> Measurement:
     """Samples first: they are quick, and show a prompt that is too long before the long work."""
@@ -189,7 +196,12 @@ def _measure(
         describe_layer(index, counts, result.tokens, model.config.num_ffn_experts)
         for index, counts in enumerate(result.layers)
     ]
-    figures = {**describe_score(result, split.num_bytes), **summarise(layers), **describe_samples(samples)}
+    figures = {
+        **describe_score(result, split.num_bytes),
+        **summarise(layers),
+        **describe_samples(samples),
+        **benchmarks.run(name, model, tokenizer, progress),
+    }
     return Measurement(
         candidate=candidate,
         score=result,

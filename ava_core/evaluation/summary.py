@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ava_core.evaluation.report import FLOAT, Report, comparison
+from ava_core.evaluation.report import FLOAT, Report, comparison, task_rows
 
 STRATEGY = "nucleus"
 
@@ -25,13 +25,30 @@ On {protocol["bytes"]:,} bytes in {protocol["documents"]:,} held-out documents, 
 windows of {protocol["sequence_length"]}. bz2 needs {contents["references"]["bz2_bits_per_byte"]:.4f} on the same text.
 
 {table}
-
+{_tasks(contents, models)}
 ## The model wrote
 
 By {STRATEGY} sampling, seed {report.seed}; the prompt is the beginning of each text.
 
 {samples}
 """
+
+
+def _tasks(contents: dict[str, Any], models: list[str]) -> str:
+    """The benchmarks, if there are any, between blank lines."""
+    rows = [
+        [
+            f"{row['task']} `{row['metric']}`",
+            f"{row['questions']:,}",
+            *(f"{c['value']} {c['error']}" for c in row["cells"]),
+        ]
+        for row in task_rows(contents)
+    ]
+    if not rows:
+        return ""
+    head = [["benchmark", "questions", *models], ["---", *["---:"] * (len(models) + 1)]]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
+    return f"\n## Benchmarks\n\nWith standard errors over the questions.\n\n{table}\n"
 
 
 def _cell(cell: dict[str, str]) -> str:

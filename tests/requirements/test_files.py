@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = {path.stem: path.read_text() for path in sorted((ROOT / "requirements").glob("*.txt"))}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+IN_STEPS = ("cluster", "optimizers", "serve", "tasks")
 ENTRY = re.compile(
     r"^(?P<name>[a-z0-9-]+)(?P<version>===?[\w.+]+)(?P<marker> ; [^\\\n]+?)? \\\n"
     r"(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
@@ -39,7 +40,7 @@ def test_file_names_no_index_and_no_address(stem):
 
 def test_all_that_the_project_asks_for_is_pinned():
     extras = PROJECT["project"]["optional-dependencies"]
-    steps = names([*PROJECT["project"]["dependencies"], *extras["cluster"], *extras["serve"]])
+    steps = names([*PROJECT["project"]["dependencies"], *(item for name in IN_STEPS for item in extras[name])])
     assert steps <= entries("steps", "steps-source", "torch").keys()
     everything = entries("steps", "steps-source", "torch", "dev", "dev-source")
     assert names([item for extra in extras.values() for item in extra]) <= everything.keys()
