@@ -43,9 +43,8 @@ class Ours:
         self.folder = tempfile.TemporaryDirectory(prefix="ava-bench-tasks-")
         split, tokenizer = ShardedSplit.open(shards, "test"), load_tokenizer(Path(shards) / "tokenizer")
         entries = [TaskConfig(name=name, limit=items) for name in BUILT_IN]
-        self.tasks = open_tasks(
-            entries, lambda: decode_documents(split, tokenizer), Path(self.folder.name), where="benchmark"
-        )
+        documents = decode_documents(split, tokenizer)
+        self.tasks = open_tasks(entries, documents, Path(self.folder.name), where="benchmark")
 
     def run(self) -> dict[str, Any]:
         """Seconds and figures of one run."""

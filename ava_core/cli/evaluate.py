@@ -12,17 +12,26 @@ if TYPE_CHECKING:
     from ava_core.runtime.request import StepRun
 
 
-def task_files(config: AvaConfig) -> dict[str, str]:
-    """Digest of the files that `evaluate.tasks` names; nothing where it names none."""
-    if not any(entry.path for entry in config.evaluate.tasks):
-        return {}
-    from ava_core.tasks.yaml_task import digest_files
+def files_read(config: AvaConfig) -> dict[str, str]:
+    """Digests of the files that `evaluate` names: tasks, references; nothing where it names none."""
+    digests: dict[str, str] = {}
+    if any(entry.path for entry in config.evaluate.tasks):
+        from ava_core.tasks.yaml_task import digest_files
 
-    return digest_files(config.evaluate.tasks, "evaluate.tasks")
+        digests |= digest_files(config.evaluate.tasks, "evaluate.tasks")
+    references = config.evaluate.continuations.references
+    if references is not None:
+        from ava_core.errors import ConfigError
+        from ava_core.runtime.digests import digest_file
+
+        if not Path(references).is_file():
+            raise ConfigError(f"evaluate.continuations.references = {references}: no such file")
+        digests["references"] = digest_file(Path(references))
+    return digests
 
 
 def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
-    return task_files(config)
+    return files_read(config)
 
 
 def _compute(run: StepRun) -> None:

@@ -23,7 +23,7 @@ def keys(
 
     Of an input that the configuration names, such as train.init, the digest of its contents.
     """
-    from ava_core.cli.evaluate import task_files
+    from ava_core.cli.evaluate import files_read
     from ava_core.cli.named_inputs import architecture_reader, find_named
     from ava_core.config import resolve
     from ava_core.runtime import manifest
@@ -39,5 +39,5 @@ def keys(
         if named:
             known["inputs"] = {port: manifest.verify(folder).digest for port, folder in named.items()}
         if name == "evaluate":
-            known |= task_files(config)
+            known |= files_read(config)
         write_json(output / f"{name}.json", known)

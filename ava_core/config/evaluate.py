@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ava_core.config.generation import GenerationConfig
-from ava_core.config.section import AnyText, Positive, Section
+from ava_core.config.section import AnyText, NonNegative, Positive, Section, Text
 from ava_core.config.tasks import TaskList
+
+
+class ContinuationsConfig(Section):
+    """Texts that each model continues, measured against what stands there: BLEU, chrF, ROUGE, coherence and others."""
+
+    count: NonNegative = 0
+    """Texts, at most; 0: none are measured."""
+    references: Text | None = None
+    """JSON lines with `prompt` and `reference`, a text or a list of texts; null: passages of the test split."""
+    prompt_tokens: Positive = 32
+    """Tokens of a passage that are given."""
+    new_tokens: Positive = 32
+    """Tokens that are written, and of a passage those that follow, which are the reference."""
+    strategy: Literal["greedy", "beam", "nucleus"] = "greedy"
+    """How it is written; with the settings of evaluate.generation."""
 
 
 class EvaluateConfig(Section):
@@ -19,5 +34,6 @@ class EvaluateConfig(Section):
     prompts: Annotated[list[AnyText], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
     """Texts that the report's samples continue."""
     generation: GenerationConfig = GenerationConfig()
+    continuations: ContinuationsConfig = ContinuationsConfig()
     tasks: TaskList = []
     """Benchmarks, of the float and each quantised model: names, YAML files, or sections with the keys of a task."""

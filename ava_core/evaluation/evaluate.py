@@ -30,6 +30,7 @@ from ava_core.evaluation.candidates import (
     require_same_tokenizer,
     warn_of_other_shards,
 )
+from ava_core.evaluation.continuations import Continuations, Passage, measure_continuations, open_passages
 from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert_kinds, summarise
 from ava_core.evaluation.references import bz2_bits_per_byte, decode_split
 from ava_core.evaluation.report import Report, render
@@ -69,6 +70,7 @@ class Measurement:
         samples: its continuations of the prompts.
         figures: test loss and accuracy, expert utilisation and diversity of the samples, by name without prefix.
         expert_kinds: kind of each expert, in their order.
+        continuations: what it wrote after the passages, if there are any.
     """
 
     candidate: Candidate
@@ -77,6 +79,7 @@ class Measurement:
     samples: list[Sample]
     figures: dict[str, float]
     expert_kinds: list[str]
+    continuations: Continuations | None = None
 
 
 def evaluate(
@@ -91,7 +94,8 @@ def evaluate(
     threads: int,
     progress: Progress,
 ) -> Evaluation:
-    """Fill `output` with evaluation.json, losses.jsonl, report.html, summary.md, classification.json, and `tasks` if any.
+    """Fill `output` with evaluation.json, losses.jsonl, report.html, summary.md, classification.json, and of benchmarks
+    and continuations, if there are any, `tasks` and continuations.jsonl.
 
     Args:
         config: batch size, prompts and decoding.
@@ -119,6 +123,7 @@ def evaluate(
     documents = decode_documents(split, tokenizer)
     benchmarks = Benchmarks.open(config, documents, state)
     units = divide(split, documents, document_names(shards, SPLIT), tokenizer)
+    passages = open_passages(config.continuations, split, tokenizer, seed)
     measurements = [
         _measure(
             candidate,
@@ -130,6 +135,7 @@ def evaluate(
             state=state,
             threads=threads,
             benchmarks=benchmarks,
+            passages=passages,
             progress=progress,
         )
         for candidate in candidates
@@ -139,6 +145,7 @@ def evaluate(
     contents |= comparable.contents(scores, model, training, config, seed)
     losses.write(output, units.documents, scores)
     benchmarks.write(output)
+    _write_continuations(output, passages, measurements)
     (output / "evaluation.json").write_text(json.dumps(contents, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     report = Report(
         contents=contents,
@@ -173,6 +180,7 @@ def _measure(
     state: Path,
     threads: int,
     benchmarks: Benchmarks,
+    passages: list[Passage],
     progress: Progress,
 ) -> Measurement:
     """Samples first: they are quick, and show a prompt that is too long before the long work."""
@@ -196,10 +204,16 @@ def _measure(
         describe_layer(index, counts, result.tokens, model.config.num_ffn_experts)
         for index, counts in enumerate(result.layers)
     ]
+    continuations = None
+    if passages:
+        continuations = measure_continuations(
+            passages, model, tokenizer, config=config, seed=seed, kept=state / f"{name}.continuations.json"
+        )
     figures = {
         **describe_score(result, split.num_bytes),
         **summarise(layers),
         **describe_samples(samples),
+        **(continuations.figures if continuations else {}),
         **benchmarks.run(name, model, tokenizer, progress),
     }
     return Measurement(
@@ -209,7 +223,21 @@ def _measure(
         samples=samples,
         figures=figures,
         expert_kinds=expert_kinds(model.config),
+        continuations=continuations,
     )
+
+
+def _write_continuations(output: Path, passages: list[Passage], measurements: list[Measurement]) -> None:
+    """continuations.jsonl: what each model wrote after each prompt, where that was asked for."""
+    rows = [
+        {"model": item.candidate.name, "prompt": passage.prompt, "text": text, "references": passage.references}
+        for item in measurements
+        if item.continuations is not None
+        for passage, text in zip(passages, item.continuations.texts, strict=True)
+    ]
+    if rows:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (output / "continuations.jsonl").write_text(text, encoding="utf-8")
 
 
 def describe_score(result: Score, num_bytes: int) -> dict[str, float]:

@@ -47,9 +47,7 @@ class OpenTask:
         return list(self.loaded["tasks"])
 
 
-def open_tasks(
-    entries: Sequence[TaskConfig], documents: Sequence[str], folder: Path, *, where: str
-) -> list[OpenTask]:
+def open_tasks(entries: Sequence[TaskConfig], documents: Sequence[str], folder: Path, *, where: str) -> list[OpenTask]:
     """Open all entries.
 
     Args:
