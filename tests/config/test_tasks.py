@@ -24,14 +24,14 @@ def test_null_and_nothing_are_no_tasks():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[{name: next_line, limit: 0}]", r"tasks\[0\].limit = 0: must be"),
+        ("[{name: next_line, limit: 0}]", r"tasks\.0\.limit = 0: must be > 0"),
         ("[{name: next_line, path: a.yaml}]", "both name and path"),
         ("[{limit: 3}]", "neither name nor path"),
         ("[next_line, {name: next_line, limit: 5}]", "next_line: is there 2 times"),
         ("[{name: arc_easy, allow_code: true}]", "allow_code = true: only for a file"),
         ("[{name: next_line, num_fewshot: 2}]", "num_fewshot = 2: next_line has its own context"),
         ("[{nam: next_line}]", "nam: unknown key"),
-        ("next_line", "evaluate.tasks = next_line"),
+        ("next_line", r'evaluate\.tasks = "next_line": must be a list'),
     ],
 )
 def test_faulty_entry_is_refused_by_its_key(text, message):
