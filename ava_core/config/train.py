@@ -21,6 +21,7 @@ from ava_core.config.section import (
     Text,
     Weight,
 )
+from ava_core.config.tasks import BUILT_IN, TaskConfig, TaskList
 
 ScheduleName = Literal[
     "cosine", "linear", "constant", "one_cycle", "wsd", "plateau", "cosine_restarts", "polynomial", "inverse_sqrt"
@@ -228,6 +229,12 @@ class TrainConfig(Section):
     profile: Annotated[int, Field(gt=0, le=100)] | None = None
     """Steps to profile, a few after the first: OUTPUT.profile/ gets a trace, the dearest operations and the time by
     phase. null: none. It changes no result, and enters no key."""
+    tasks_every: Positive | None = None
+    """Steps between benchmarks, whose figures go to the history; null: none."""
+    tasks: TaskList = [TaskConfig(name=name) for name in BUILT_IN]
+    """Which, by name; as evaluate.tasks, but our own are made from the validation split."""
+    tasks_limit: Positive = 100
+    """Questions of each task there, at most: the error of 100 is about 0.05 at an accuracy of 0.5."""
     loss: LossConfig = LossConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     regularization: RegularizationConfig = RegularizationConfig()
@@ -267,6 +274,13 @@ class TrainConfig(Section):
     def warmup_length(self) -> int:
         """Steps of warm-up that there really are."""
         return 0 if self.warmup_shape == "none" else self.warmup_steps
+
+    @model_validator(mode="after")
+    def _tasks_have_names(self) -> TrainConfig:
+        for entry in self.tasks:
+            if entry.path is not None:
+                raise ValueError(f"tasks: {entry.path}: files are for evaluate.tasks: name tasks here")
+        return self
 
     @model_validator(mode="after")
     def _machines_have_one_source(self) -> TrainConfig:

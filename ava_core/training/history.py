@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-MEASURED = "validation_"
+MEASURED = ("validation_", "tasks.")
 """How the names of figures begin that only some steps have."""
 FIRST_COLUMNS = ["step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm"]
 

@@ -80,7 +80,9 @@ class _Training:
         self.model_config, self.config = request.model_config, request.train_config
         self.training, self.validation = (ShardedSplit.open(request.shards, name) for name in ("train", "validation"))
         self.tokenizer = request.shards / "tokenizer"
-        self.callbacks = CallbackList(default_callbacks(self.config, progress, request.state, self.tokenizer))
+        self.callbacks = CallbackList(
+            default_callbacks(self.config, progress, request.state, self.tokenizer, self.validation)
+        )
 
     def run(self) -> TrainResult:
         """Train to the end and write the model folder (rank 0)."""
