@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedConfig
 
 from ava_core.models.configuration import EnhancedMoEConfig
-from ava_core.models.conversion.peers import Peer, peer_named
+from ava_core.models.conversion.peers import SOURCES, Peer, peer_named
 
 
 class Rule(NamedTuple):
@@ -35,14 +35,20 @@ def _is_false(value: Any) -> bool:
     return not value
 
 
+def _all_full(value: Any) -> bool:
+    return set(value or ()) <= {"full_attention"}
+
+
 # Of Transformers' models, what ours lacks.
 _THEIR_RULES = (
     Rule("is_heterogeneous", _is_false, "False", "all layers have one shape"),
     Rule("hidden_act", lambda value: value == "silu", "'silu'", "the experts are SwiGLU"),
     Rule("attention_bias", _is_false, "False", "projections have no bias"),
+    Rule("mlp_bias", _is_false, "False", "the experts have no bias"),
     Rule("attention_dropout", _is_false, "0", "attention weights have no dropout"),
     Rule("clip_qkv", _is_none, "None", "queries, keys and values are not clipped"),
     Rule("sliding_window", _is_none, "None", "attention has no sliding window"),
+    Rule("layer_types", _all_full, "'full_attention' for every layer", "every layer attends to all that came before"),
     Rule("mlp_only_layers", _is_false, "[]", "there are no dense layers"),
     Rule("decoder_sparse_step", lambda value: value == 1, "1", "there are no dense layers"),
     Rule("router_jitter_noise", _is_false, "0", "only the router's input is jittered, never the experts'"),
@@ -82,12 +88,12 @@ _SHARED_FIELDS = (
 
 
 def config_from_transformers(config: PreTrainedConfig) -> EnhancedMoEConfig:
-    """The configuration of our model that computes what `config`'s does.
+    """The configuration of our model that computes what `config`'s does: of a dense one, a mixture of one expert.
 
     Raises:
-        ValueError: it isn't the configuration of one of `PEERS`, or asks for something that our model lacks.
+        ValueError: it isn't the configuration of one of `SOURCES`, or asks for something that our model lacks.
     """
-    peer = peer_named(config.model_type)
+    peer = peer_named(config.model_type, SOURCES)
     check(config, _THEIR_RULES, "Ava")
     rope = config.rope_parameters
     if (rope_type := rope.get("rope_type", "default")) != "default":
@@ -97,22 +103,23 @@ def config_from_transformers(config: PreTrainedConfig) -> EnhancedMoEConfig:
             f"rope_parameters.partial_rotary_factor = {factor}: must be 1 for Ava: heads rotate as a whole"
         )
     derived_head_dim = config.hidden_size // config.num_attention_heads
+    experts = 1 if peer.dense else config.num_experts
     return EnhancedMoEConfig(
         **{field: getattr(config, field) for field in _SHARED_FIELDS},
         head_dim=getattr(config, "head_dim", None) or derived_head_dim,
         rope_theta=rope["rope_theta"],
         qk_norm=peer.qk_norm,
-        num_ffn_experts=config.num_experts,
+        num_ffn_experts=experts,
         expert_intermediate_size=getattr(config, peer.expert_width_field),
         num_zero_experts=0,
         num_copy_experts=0,
         num_constant_experts=0,
         router="top_k",
-        num_experts_per_token=config.num_experts_per_tok,
+        num_experts_per_token=1 if peer.dense else config.num_experts_per_tok,
         normalize_router_weights=peer.normalises_always or config.norm_topk_prob,
         gating_residuals=False,
         tau=1.0,
-        balance_loss_weight=config.router_aux_loss_coef * config.num_experts,
+        balance_loss_weight=0.0 if peer.dense else config.router_aux_loss_coef * experts,
         router_z_loss_weight=0.0,
     )
 

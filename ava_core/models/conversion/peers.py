@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     OlmoeConfig,
     OlmoeForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
@@ -26,6 +31,7 @@ class Peer:
         normalises_always: it rescales the chosen router weights to sum to one, and has no switch (`norm_topk_prob`).
         expert_width_field: its name for the width of an expert's hidden layer.
         derives_head_dim: its heads are always hidden_size / num_attention_heads wide.
+        dense: it has one feed-forward network per layer, which is a mixture of one expert.
     """
 
     name: str
@@ -35,6 +41,7 @@ class Peer:
     normalises_always: bool
     expert_width_field: str
     derives_head_dim: bool
+    dense: bool = False
 
 
 PEERS: dict[str, Peer] = {
@@ -69,14 +76,43 @@ PEERS: dict[str, Peer] = {
         ),
     )
 }
+"""Mixtures, which convert both ways."""
+DENSE_PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            name="llama",
+            config_class=LlamaConfig,
+            model_class=LlamaForCausalLM,
+            qk_norm="none",
+            normalises_always=True,
+            expert_width_field="intermediate_size",
+            derives_head_dim=False,
+            dense=True,
+        ),
+        Peer(
+            name="qwen3",
+            config_class=Qwen3Config,
+            model_class=Qwen3ForCausalLM,
+            qk_norm="head",
+            normalises_always=True,
+            expert_width_field="intermediate_size",
+            derives_head_dim=False,
+            dense=True,
+        ),
+    )
+}
+"""Dense models, which convert to ours: as mixtures of one expert, or by sparse upcycling."""
+SOURCES = {**PEERS, **DENSE_PEERS}
+"""All models that convert to ours."""
 
 
-def peer_named(name: str) -> Peer:
+def peer_named(name: str, among: Mapping[str, Peer] = PEERS) -> Peer:
     """The peer of that `model_type`.
 
     Raises:
         ValueError: there is none.
     """
-    if name not in PEERS:
-        raise ValueError(f"target = {name!r}: must be one of {', '.join(PEERS)}")
-    return PEERS[name]
+    if name not in among:
+        raise ValueError(f"target = {name!r}: must be one of {', '.join(among)}")
+    return among[name]

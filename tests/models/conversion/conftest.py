@@ -35,8 +35,11 @@ CLASSES = {
 
 def make(kind, **overrides):
     config_class, model_class, fields = CLASSES[kind]
+    return randomise(model_class(config_class(**{**SHAPE, **fields, **overrides})))
+
+
+def randomise(model):
     torch.manual_seed(0)
-    model = model_class(config_class(**{**SHAPE, **fields, **overrides}))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
