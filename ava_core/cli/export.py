@@ -11,7 +11,7 @@ TARGETS = ("olmoe", "mixtral", "qwen3_moe", "gguf")
 
 
 def export(
-    model: Annotated[Path, typer.Option(help="Output folder of `ava train`.")],
+    model: Annotated[Path, typer.Option(help="Model folder, as `ava train` or `ava import` leaves it.")],
     to: Annotated[str, typer.Option(help="olmoe, mixtral, qwen3_moe or gguf.")],
     output: Annotated[Path, typer.Option(help="Folder to write, or file for gguf; must not exist.")],
     llama_cpp: Annotated[

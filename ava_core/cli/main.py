@@ -19,7 +19,19 @@ from typing import Annotated
 import typer
 
 import ava_core
-from ava_core.cli import chat, checkout, config, export, generate, keys, record_outcome, serve, show, tasks
+from ava_core.cli import (
+    chat,
+    checkout,
+    config,
+    export,
+    generate,
+    import_model,
+    keys,
+    record_outcome,
+    serve,
+    show,
+    tasks,
+)
 from ava_core.cli.version import version_option
 from ava_core.config.hardware import KERNELS, requested_kernels
 from ava_core.config.threads import let_threads_sleep
@@ -55,6 +67,7 @@ app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("tasks")(tasks.tasks)
+app.command("import")(import_model.import_model)
 app.command("show")(show.show)
 app.command("keys")(keys.keys)
 app.command("record-outcome", hidden=True)(record_outcome.record_outcome)

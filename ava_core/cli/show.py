@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ava_core.steps.table import STEPS
+from ava_core.steps.table import STEPS, TOOLS
 
 if TYPE_CHECKING:
     from ava_core.config.run import RunConfig
@@ -77,11 +77,13 @@ def _show_outputs(folder: Path) -> list[Broken]:
             rows.append(("damaged", str(output.folder), "", "", output.fault, ""))
             broken.append(output)
             continue
-        spec = STEPS.get(output.manifest.step)
+        spec = {**STEPS, **TOOLS}.get(output.manifest.step)
         known = {**output.timings, **output.metrics}
         figures = [f"{name} {known[name]:,.6g}" for name in (spec.headlines if spec else ()) if name in known]
         if parent := output.manifest.inputs.get("init"):
             figures.append(f"began from {folders.get(parent, parent[:12])}")
+        if (origin := _origin(output.folder)) is not None:
+            figures.append(origin)
         seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""
         rows.append(
             (
@@ -107,6 +109,14 @@ def _labelled(run: RunConfig) -> str:
     tags = " ".join(f"{name}={value}" for name, value in run.tags.items())
     parts = (run.name or "", f"[{tags}]" if tags else "", (run.notes or "").split("\n")[0])
     return one_line(" ".join(filter(None, parts)))
+
+
+def _origin(folder: Path) -> str | None:
+    """Where a model comes from, and its licence, if it wasn't trained here from the beginning."""
+    from ava_core.origin import read_origin
+
+    origin = read_origin(folder)
+    return str(origin) if origin else None
 
 
 def _require_whole(broken: list[Broken]) -> None:

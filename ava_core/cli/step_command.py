@@ -14,7 +14,7 @@ import typer
 
 from ava_core.cli.version import version_option
 from ava_core.steps.spec import Input, StepSpec, flag
-from ava_core.steps.table import STEPS, producers
+from ava_core.steps.table import STEPS, origin
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun
@@ -162,8 +162,9 @@ def _input_flag(port: Input) -> tuple[Any, Any]:
 
 def _origin(port: Input) -> str:
     """Where an input comes from, for `--help`."""
-    steps = " or ".join(f"`ava {name}`" for name in producers(port.kind))
-    return f"Output folder of {steps}{'; may be given several times' if port.repeated else ''}."
+    assert port.kind is not None  # a folder that no step makes has a text of its own
+    where = origin(port.kind)
+    return f"{where[0].upper()}{where[1:]}{'; may be given several times' if port.repeated else ''}."
 
 
 def _request(

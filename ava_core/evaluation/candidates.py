@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.models.pretrained import GIVE_MODEL
 from ava_core.runtime import manifest
 from ava_core.steps.schemes import SCHEMES
 
 log = logging.getLogger(__name__)
 FLOAT = "float"
+_QUANTIZED = "give the output folder of `ava quantize`"
 RUNTIME_FILES = (
     "model*.safetensors",
     "config.json",
@@ -58,7 +60,7 @@ def find_candidates(model: Path, quantized: list[Path]) -> list[Candidate]:
     size = sum(path.stat().st_size for pattern in RUNTIME_FILES for path in model.glob(pattern))
     found = {FLOAT: Candidate(name=FLOAT, folder=model, record=record, sizes={"model_bytes": size})}
     for folder in quantized:
-        scheme = _read_json(folder / "quantization.json", "quantize").get("scheme")
+        scheme = _read_json(folder / "quantization.json", _QUANTIZED).get("scheme")
         if scheme not in SCHEMES:
             raise IntegrityError(
                 f"{folder / 'quantization.json'}: scheme {scheme}: must be one of {', '.join(SCHEMES)}"
@@ -72,22 +74,22 @@ def find_candidates(model: Path, quantized: list[Path]) -> list[Candidate]:
             raise ConfigError(
                 f"--quantized {folder}: was made from another model than {model}: run `ava quantize` on it"
             )
-        sizes = _read_json(folder / "metrics.json", "quantize")
+        sizes = _read_json(folder / "metrics.json", _QUANTIZED)
         found[scheme] = Candidate(name=scheme, folder=folder, record=made_from, sizes=sizes)
     return [found[name] for name in (FLOAT, *SCHEMES) if name in found]
 
 
 def read_training(model: Path) -> dict[str, Any]:
-    """`training.json`: context, parameters and corpus of a trained model.
+    """`training.json`: context, parameters and corpus of a model; nothing is known of the corpus of an imported one.
 
     Raises:
         AvaError: the folder has none.
         IntegrityError: it isn't JSON, lacks a field, or its `sequence_length` is no number of tokens.
     """
-    record = _read_json(model / "training.json", "train")
+    record = _read_json(model / "training.json", GIVE_MODEL)
     for name in ("sequence_length", "parameters", "active_parameters", "corpus"):
         if name not in record:
-            raise IntegrityError(f"{model / 'training.json'}: lacks {name}: restore the folder or train again")
+            raise IntegrityError(f"{model / 'training.json'}: lacks {name}: restore the folder or make it anew")
     length = record["sequence_length"]
     if not isinstance(length, int) or length < 1:
         raise IntegrityError(f"{model / 'training.json'}: sequence_length = {length}: must be a number of tokens")
@@ -121,13 +123,13 @@ def warn_of_other_shards(model: Path, shards: Path) -> None:
         )
 
 
-def _read_json(path: Path, step: str) -> dict[str, Any]:
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     if not path.is_file():
-        raise AvaError(f"{path}: no such file: give the output folder of `ava {step}`")
+        raise AvaError(f"{path}: no such file: {remedy}")
     try:
         value = json.loads(path.read_text())
     except ValueError as error:
-        raise IntegrityError(f"{path}: can't be read ({error}): run `ava {step}` again") from error
+        raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or make it anew") from error
     if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: is not a JSON object: run `ava {step}` again")
+        raise IntegrityError(f"{path}: is not a JSON object: restore the folder or make it anew")
     return value

@@ -39,6 +39,7 @@ from ava_core.evaluation.scoring import Score, score
 from ava_core.evaluation.units import Units, divide
 from ava_core.files import write_json
 from ava_core.generation.loading import load_model
+from ava_core.origin import read_origin
 from ava_core.progress import Progress
 from ava_core.runtime import manifest
 
@@ -100,7 +101,7 @@ def evaluate(
     Args:
         config: batch size, prompts and decoding.
         seed: of nucleus sampling.
-        model: output of `ava train`.
+        model: a model folder.
         shards: output of `ava preprocess`.
         quantized: outputs of `ava quantize`, one for each scheme.
         output: an empty folder.
@@ -150,6 +151,7 @@ def evaluate(
     report = Report(
         contents=contents,
         training=training,
+        origin=str(read_origin(model) or ""),
         history=_read_history(model / "history.jsonl"),
         sizes={measurement.candidate.name: measurement.candidate.sizes for measurement in measurements},
         settings=config,

@@ -26,6 +26,7 @@ class Report:
     Attributes:
         contents: evaluation.json.
         training: training.json of the model.
+        origin: where the model comes from, in words; empty for one that was trained here from the beginning.
         history: lines of the model's history.jsonl; may be empty.
         sizes: `Candidate.sizes` by the model's name.
         settings: prompts and decoding.
@@ -34,6 +35,7 @@ class Report:
 
     contents: dict[str, Any]
     training: dict[str, Any]
+    origin: str
     history: list[dict[str, float]]
     sizes: dict[str, dict[str, float]]
     settings: EvaluateConfig
@@ -103,6 +105,7 @@ def render(report: Report) -> str:
     return environment.get_template("report.html.jinja").render(
         contents=contents,
         training=report.training,
+        trained_on=_trained_on(report),
         settings=report.settings,
         seed=report.seed,
         cards=_cards(report),
@@ -117,6 +120,17 @@ def render(report: Report) -> str:
         position_curve=_trusted(charts.position_curve(contents["loss_by_position"])),
         heat_map=_trusted(_heat_map(contents["layers"], contents["expert_kinds"])),
     )
+
+
+def _trained_on(report: Report) -> str:
+    """What is known of the model's past: the text that it was trained on, where it comes from, or both."""
+    corpus = report.training["corpus"]
+    known = []
+    if "train_documents" in corpus:
+        known.append(f"trained on {_number(corpus['train_documents'])} documents ({_bytes(corpus['train_bytes'])})")
+    if report.origin:
+        known.append(report.origin)
+    return ", ".join(known) or "trained on text of which nothing is known"
 
 
 def _trusted(text: str) -> Markup:

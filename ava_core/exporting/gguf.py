@@ -16,6 +16,7 @@ from ava_core.generation.loading import unreadable
 from ava_core.models import EnhancedMoEConfig
 from ava_core.models.conversion.configs import Rule, check
 from ava_core.models.conversion.peers import PEERS
+from ava_core.models.pretrained import GIVE_MODEL
 from ava_core.runtime.manifest import verified
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def export_gguf(folder: Path, output: Path, llama_cpp: Path, kind: str) -> str:
     """Write the model in `folder` as one GGUF file, and return the architecture's name.
 
     Args:
-        folder: output of `ava train`.
+        folder: a model folder.
         output: the file; appears whole or not at all.
         llama_cpp: a checkout of llama.cpp, or `vendor/llama.cpp` in the source of `llama-cpp-python`. Its converter
             runs in a process of its own, with this environment's torch and transformers.
@@ -75,7 +76,7 @@ def _target_of(folder: Path) -> str:
         except Exception as error:  # the library raises what its parsers raise
             raise unreadable(folder / "config.json", error) from error
     if not isinstance(config, EnhancedMoEConfig):
-        raise AvaError(f"{folder}: holds no model of Ava's: give the output folder of `ava train`")
+        raise AvaError(f"{folder}: holds no model of Ava's: {GIVE_MODEL}")
     target = next(name for name, peer in PEERS.items() if peer.qk_norm == config.qk_norm)
     try:
         check(config, _rules(config, target), f"llama.cpp's {target}")

@@ -16,6 +16,7 @@ from ava_core.errors import AvaError
 from ava_core.generation.loading import load_model
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.conversion import to_transformers
+from ava_core.models.pretrained import GIVE_MODEL
 from ava_core.models.quiet import quiet
 from ava_core.runtime.atomic_copy import copy_atomically
 from ava_core.runtime.manifest import verified
@@ -35,7 +36,7 @@ def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) 
     """Write the model in `folder` as OLMoE, Mixtral or Qwen3-MoE, with its tokenizer: float32 safetensors.
 
     Args:
-        folder: output of `ava train`.
+        folder: a model folder.
         target: olmoe, mixtral or qwen3_moe.
         output: appears whole or not at all.
         tied: False writes the output projection as a matrix of its own also where the model shares the embeddings.
@@ -62,7 +63,7 @@ def export_model(folder: Path, target: str, output: Path, *, tied: bool = True) 
 def _exported(folder: Path, target: str, tied: bool) -> PreTrainedModel:
     model, _ = load_model(folder)
     if not isinstance(model, EnhancedMoEForCausalLM):
-        raise AvaError(f"{folder}: holds a {type(model).__name__}: give the output folder of `ava train`")
+        raise AvaError(f"{folder}: holds a {type(model).__name__}: {GIVE_MODEL}")
     for field, off in TRAINING_ONLY.items():
         if getattr(model.config, field) != off:
             log.info("export: %s = %s left out: it matters in training only", field, getattr(model.config, field))

@@ -1,4 +1,4 @@
-"""Loads a model and its tokenizer from the output folder of `ava train` or `ava quantize`."""
+"""Loads a model and its tokenizer from a model folder, or from the output folder of `ava quantize`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, load_tokenizer
 from ava_core.errors import AvaError, IntegrityError, first_line
-from ava_core.models.pretrained import load_pretrained
+from ava_core.models.pretrained import GIVE_MODEL, WEIGHTS, load_pretrained
 from ava_core.runtime.manifest import verified
 
 ONNX_NAME = "model.onnx"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 CONFIG = "config.json"
 
 
@@ -49,7 +48,7 @@ def load_model(folder: Path, threads: int = 0) -> tuple[PreTrainedModel, PreTrai
 
 
 def _require_files(folder: Path) -> None:
-    remedy = "give the output folder of `ava train` or `ava quantize`"
+    remedy = f"{GIVE_MODEL}, or a quantised one, as `ava quantize` does"
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder: {remedy}")
     for name in (CONFIG, FILE, CONFIG_FILE):
@@ -66,7 +65,7 @@ def _load_torch(folder: Path) -> PreTrainedModel:
         raise unreadable(folder, error) from error
     if report["missing_keys"]:
         raise IntegrityError(
-            f"{folder / WEIGHTS[0]}: lacks the weight {min(report['missing_keys'])}: restore the folder or train again"
+            f"{folder / WEIGHTS[0]}: lacks the weight {min(report['missing_keys'])}: restore the folder or make it anew"
         )
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 

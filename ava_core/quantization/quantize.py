@@ -23,6 +23,7 @@ from ava_core.onnx.export import export_onnx, onnx_bytes
 from ava_core.onnx.genai import write_genai_config
 from ava_core.onnx.graph import GRAPH_FILE, OPSET, WEIGHTS_FILE
 from ava_core.onnx.runtime import load_onnx
+from ava_core.origin import carry_origin
 from ava_core.progress import Progress
 from ava_core.quantization.bounds import require_parity
 from ava_core.quantization.consistency import cached_error, padded_error
@@ -78,7 +79,7 @@ def quantize(
     Args:
         config: the `quantize` section.
         scheme: name of a scheme, see `ava_core.steps.schemes`.
-        model: output of `ava train`.
+        model: a model folder.
         shards: output of `ava preprocess`; calibrated on the training split, compared on the validation split.
         output: an empty folder.
         state: holds what an earlier, killed run with the same arguments finished.
@@ -110,6 +111,7 @@ def quantize(
             if (model / name).is_file():
                 shutil.copyfile(model / name, output / name)
         copy_tokenizer(model, output, original.model.config.max_position_embeddings)
+        carry_origin(model, output)
         if config.portable:
             write_genai_config(output, original.model.config)
         verify_weights(output, original.model, rounded)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.origin import Origin, read_origin
 from ava_core.runtime import manifest
 from ava_core.runtime.work import timings_path
 
@@ -28,7 +29,8 @@ class Candidate:
         evaluation: output folder of evaluate.
         digest: digest of the evaluation's contents; it identifies the registration.
         model_digest: digest of the model folder's contents.
-        shards_digest: digest of the shards that the model was trained on.
+        shards_digest: digest of the shards that the model was trained on; empty for one that was not trained here.
+        origin: where the model comes from; None for one that was trained here from the beginning.
         figures: final figures of train and evaluate, and of quantize with the scheme and an underscore before them.
             Those of clocks and memory meters are among them, where the files beside the folders are still there.
         corpus: documents, tokens and bytes per split.
@@ -41,6 +43,7 @@ class Candidate:
     digest: str
     model_digest: str
     shards_digest: str
+    origin: Origin | None
     figures: Mapping[str, float]
     corpus: Mapping[str, float]
     manifests: Mapping[str, manifest.Manifest]
@@ -101,6 +104,7 @@ def read_candidate(
         digest=digest,
         model_digest=model_digest,
         shards_digest=manifests["model"].inputs.get("shards", ""),
+        origin=read_origin(model),
         figures=figures,
         corpus=_numbers(_read_json(model / "training.json").get("corpus", {})),
         manifests=manifests,

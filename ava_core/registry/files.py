@@ -21,6 +21,7 @@ OPTIONAL = (
     ("model", "validation.csv", "training/validation.csv"),
     ("model", "loss.png", "training/loss.png"),
     ("model", "training.json", "training/training.json"),
+    ("model", "origin.json", "origin.json"),
     ("model", "experts.jsonl", "training/experts.jsonl"),
     ("model", "samples.jsonl", "training/samples.jsonl"),
 )

@@ -35,12 +35,14 @@ def fill_run(context: Context, run: TrackedRun, scratch: Path) -> None:
     candidate = context.candidate
     run.log_parameters(flatten(context.resolved))
     last = last_step(candidate)
-    series = read_history(candidate.model / "history.jsonl")
+    history = candidate.model / "history.jsonl"  # of an imported model there is none
+    series = read_history(history) if history.is_file() else []
     # At the last step the final figure is logged, not the one measured on a part of the split.
     run.log_points(point for point in series if point.step != last or point.name not in candidate.figures)
     run.log_points(Point(name, value, last) for name, value in candidate.figures.items())
-    sources = context.resolved.get("data", {}).get("sources", [])
-    run.log_corpus(describe_corpus(sources, candidate.shards_digest, candidate.corpus))
+    if candidate.shards_digest:
+        sources = context.resolved.get("data", {}).get("sources", [])
+        run.log_corpus(describe_corpus(sources, candidate.shards_digest, candidate.corpus))
     files = scratch / "files"
     write_run_files(files, candidate, context.resolved)
     run.log_files(files)
@@ -60,6 +62,8 @@ def describe_in_a_line(candidate: Candidate) -> str:
             parts.append(f"{figures[f'{scheme}_{FIGURE}']:.4f} as {scheme}")
     if "parameters" in figures:
         parts.append(f"{figures['parameters'] / 1e6:,.1f} million parameters")
+    if candidate.origin:
+        parts.append(str(candidate.origin))
     return ", ".join(parts)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from ava_core.origin import Origin
+
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 # Tags of a version, which stay when its run is deleted. Few, because MLflow's table of versions shows each in a line of
@@ -22,6 +24,8 @@ CHALLENGER = "challenger"
 EVALUATION = "ava.evaluation"
 MODEL = "ava.model"
 SOURCE = "ava.source"
+ORIGIN, LICENCE = "ava.origin", "ava.licence"
+"""Of a model that another maker trained, or that was made from one: where it comes from, and its licence."""
 FIGURES = "ava.figures"
 """All figures as a JSON object. MLflow takes 100,000 characters of a value, MySQL 65,535 bytes: some 1,500 figures."""
 GATE = "ava.gate"
@@ -91,6 +95,11 @@ def figure_tags(figures: Mapping[str, float], headlines: Collection[str]) -> dic
     ordered = {name: float(value) for name, value in sorted(figures.items())}
     own = {name: repr(value) for name, value in ordered.items() if name in headlines}
     return {FIGURES: json.dumps(ordered, separators=(",", ":")), **own}
+
+
+def origin_tags(origin: Origin | None) -> dict[str, str]:
+    """The tags of a model that comes from elsewhere; none for one that was trained here from the beginning."""
+    return {ORIGIN: origin.address, LICENCE: origin.licence_id} if origin else {}
 
 
 def _headlines(tags: Mapping[str, str]) -> dict[str, float]:

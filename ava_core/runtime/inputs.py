@@ -10,7 +10,7 @@ from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
 from ava_core.runtime.request import Request
 from ava_core.steps.spec import Input
-from ava_core.steps.table import producers
+from ava_core.steps.table import makers
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def verify_inputs(request: Request) -> Inputs:
 def _digest_input(port: Input, folder: Path) -> tuple[str, str]:
     """Digest of the contents, and of the manifest or an empty string."""
     if port.kind is not None:
-        found = manifest.verify(folder, *producers(port.kind))
+        found = manifest.verify(folder, *makers(port.kind))
         return found.digest, found.sha256
     if folder.is_dir():
         return digest_tree(folder), ""

@@ -229,6 +229,35 @@ STEPS: dict[str, StepSpec] = {
     )
 }
 
+TOOLS: dict[str, StepSpec] = {
+    spec.name: spec
+    for spec in (
+        StepSpec(
+            name="import",
+            summary="Make a model of another maker's a model folder.",
+            output="model",
+            kind=MODEL,
+            sections=(),
+            function="ava_core.importing.importer:Import",
+            inputs=(Input(name="source"),),
+            metrics=("parameters", "active_parameters"),
+            timings=("wall_seconds",),
+            headlines=("parameters", "active_parameters"),
+        ),
+    )
+}
+"""Commands beside the pipeline whose output a step takes as that of a step: `ava_core.runtime.tool` runs them."""
+
+
+def makers(kind: Kind | None) -> tuple[str, ...]:
+    """Names of the steps and tools that give a kind of output; none give a raw folder, which has no kind."""
+    return tuple(name for name, spec in {**STEPS, **TOOLS}.items() if kind is not None and spec.kind == kind)
+
+
+def origin(kind: Kind) -> str:
+    """Where a folder of a kind comes from, for messages: `output folder of `ava train` or `ava import``."""
+    return f"output folder of {' or '.join(f'`ava {name}`' for name in makers(kind))}"
+
 
 def producers(kind: Kind | None) -> tuple[str, ...]:
     """Names of the steps that give a kind of output; none give a raw folder, which has no kind."""

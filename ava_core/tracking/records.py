@@ -79,7 +79,7 @@ def read_history(path: Path) -> list[Point]:
         try:
             points += row_points(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"{path}:{number}: is no history record: run `ava train` again") from error
+            raise IntegrityError(f"{path}:{number}: is no history record: restore the folder or train again") from error
     return points
 
 

@@ -200,5 +200,5 @@ def test_prompt_that_is_too_long_is_refused_before_anything_is_scored(run_evalua
 def test_missing_training_record_is_named(run_evaluation, tiny_model, tmp_path):
     other = shutil.copytree(tiny_model, tmp_path / "model")
     (other / "training.json").unlink()
-    with pytest.raises(AvaError, match=r"training.json: no such file: give the output folder of `ava train`"):
+    with pytest.raises(AvaError, match=r"training\.json: no such file: give a model folder, as `ava train` or"):
         run_evaluation(tmp_path, model=other)

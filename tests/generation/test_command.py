@@ -140,9 +140,7 @@ def test_missing_model_ends_in_one_line_and_exit_code_1(tmp_path):
     result = subprocess.run(run, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stdout == ""
-    assert result.stderr.splitlines()[-1].endswith(
-        "no such folder: give the output folder of `ava train` or `ava quantize`"
-    )
+    assert "no such folder: give a model folder, as `ava train` or `ava import`" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 

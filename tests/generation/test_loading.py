@@ -37,7 +37,7 @@ def test_model_is_float32_and_in_evaluation_mode(folder):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    assert f"has no {name}: give the output folder of `ava train`" in refusal(folder)
+    assert f"has no {name}: give a model folder, as `ava train` or `ava import` leaves it" in refusal(folder)
 
 
 def test_missing_weights_are_named(folder):

@@ -140,7 +140,7 @@ def damaged(tmp_path, tiny_model):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "training.json"])
 def test_a_missing_file_of_the_model_is_named(run, damaged, name):
     (damaged / name).unlink()
-    with pytest.raises(AvaError, match=rf"damaged/{name}: no such file: give the output folder of `ava train`"):
+    with pytest.raises(AvaError, match=rf"damaged/{name}: no such file: give a model folder, as `ava train` or"):
         run(model=damaged)
 
 
@@ -156,7 +156,7 @@ def test_truncated_weights_are_refused_in_one_line(run, damaged):
 def test_weights_that_do_not_fit_the_configuration_are_refused(run, damaged, change):
     path = damaged / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(IntegrityError, match="run `ava train` again") as caught:
+    with pytest.raises(IntegrityError, match="restore the folder or make it anew") as caught:
         run(model=damaged)
     assert "\n" not in str(caught.value)
 

@@ -55,7 +55,7 @@ def test_history_becomes_a_series_per_figure_without_what_is_no_number(tmp_path)
 def test_broken_line_of_the_history_is_named(tmp_path, line):
     file = tmp_path / "history.jsonl"
     file.write_text(f'{{"step": 1}}\n{line}\n')
-    with pytest.raises(IntegrityError, match=r"history.jsonl:2: is no history record: run `ava train` again"):
+    with pytest.raises(IntegrityError, match=r"history.jsonl:2: is no history record: restore the folder or"):
         read_history(file)
 
 

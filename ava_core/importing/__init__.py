@@ -1,0 +1,1 @@
+"""Models of other makers become model folders of ours: `ava import`."""
