@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ava_core.config.inheritance import read_architecture as read_section
 from ava_core.config.model import ModelConfig
 from ava_core.config.parameters import active_count
 from ava_core.errors import AvaError, ConfigError, IntegrityError
@@ -123,7 +124,8 @@ class Import:
         self._write_generation(output)
         for path in licence_texts(self.source.folder):
             shutil.copyfile(path, output / path.name)
-        figures: dict[str, float] = {"parameters": total, "active_parameters": self._active_parameters()}
+        model = ModelConfig(**read_section(output))
+        figures: dict[str, float] = {"parameters": total, "active_parameters": active_count(model, config.vocab_size)}
         # Nothing is known of what it was trained on.
         write_json(output / TRAINING, {"sequence_length": self.sequence_length, **figures, "corpus": {}})
         write_origin(output, self.origin)
@@ -218,12 +220,6 @@ class Import:
             ids["eos_token_id"] = ends
         stated.pop("transformers_version", None)
         write_json(output / GENERATION, {**stated, **ids})
-
-    def _active_parameters(self) -> int:
-        values = {name: getattr(self.config, name) for name in ModelConfig.model_fields}
-        return active_count(
-            ModelConfig(**{name: value for name, value in values.items() if value is not None}), self.config.vocab_size
-        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Candidate:
     """A model that was measured.
 
     Attributes:
-        model: output folder of train.
+        model: a model folder.
         quantized: output folders of quantize, by scheme.
         evaluation: output folder of evaluate.
         digest: digest of the evaluation's contents; it identifies the registration.
@@ -65,7 +65,7 @@ def read_candidate(
     """Read the folders and check that they belong together. Their files were verified by `run_step`.
 
     Args:
-        model: output folder of train.
+        model: a model folder.
         quantized: output folders of quantize.
         evaluation: output folder of evaluate.
         digests: digests of the inputs as `run_step` verified them.

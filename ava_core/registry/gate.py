@@ -40,7 +40,7 @@ def gate(
 
     Args:
         config: the section `register`.
-        model: output folder of train.
+        model: a model folder.
         quantized: output folders of quantize.
         evaluation: output folder of evaluate.
         output: an empty folder.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ava_core.config.register import RegisterConfig
 from ava_core.files import write_json
 from ava_core.progress import Progress
-from ava_core.registry.candidate import read_candidate
+from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.context import Context
 from ava_core.registry.create_version import find_or_create_version
 from ava_core.registry.gates.decision import decide, gate_digest, read_decision
@@ -53,7 +53,7 @@ def register(
     Args:
         config: the section `register`.
         resolved_config: the whole configuration, as plain values; logged as the run's parameters.
-        model: output folder of train.
+        model: a model folder.
         quantized: output folders of quantize.
         evaluation: output folder of evaluate.
         gate: output folder of gate: what it refused is not promoted. None: decide as it would.
@@ -73,7 +73,7 @@ def register(
         context = Context(
             client=connect(tracking_uri),
             config=config,
-            resolved=resolved_config,
+            resolved=_of_this_model(resolved_config, candidate),
             candidate=candidate,
             decision=decision,
             tracking_uri=tracking_uri,
@@ -93,6 +93,13 @@ def register(
     registration.report()
     write_json(output / "registration.json", registration.record())
     return registration
+
+
+def _of_this_model(resolved: Mapping[str, Any], candidate: Candidate) -> Mapping[str, Any]:
+    """The configuration without what it says of a training, for a model that wasn't trained by it."""
+    if candidate.manifests["model"].step != "import":
+        return resolved
+    return {name: section for name, section in resolved.items() if name not in ("model", "train")}
 
 
 def _decide_once(context: Context, version: ModelVersion) -> tuple[Outcome, dict[str, int]]:

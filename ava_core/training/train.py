@@ -18,6 +18,7 @@ from ava_core.errors import ConfigError
 from ava_core.files import write_json
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
+from ava_core.origin import carry_origin
 from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.training.beginning import Beginning
@@ -224,3 +225,5 @@ class _Training:
             **beginning,
         }
         write_json(output / "training.json", record)
+        if self.request.init:
+            carry_origin(self.request.init, output)
