@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from ava_core.registry import list_versions
+from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
 from ava_core.steps.table import STEPS
+from tests.conftest import _finished as finished
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("keys", "preprocess", "train", "quantize@int8", "quantize@int4", "evaluate", "gate", "register", "figures")
@@ -103,8 +105,32 @@ def test_all_stages_leave_finished_outputs(workspace):
 
 def test_second_run_asks_the_registry_and_computes_nothing(workspace):
     before = (workspace.folder / "dvc.lock").read_bytes()
-    assert stages_run(workspace.run("dvc", "repro")) == ["gate", "register"]
+    assert stages_run(workspace.run("dvc", "repro")) == ["keys", "gate", "register"]
     assert (workspace.folder / "dvc.lock").read_bytes() == before
+
+
+def test_model_to_begin_from_decides_by_its_contents(workspace):
+    """The stage `keys` runs whatever DVC knows, and what follows only where a key has changed."""
+    params, key = workspace.folder / "params.yaml", workspace.folder / "outputs" / "keys" / "train.json"
+    text, base = params.read_text(), workspace.folder / "base"
+    shutil.copytree(workspace.folder / "outputs" / "model", base)
+    try:
+        values = yaml.safe_load(text)
+        values["train"]["init"] = "base"
+        params.write_text(yaml.safe_dump(values))
+        workspace.run("dvc", "repro", "--single-item", "keys")
+        before = json.loads(key.read_text())
+        assert before["inputs"]["init"] and "init" not in before["values"]["train"]
+        (base / "note.txt").write_text("another model")
+        (base / manifest.NAME).unlink()
+        finished(base, "train", {})
+        assert stages_run(workspace.run("dvc", "repro", "--single-item", "keys")) == ["keys"]
+        assert json.loads(key.read_text())["inputs"] != before["inputs"]
+        assert "train" in workspace.run("dvc", "status", "train")
+    finally:
+        params.write_text(text)
+        shutil.rmtree(base)
+        workspace.run("dvc", "repro", "--single-item", "keys")
 
 
 def test_run_registers_in_whatever_registry_it_is_given(workspace, tmp_path):
@@ -212,7 +238,7 @@ def clone_of(workspace, folder, **settings):
 def test_pushed_results_are_restored_in_a_second_clone_and_leave_nothing_to_run(workspace, tmp_path):
     clone = clone_of(workspace, tmp_path)
     assert clone.digests() == workspace.digests()
-    assert stages_run(clone.run("dvc", "repro")) == ["gate", "register"]
+    assert stages_run(clone.run("dvc", "repro")) == ["keys", "gate", "register"]
 
 
 def test_outputs_that_are_links_into_dvcs_cache_are_used_like_files(workspace, tmp_path):
@@ -222,7 +248,7 @@ def test_outputs_that_are_links_into_dvcs_cache_are_used_like_files(workspace, t
     for name in ("model/model.safetensors", "quantized/int8/model.onnx", "shards/train/state.json"):
         assert (outputs / name).is_symlink()
     assert (linked.folder / "data/raw/shakespeare/play-00.md").is_symlink()
-    assert stages_run(linked.run("dvc", "repro")) == ["gate", "register"]
+    assert stages_run(linked.run("dvc", "repro")) == ["keys", "gate", "register"]
     for model in ("outputs/model", "outputs/quantized/int8"):
         said = linked.run("ava", "generate", "--model", model, "--prompt", "To be, or", "--max-new-tokens", "4")
         assert said.startswith("To be, or")

@@ -52,6 +52,14 @@ def test_outputs_of_one_step_are_inputs_of_the_next(fake):
     assert flags["register"]["quantized"] == str(result.folder("quantize-int4") / "quantized")
 
 
+def test_model_to_begin_from_reaches_the_training_and_no_other_step(host, tmp_path):
+    host.graph = Graph(compile_pipeline(["int8"], begins_from_folder=True))
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    assert host.run(init_uri=str(parent)).succeeded
+    assert {e["component"]: e["flags"]["init"] for e in host.journal if "init" in e["flags"]} == {"train": str(parent)}
+
+
 @on_both_executors
 def test_parameters_reach_the_command_whole(fake):
     text = 'preset: cpu/tiny\nevaluate:\n  prompts: ["O \'tis \\"{x}\\"; $HOME `id`"]\n'
