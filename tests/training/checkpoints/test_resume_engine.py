@@ -88,6 +88,12 @@ def test_every_stage_resumes_to_the_bit(tmp_path, kind, stage):
     assert_bit_exact(tmp_path, zero_stage=stage, **OPTIMIZERS[kind])
 
 
+@pytest.mark.parametrize("stage", [0, 3, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2))])
+def test_every_stage_resumes_to_the_bit_beside_frozen_layers(tmp_path, stage):
+    chosen = {"freeze": ["embed*", "layers.0.*"], "learning_rate_decay_by_layer": 0.5}
+    assert_bit_exact(tmp_path, zero_stage=stage, **chosen, **OPTIMIZERS["rounded"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize(("source", "target"), [(0, 1), (1, 3), (3, 0), (2, 1)])
