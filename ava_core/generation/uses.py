@@ -32,5 +32,4 @@ USES = {
 }
 """Dialogue: near to the most probable answer, and none that circles. Code: names and brackets come again and again, so
 repetition is no fault in it, and the first text is to be right: temperature 0.2 and top-p 0.95 were best for that in
-arXiv 2107.03374. Verse: all that isn't improbable, and no run of four tokens twice. `docs/generate.md` has what each
-measures on the default model."""
+arXiv 2107.03374. Verse: all that isn't improbable, and no run of four tokens twice."""
