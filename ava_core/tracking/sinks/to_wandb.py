@@ -73,8 +73,12 @@ class WandbSink:
         """Nothing: what is large stays here."""
 
     def end(self, status: str) -> None:
-        """Close the run, with an exit code that tells how it ended."""
-        self._run.finish(exit_code=0 if status == "FINISHED" else 1)
+        """Close the run, with an exit code that tells how it ended, and wait for the process that writes its file."""
+        import wandb
+
+        code = 0 if status == "FINISHED" else 1
+        self._run.finish(exit_code=code)
+        wandb.teardown(code)
 
 
 def open_sink(given: Assignment) -> WandbSink:
