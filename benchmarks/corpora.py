@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.shards import SplitInfo, SplitsInfo, TokenizedDocument, write_split, write_splits_info
-from ava_core.data.tokenizer import BOUNDARY_ID, encode, read_tokenizer, save_tokenizer, train_tokenizer
+from ava_core.data.tokenizer import encode, read_tokenizer, save_tokenizer, special_ids, train_tokenizer
 from ava_core.runtime import manifest
 
 if TYPE_CHECKING:
@@ -60,20 +60,20 @@ def _write(folder: Path, tokenizer: Tokenizer, parts: Mapping[str, Mapping[str, 
     """Write the texts of each split by name, and all else that `ava train` wants of shards."""
     folder.mkdir(parents=True)
     save_tokenizer(tokenizer, folder / "tokenizer")
-    size = tokenizer.get_vocab_size()
+    ids = special_ids(folder / "tokenizer")
     splits: dict[str, SplitInfo] = {}
     for split, texts in parts.items():
         tokens = encode(tokenizer, texts.values())
         documents = [
-            TokenizedDocument(name, ids, len(text.encode()))
-            for (name, text), ids in zip(texts.items(), tokens, strict=True)
+            TokenizedDocument(name, found, len(text.encode()))
+            for (name, text), found in zip(texts.items(), tokens, strict=True)
         ]
         splits[split] = write_split(
-            folder / split, documents, vocab_size=size, boundary_token_id=BOUNDARY_ID, shard_tokens=2**22
+            folder / split, documents, vocab_size=ids.vocab_size, boundary_token_id=ids.boundary, shard_tokens=2**22
         )
-    info = SplitsInfo(vocab_size=size, boundary_token_id=BOUNDARY_ID, dtype="uint16", splits=splits)
+    info = SplitsInfo(vocab_size=ids.vocab_size, boundary_token_id=ids.boundary, dtype="uint16", splits=splits)
     write_splits_info(folder, info)
-    _finish(folder, {"vocab_size": size})
+    _finish(folder, {"vocab_size": ids.vocab_size})
 
 
 def _finish(folder: Path, choices: Mapping[str, int]) -> None:

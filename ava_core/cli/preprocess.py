@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
 
 def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
+    from ava_core.cli.tokenizer_source import find_source
+    from ava_core.data.finished_tokenizer import digest_tokenizer
     from ava_core.data.sources import digest_sources
 
-    return {"data": digest_sources(config.data, next(iter(inputs["data"]), None))}
+    data = next(iter(inputs["data"]), None)
+    finished = find_source(config.tokenizer.source, data)
+    digests = {"data": digest_sources(config.data, data)}
+    return digests if finished is None else {**digests, "tokenizer": digest_tokenizer(finished)}
 
 
 def _compute(run: StepRun) -> None:
+    from ava_core.cli.tokenizer_source import find_source
     from ava_core.data.preprocess import preprocess
 
     result = preprocess(
@@ -29,6 +35,7 @@ def _compute(run: StepRun) -> None:
         output=run.output,
         state=run.state,
         progress=run.progress,
+        tokenizer=find_source(run.config.tokenizer.source, run.optional_input("data")),
     )
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ava_core.config.data import DataConfig
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.shards import BLOCK_TOKENS, SplitsInfo
 from ava_core.data.sources.source import Source
+from ava_core.data.tokenizer import FILE
+from ava_core.data.tokenizer_identity import digest_of
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 """The Hub's size categories, in rows."""
 
 
-def render_card(
-    data: DataConfig, tokenizer: TokenizerConfig, sources: list[Source], info: SplitsInfo, report: dict[str, Any]
-) -> str:
+def describe_tokenizer(config: TokenizerConfig, info: SplitsInfo, taken: Path | None) -> str:
+    """Where the tokens come from, in a sentence.
+
+    Args:
+        config: the section `tokenizer`.
+        info: counts of the splits.
+        taken: folder of the tokenizer, if it was a finished one.
+    """
+    if taken is None:
+        return (
+            f"Byte-level BPE with {info.vocab_size:,} entries ({config.vocab_size:,} asked for), trained on the"
+            f" training split only; pairs seen less than {config.min_frequency} times are not merged."
+        )
+    return (
+        f"A finished tokenizer with {info.vocab_size:,} entries, nothing of which was learned from this text; every"
+        f" document's tokens give back its text. SHA-256 of its {FILE}: `{digest_of(taken)}`."
+    )
+
+
+def render_card(data: DataConfig, tokens: str, sources: list[Source], info: SplitsInfo, report: dict[str, Any]) -> str:
     """The card as Markdown; the same text for the same data, wherever it lay.
 
     Args:
         data: the section `data`.
-        tokenizer: the section `tokenizer`.
+        tokens: what `describe_tokenizer` says.
         sources: what was read.
         info: counts of the splits.
         report: contents of cleaning.json.
@@ -72,8 +92,7 @@ def render_card(
     lines += [
         "## Tokens",
         "",
-        f"Byte-level BPE with {info.vocab_size:,} entries ({tokenizer.vocab_size:,} asked for), trained on the training"
-        f" split only; pairs seen less than {tokenizer.min_frequency} times are not merged. Every document ends with"
+        f"{tokens} Every document ends with"
         f" token {info.boundary_token_id}. A row holds `document_id`, `name` and `tokens` ({info.dtype}), at most"
         f" {BLOCK_TOKENS:,} tokens of one document; `datasets.load_from_disk` reads the folder, or one split.",
         "",

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ava_core.config.data import DataConfig
 from ava_core.config.tokenizer import TokenizerConfig
-from ava_core.data.card import render_card
+from ava_core.data.card import describe_tokenizer, render_card
 from ava_core.data.cleaned import clean_documents, read_report
 from ava_core.data.durable import SECONDS, DurableFolders
 from ava_core.data.shards import SPLITS, SplitsInfo, write_splits_info
 from ava_core.data.sources import open_sources, part_of
 from ava_core.data.stages import Stages, part_folder
-from ava_core.data.tokenizer import BOUNDARY_ID
 
 if TYPE_CHECKING:
     from ava_core.progress import Progress
@@ -43,8 +42,9 @@ def preprocess(
     output: Path,
     state: Path,
     progress: Progress,
+    tokenizer: Path | None = None,
 ) -> Preprocessed:
-    """Clean, deduplicate, split, train the tokenizer, write the shards.
+    """Clean, deduplicate, split, train the tokenizer or take a finished one, write the shards.
 
     Args:
         data_config: the section `data`.
@@ -54,17 +54,25 @@ def preprocess(
             README.md`.
         state: survives a killed run with the same inputs and configuration.
         progress: shows progress.
+        tokenizer: where the finished one lies that `tokenizer.from` names; None: one is learned.
 
     Raises:
-        AvaError: a source is missing, empty or can't be read, or too little text is left for three splits.
+        AvaError: a source is missing, empty or can't be read, too little text is left for three splits, or the finished
+            tokenizer can't be used for this text.
     """
-    stages = Stages(data_config, tokenizer_config, open_sources(data_config, data), DurableFolders(state), progress)
+    sources = open_sources(data_config, data)
+    stages = Stages(data_config, tokenizer_config, sources, DurableFolders(state), progress, tokenizer)
+    if tokenizer is not None:
+        _ = stages.tokenizer_folder
+        stages.check_samples()
     splits = {name: stages.shards(name) for name in SPLITS}
+    special = stages.special
     info = SplitsInfo(
-        vocab_size=stages.vocab_size,
-        boundary_token_id=BOUNDARY_ID,
+        vocab_size=special.vocab_size,
+        boundary_token_id=special.boundary,
         dtype=splits["train"].dtype,
         splits={name: split.info for name, split in splits.items()},
+        padding=special.padding if special.padding != special.boundary + 1 else None,
     )
     for name, split in splits.items():
         shutil.copytree(split.folder, output / name)
@@ -72,7 +80,8 @@ def preprocess(
     write_splits_info(output, info)
     report = stages.cleaning_report | {"deduplication": stages.deduplication_report}
     (output / "cleaning.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (output / "README.md").write_text(render_card(data_config, tokenizer_config, stages.sources, info, report))
+    tokens = describe_tokenizer(tokenizer_config, info, None if tokenizer is None else output / "tokenizer")
+    (output / "README.md").write_text(render_card(data_config, tokens, stages.sources, info, report))
     return Preprocessed(_metrics(info, report), stages.timings(int(report["bytes_in"])))
 
 

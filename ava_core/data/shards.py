@@ -1,7 +1,8 @@
 """Token shards: Arrow files in the layout of `datasets.save_to_disk`, one folder per split.
 
 A row is a block of one document: `document_id` (position of the document in its split), `name`, `tokens`. Every
-document ends with one boundary token, so a split's stream is `d0 <|endoftext|> d1 <|endoftext|> ...`.
+document ends with one boundary token, so a split's stream is `d0 <|endoftext|> d1 <|endoftext|> ...`
+(with the boundary token of its tokenizer).
 `splits.json` beside the folders holds the counts, and `dataset_dict.json` makes them one `DatasetDict`.
 `datasets.load_from_disk(FOLDER)` reads them too; the reader here maps the files itself, because importing `datasets`
 takes longer than reading a corpus.
@@ -55,12 +56,20 @@ class SplitsInfo:
         boundary_token_id: the token that ends every document.
         dtype: NumPy type of the stored tokens.
         splits: counts by name of the split.
+        padding: the token that fills up batches; None: the one after the boundary token, as in a tokenizer that was
+            learned here. Then the file doesn't name it.
     """
 
     vocab_size: int
     boundary_token_id: int
     dtype: str
     splits: dict[str, SplitInfo]
+    padding: int | None = None
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills up batches."""
+        return self.boundary_token_id + 1 if self.padding is None else self.padding
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def _save_quietly(dataset, folder: Path, num_shards: int) -> None:
 
 def write_splits_info(folder: Path, info: SplitsInfo) -> None:
     """Write `folder`/splits.json, and dataset_dict.json as `DatasetDict.save_to_disk` does."""
-    write_json(folder / INFO_NAME, asdict(info))
+    write_json(folder / INFO_NAME, {key: value for key, value in asdict(info).items() if value is not None})
     (folder / DATASETS_NAME).write_text(json.dumps({"splits": list(info.splits)}) + "\n")
 
 
@@ -201,6 +210,7 @@ class ShardedSplit:
         vocab_size: entries of the tokenizer.
         boundary_token_id: the token that ends every document.
         fingerprint: tells its content from that of others.
+        padding: as in `SplitsInfo`.
     """
 
     name: str
@@ -210,6 +220,12 @@ class ShardedSplit:
     vocab_size: int
     boundary_token_id: int
     fingerprint: str
+    padding: int | None = None
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills up batches."""
+        return self.boundary_token_id + 1 if self.padding is None else self.padding
 
     @property
     def num_tokens(self) -> int:
@@ -248,7 +264,16 @@ class ShardedSplit:
             )
         tokens.flags.writeable = False
         bounds = starts.astype(np.int64)
-        return cls(name, tokens, bounds, counts.num_bytes, info.vocab_size, info.boundary_token_id, fingerprint)
+        return cls(
+            name=name,
+            tokens=tokens,
+            document_starts=bounds,
+            num_bytes=counts.num_bytes,
+            vocab_size=info.vocab_size,
+            boundary_token_id=info.boundary_token_id,
+            fingerprint=fingerprint,
+            padding=info.padding,
+        )
 
 
 def _read_state(folder: Path) -> tuple[list[Path], str]:

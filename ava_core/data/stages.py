@@ -14,15 +14,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ava_core.config.data import DataConfig
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.cleaned import DOCUMENTS, Column, clean_documents, join_parts, read_report
 from ava_core.data.deduplication import deduplicate
 from ava_core.data.durable import DurableFolders
+from ava_core.data.finished_tokenizer import take_tokenizer
 from ava_core.data.shards import SPLITS, SplitInfo, TokenizedDocument, token_dtype, write_split
 from ava_core.data.sources.source import Source
 from ava_core.data.splitting import Piece, split_documents
-from ava_core.data.tokenizer import BOUNDARY_ID, encode, read_tokenizer, save_tokenizer, train_tokenizer
+from ava_core.data.tokenizer import (
+    SpecialIds,
+    encode,
+    encode_losslessly,
+    read_tokenizer,
+    save_tokenizer,
+    special_ids,
+    train_tokenizer,
+)
 from ava_core.errors import AvaError
 
 if TYPE_CHECKING:
@@ -31,6 +42,8 @@ if TYPE_CHECKING:
     from ava_core.progress import Progress
 
 log = logging.getLogger(__name__)
+SAMPLES, SAMPLE_CHARACTERS = 64, 20_000
+"""Documents on which a finished tokenizer is tried before all are encoded, and how much of each."""
 
 
 def part_folder(index: int, count: int) -> str:
@@ -65,6 +78,7 @@ class Stages:
         sources: what is read.
         durable: the results of the stages.
         progress: shows progress.
+        finished: a finished tokenizer to take; None: one is learned.
     """
 
     config: DataConfig
@@ -72,6 +86,7 @@ class Stages:
     sources: list[Source]
     durable: DurableFolders
     progress: Progress
+    finished: Path | None = None
 
     @cached_property
     def _cleaned(self) -> Path:
@@ -148,7 +163,10 @@ class Stages:
 
     @cached_property
     def tokenizer_folder(self) -> Path:
-        """The folder with the tokenizer's files."""
+        """The folder with the tokenizer's files. A finished one needs no text: what is wrong with it shows at once."""
+        if self.finished is not None:
+            source = self.finished
+            return self.durable.get("tokenizer", lambda folder: take_tokenizer(source, folder))
         _ = self._pieces
         return self.durable.get("tokenizer", self._train_tokenizer)
 
@@ -173,9 +191,21 @@ class Stages:
         return read_tokenizer(self.tokenizer_folder)
 
     @cached_property
-    def vocab_size(self) -> int:
-        """Entries of the tokenizer."""
-        return self._tokenizer.get_vocab_size()
+    def special(self) -> SpecialIds:
+        """The tokenizer's boundary and padding, and its size."""
+        return special_ids(self.tokenizer_folder)
+
+    def check_samples(self) -> None:
+        """Refuse a finished tokenizer that loses something of the text, on few of the documents, before all of them.
+
+        Raises:
+            AvaError: a sample doesn't come back; names the document.
+        """
+        pieces = [piece for name in SPLITS for piece in self._pieces[name]]
+        chosen = pieces[:: -(-len(pieces) // SAMPLES)]
+        texts = ((self._names[piece.document], self._text(piece)[:SAMPLE_CHARACTERS]) for piece in chosen)
+        for _ in encode_losslessly(self._tokenizer, texts, self.special.boundary):
+            pass
 
     def shards(self, name: str) -> SplitShards:
         """The shards of one split."""
@@ -189,7 +219,7 @@ class Stages:
         with self.progress.task(f"tokenise {name}", len(pieces)) as advance:
 
             def documents() -> Iterator[TokenizedDocument]:
-                encoded = encode(self._tokenizer, (self._text(piece) for piece in pieces))
+                encoded = self._encode(pieces)
                 for position, (piece, tokens) in enumerate(zip(pieces, encoded, strict=True)):
                     advance(position)
                     size = len(self._text(piece).encode())
@@ -198,13 +228,20 @@ class Stages:
             info = write_split(
                 folder / "shards",
                 documents(),
-                vocab_size=self.vocab_size,
-                boundary_token_id=BOUNDARY_ID,
+                vocab_size=self.special.vocab_size,
+                boundary_token_id=self.special.boundary,
                 shard_tokens=self.config.shard_tokens,
             )
             advance(len(pieces), tokens=f"{info.num_tokens:,}")
-        content = {"dtype": token_dtype(self.vocab_size).name, "info": asdict(info)}
+        content = {"dtype": token_dtype(self.special.vocab_size).name, "info": asdict(info)}
         (folder / "info.json").write_text(json.dumps(content))
+
+    def _encode(self, pieces: list[Piece]) -> Iterator[np.ndarray]:
+        """The tokens of each piece; a finished tokenizer may lose something, so its texts are compared."""
+        if self.finished is None:
+            return encode(self._tokenizer, map(self._text, pieces))
+        documents = ((self._names[piece.document], self._text(piece)) for piece in pieces)
+        return encode_losslessly(self._tokenizer, documents, self.special.boundary)
 
     def timings(self, bytes_in: int) -> dict[str, float]:
         """Seconds of each stage, and the rate over all of them."""

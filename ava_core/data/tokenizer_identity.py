@@ -7,15 +7,28 @@ pad, truncate and frame a text into them, none of which changes the ids of the t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from ava_core.data.tokenizer import FILE, read_tokenizer
-from ava_core.errors import ConfigError
+from ava_core.errors import AvaError, ConfigError
 
 FRAMING = ("version", "truncation", "padding", "post_processor")
 """Keys of tokenizer.json that `data.tokenizer.encode` doesn't follow."""
+
+
+def digest_of(folder: Path) -> str:
+    """What names the tokenizer in `folder`: SHA-256 of its tokenizer.json.
+
+    Raises:
+        AvaError: there is none.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise AvaError(f"{path}: no such file: restore the folder, or run the step that made it again")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def gives_same_ids(first: Path, second: Path) -> bool:

@@ -96,31 +96,18 @@ def read_training(model: Path) -> dict[str, Any]:
     return record
 
 
-def require_same_tokenizer(model: Path, shards: Path) -> None:
-    """Refuse shards whose tokenizer.json isn't the model's, byte for byte: their token ids would mean other text.
-
-    Raises:
-        ConfigError: the tokenizers differ.
-        AvaError: the shards have none.
-    """
-    path = shards / "tokenizer" / "tokenizer.json"
-    if not path.is_file():
-        raise AvaError(f"{path}: no such file: give the output folder of `ava preprocess`")
-    if path.read_bytes() != (model / "tokenizer.json").read_bytes():
-        raise ConfigError(
-            f"--shards {shards}: their tokenizer is not the one of {model}: give the shards it was trained on"
-        )
-
-
-def warn_of_other_shards(model: Path, shards: Path) -> None:
-    """Warn if the model was trained on other shards: only their own test split is held out from it by construction."""
+def is_own_text(model: Path, shards: Path) -> bool:
+    """Whether the model was trained on these shards; a warning if not, for only their own test split is held out from
+    it by construction."""
     trained_on = manifest.read(model).inputs.get("shards")
-    if trained_on != manifest.read(shards).digest:
-        log.warning(
-            "evaluate: %s are not the shards that %s was trained on: their test split may hold text of its training",
-            shards,
-            model,
-        )
+    if trained_on == manifest.read(shards).digest:
+        return True
+    log.warning(
+        "evaluate: %s are not the shards that %s was trained on: their test split may hold text of its training",
+        shards,
+        model,
+    )
+    return False
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

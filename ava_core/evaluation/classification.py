@@ -39,9 +39,9 @@ def token_classes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> np.nda
     See `classify`. Special tokens but end-of-text, and ids that the tokenizer doesn't have, are `other`.
     """
     classes = np.full(vocab_size, _OTHER, np.int64)
-    named = range(min(len(tokenizer), vocab_size))
+    named = sorted(token for token in tokenizer.get_vocab().values() if token < vocab_size)
     texts = tokenizer.batch_decode([[token] for token in named], clean_up_tokenization_spaces=False)
-    classes[list(named)] = [classify(text) for text in texts]
+    classes[named] = [classify(text) for text in texts]
     classes[[token for token in tokenizer.all_special_ids if token < vocab_size]] = _OTHER
     if tokenizer.eos_token_id is not None:
         classes[tokenizer.eos_token_id] = _END

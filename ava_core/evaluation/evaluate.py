@@ -18,21 +18,22 @@ import torch
 
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.data.batches import bits_per_byte
+from ava_core.data.reencoding import ModelText, open_text
 from ava_core.data.shards import ShardedSplit, document_names
-from ava_core.data.tokenizer import decode_documents, load_tokenizer
+from ava_core.data.tokenizer import load_tokenizer
+from ava_core.data.tokenizer_identity import digest_of
 from ava_core.errors import IntegrityError
 from ava_core.evaluation import classification, comparable, losses, summary
 from ava_core.evaluation.benchmarks import Benchmarks
 from ava_core.evaluation.candidates import (
     Candidate,
     find_candidates,
+    is_own_text,
     read_training,
-    require_same_tokenizer,
-    warn_of_other_shards,
 )
 from ava_core.evaluation.continuations import Continuations, Passage, measure_continuations, open_passages
 from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert_kinds, summarise
-from ava_core.evaluation.references import bz2_bits_per_byte, decode_split
+from ava_core.evaluation.references import bz2_bits_per_byte
 from ava_core.evaluation.report import Report, render
 from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
 from ava_core.evaluation.scoring import Score, score
@@ -45,6 +46,8 @@ from ava_core.runtime import manifest
 
 log = logging.getLogger(__name__)
 SPLIT = "test"
+NAMED_DOCUMENTS = 5
+"""Documents whose names tell other shards' text, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ def evaluate(
         config: batch size, prompts and decoding.
         seed: of nucleus sampling.
         model: a model folder.
-        shards: output of `ava preprocess`.
+        shards: output of `ava preprocess`, the model's or others; tokens of another tokenizer are encoded anew.
         quantized: outputs of `ava quantize`, one for each scheme.
         output: an empty folder.
         state: folder for scores and samples while they are made; after a kill the next run resumes from it.
@@ -116,19 +119,16 @@ def evaluate(
     torch.set_num_threads(threads)
     training = read_training(model)
     candidates = find_candidates(model, quantized)
-    require_same_tokenizer(model, shards)
-    warn_of_other_shards(model, shards)
-    split = ShardedSplit.open(shards, SPLIT)
-    tokenizer = load_tokenizer(shards / "tokenizer")
-    text = decode_split(split, tokenizer)
-    documents = decode_documents(split, tokenizer)
-    benchmarks = Benchmarks.open(config, documents, state)
-    units = divide(split, documents, document_names(shards, SPLIT), tokenizer)
+    text = open_text(model, shards, SPLIT)
+    split, tokenizer = text.split, load_tokenizer(model)
+    other = None if is_own_text(model, shards) else _describe_text(text, shards)
+    benchmarks = Benchmarks.open(config, text.documents, state)
+    units = divide(split, text.documents, document_names(shards, SPLIT), tokenizer)
     passages = open_passages(config.continuations, split, tokenizer, seed)
     measurements = [
         _measure(
             candidate,
-            split,
+            text.split,
             units,
             config=config,
             sequence_length=training["sequence_length"],
@@ -141,7 +141,7 @@ def evaluate(
         )
         for candidate in candidates
     ]
-    contents = {**_contents(measurements, split, text, training, manifest.read(shards)), **benchmarks.contents()}
+    contents = {**_contents(measurements, text, other, training, manifest.read(shards)), **benchmarks.contents()}
     scores = {measurement.candidate.name: measurement.score for measurement in measurements}
     contents |= comparable.contents(scores, model, training, config, seed)
     losses.write(output, units.documents, scores)
@@ -256,13 +256,13 @@ def describe_score(result: Score, num_bytes: int) -> dict[str, float]:
 
 def _contents(
     measurements: list[Measurement],
-    split: ShardedSplit,
-    text: bytes,
+    text: ModelText,
+    other: dict[str, Any] | None,
     training: dict[str, Any],
     shards: manifest.Manifest,
 ) -> dict[str, Any]:
     """evaluation.json: all that was measured, for people and for the registry's gate."""
-    first = measurements[0]
+    first, split = measurements[0], text.split
     records = {"shards": shards, **{item.candidate.name: item.candidate.record for item in measurements}}
     return {
         "protocol": {
@@ -271,8 +271,9 @@ def _contents(
             "tokens": first.score.tokens,
             "bytes": split.num_bytes,
             "documents": split.num_documents,
+            **({} if other is None else {"other_text": other}),
         },
-        "references": {"bz2_bits_per_byte": bz2_bits_per_byte(text)},
+        "references": {"bz2_bits_per_byte": bz2_bits_per_byte("".join(text.documents).encode())},
         "figures": {measurement.candidate.name: measurement.figures for measurement in measurements},
         "expert_kinds": first.expert_kinds,
         "layers": [layer.to_json() for layer in first.layers],
@@ -289,6 +290,16 @@ def _contents(
             name: {field: getattr(record, field) for field in ("step", "version", "digest", "key", "code", "config")}
             for name, record in records.items()
         },
+    }
+
+
+def _describe_text(text: ModelText, shards: Path) -> dict[str, Any]:
+    """Which text was scored, where it isn't that of the shards which the model was trained on."""
+    return {
+        "shards": manifest.read(shards).digest,
+        "documents": document_names(shards, SPLIT)[:NAMED_DOCUMENTS],
+        "tokenizer": digest_of(shards / "tokenizer"),
+        "reencoded": text.reencoded,
     }
 
 

@@ -112,6 +112,7 @@ def render(report: Report) -> str:
         models=list(figures),
         rows=comparison(report),
         task_rows=task_rows(contents),
+        text_note=text_note(contents),
         strategies=STRATEGIES,
         strategy_notes=_strategy_notes(report.settings),
         samples=_samples(contents["samples"], report.settings.prompts),
@@ -131,6 +132,20 @@ def _trained_on(report: Report) -> str:
     if report.origin:
         known.append(report.origin)
     return ", ".join(known) or "trained on text of which nothing is known"
+
+
+def text_note(contents: dict[str, Any]) -> str:
+    """Which text was scored, in a sentence, where it isn't that of the shards which the model was trained on."""
+    other = contents["protocol"].get("other_text")
+    if other is None:
+        return ""
+    names = ", ".join(other["documents"])
+    more = ", ..." if contents["protocol"]["documents"] > len(other["documents"]) else ""
+    tokens = "encoded anew with the model's tokenizer" if other["reencoded"] else "with the model's tokenizer"
+    return (
+        f"The text is not of the shards that the model was trained on, but of {other['shards'][:12]} ({names}{more}),"
+        f" {tokens}."
+    )
 
 
 def _trusted(text: str) -> Markup:

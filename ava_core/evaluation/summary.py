@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ava_core.evaluation.report import FLOAT, Report, comparison, task_rows
+from ava_core.evaluation.report import FLOAT, Report, comparison, task_rows, text_note
 
 STRATEGY = "nucleus"
 
@@ -19,11 +19,13 @@ def to_markdown(report: Report) -> str:
     rows += [[f"{row['label']} `{row['name']}`", *map(_cell, row["cells"])] for row in comparison(report)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     samples = "\n\n".join(_fenced(item["text"]) for item in _chosen(contents["samples"]))
+    note = text_note(contents)
+    paragraph = f"\n{_escaped(note)}\n" if note else ""
     return f"""# {figures[FLOAT]["test_bits_per_byte"]:.4f} bits per byte
 
 On {protocol["bytes"]:,} bytes in {protocol["documents"]:,} held-out documents, {protocol["tokens"]:,} tokens, scored in
 windows of {protocol["sequence_length"]}. bz2 needs {contents["references"]["bz2_bits_per_byte"]:.4f} on the same text.
-
+{paragraph}
 {table}
 {_tasks(contents, models)}
 ## The model wrote
@@ -49,6 +51,11 @@ def _tasks(contents: dict[str, Any], models: list[str]) -> str:
     head = [["benchmark", "questions", *models], ["---", *["---:"] * (len(models) + 1)]]
     table = "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
     return f"\n## Benchmarks\n\nWith standard errors over the questions.\n\n{table}\n"
+
+
+def _escaped(text: str) -> str:
+    """Without what Markdown would take for its own; names of documents may hold anything."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(text.split()))
 
 
 def _cell(cell: dict[str, str]) -> str:

@@ -82,8 +82,9 @@ def unreadable(path: Path, error: Exception) -> IntegrityError:
 
 
 def _require_fit(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    if len(tokenizer) > model.config.vocab_size:
+    entries = 1 + max(tokenizer.get_vocab().values())  # not its length, for ids may have holes
+    if entries > model.config.vocab_size:
         raise IntegrityError(
-            f"{folder / FILE}: has {len(tokenizer)} entries, the model's vocab_size is"
+            f"{folder / FILE}: has {entries} entries, the model's vocab_size is"
             f" {model.config.vocab_size}: they don't belong together"
         )

@@ -31,7 +31,7 @@ def decode_rates(models: Sequence[Any], prompt: Tensor) -> list[float]:
         min_new_tokens=NEW_TOKENS,
         do_sample=False,
         num_beams=1,
-        pad_token_id=0,
+        pad_token_id=0,  # any: nothing is padded, and without one a warning is printed
         use_cache=True,
     )
     seconds: list[list[float]] = [[] for _ in models]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ava_core.config.quantize import QuantizeConfig
+from ava_core.data.reencoding import open_tokens
 from ava_core.data.shards import ShardedSplit
 from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.errors import AvaError
@@ -80,7 +81,8 @@ def quantize(
         config: the `quantize` section.
         scheme: name of a scheme, see `ava_core.steps.schemes`.
         model: a model folder.
-        shards: output of `ava preprocess`; calibrated on the training split, compared on the validation split.
+        shards: output of `ava preprocess`; calibrated on the training split, compared on the validation split. Their
+            text is encoded anew where they have another tokenizer than the model.
         output: an empty folder.
         state: holds what an earlier, killed run with the same arguments finished.
         threads: CPU threads of ONNX Runtime.
@@ -93,11 +95,11 @@ def quantize(
         IntegrityError: an input is damaged.
     """
     original = load_original(model)
-    split, calibration = ShardedSplit.open(shards, "validation"), ShardedSplit.open(shards, "train")
+    split, calibration = open_tokens(model, shards, "validation"), open_tokens(model, shards, "train")
     if split.vocab_size > original.model.config.vocab_size:
         raise AvaError(
-            f"{shards}: its tokenizer has {split.vocab_size} entries, the model in {model} only"
-            f" {original.model.config.vocab_size}: give the shards that the model was trained on"
+            f"{shards}: their tokens are of {split.vocab_size} entries, the model in {model} has"
+            f" {original.model.config.vocab_size}: they don't belong together"
         )
     done = _Finished(state)
     with progress.task("quantize", len(PARTS)) as advance:

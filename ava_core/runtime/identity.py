@@ -39,7 +39,7 @@ def identify(request: Request, inputs: Inputs) -> manifest.Manifest:
     identity: dict[str, Any] = {
         "step": spec.name,
         "code": code.digest,
-        "config": digest_value(values_read(spec, request.config)),
+        "config": digest_value(_without(values_read(spec, request.config), spec.located)),
         "choices": {**request.choices, **(kernels_choice() if code.runs_kernels else {})},
         "inputs": inputs.contents,
         "threads": request.threads,
@@ -60,6 +60,15 @@ def values_read(spec: StepSpec, config: AvaConfig) -> dict[str, Any]:
             section = section[name]
         section.pop(key)
     return {name: resolved[name] for name in spec.sections}
+
+
+def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """`values` without some dotted keys of sections."""
+    found = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
+    for key in keys:
+        section, _, name = key.partition(".")
+        del found[section][name]
+    return found
 
 
 def is_present(request: Request, identity: manifest.Manifest) -> bool:

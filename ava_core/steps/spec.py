@@ -116,6 +116,8 @@ class StepSpec:
         headlines: those of both that a table of runs shows.
         exports: parts of the output that can be written to files of their own as well.
         descriptions: of the component's parameters, where they say more than for other steps.
+        located: settings that only say where something lies that is read: its content enters the key as an input, its
+            place doesn't.
         cacheable: False for a step that looks or writes outside its folders, which is never skipped.
     """
 
@@ -132,6 +134,7 @@ class StepSpec:
     headlines: tuple[str, ...] = ()
     exports: tuple[Export, ...] = ()
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    located: tuple[str, ...] = ()
     cacheable: bool = True
 
     @property

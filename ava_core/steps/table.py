@@ -54,6 +54,7 @@ STEPS: dict[str, StepSpec] = {
             ),
             timings=("megabytes_per_second", "wall_seconds"),
             headlines=("documents_kept", "train_tokens", "vocab_size"),
+            located=("tokenizer.from",),
         ),
         StepSpec(
             name="train",

@@ -50,7 +50,7 @@ def build_model(config: ModelConfig, split: ShardedSplit, vocab_size: int = 0) -
             vocab_size=max(vocab_size, split.vocab_size),
             bos_token_id=boundary,
             eos_token_id=boundary,
-            pad_token_id=boundary + 1,
+            pad_token_id=split.pad_token_id,
         )
     )
 
@@ -64,7 +64,7 @@ def build_from(parent: Parent, config: ModelConfig, split: ShardedSplit) -> Enha
     model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**config.model_dump(), vocab_size=parent.vocab_size))
     load_parent(model, parent)
     boundary = split.boundary_token_id
-    grow_vocabulary(model, split.vocab_size, boundary_token_id=boundary, pad_token_id=boundary + 1)
+    grow_vocabulary(model, split.vocab_size, boundary_token_id=boundary, pad_token_id=split.pad_token_id)
     return model
 
 

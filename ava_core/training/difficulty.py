@@ -35,10 +35,10 @@ def reference_difficulty(
         batch_size: windows scored at once; their logits (B, S, V) are held.
 
     Raises:
-        AvaError: the model has another vocabulary, or a shorter context.
+        AvaError: the model has a smaller vocabulary, or a shorter context.
     """
     config = model.config
-    if config.vocab_size != vocab_size:
+    if config.vocab_size < vocab_size:
         raise AvaError(
             f"reference model: vocab_size = {config.vocab_size}: the shards have {vocab_size}: give a model that was"
             " trained with the same tokenizer"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ava_core.config.parameters import active_count
 from ava_core.data.curriculum import CurriculumBatches, build_batches
+from ava_core.data.reencoding import reads
 from ava_core.data.shards import ShardedSplit, load_splits_info
 from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.distributed import group, peers
@@ -140,6 +141,11 @@ class _Training:
         if self.request.reference:
             if self.config.curriculum.difficulty != "reference":
                 raise ConfigError("--reference: is used only with train.curriculum.difficulty = reference")
+            if not reads(self.request.reference, self.request.shards, split):
+                raise ConfigError(
+                    f"--reference {self.request.reference}: its tokenizer is not that of {self.request.shards}, whose"
+                    " tokens it would score: give a model that was trained with the same one"
+                )
             model, _ = load_pretrained(EnhancedMoEForCausalLM, self.request.reference)
             difficulty = reference_difficulty(
                 model,

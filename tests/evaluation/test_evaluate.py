@@ -9,10 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from ava_core.data.shards import ShardedSplit
-from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.evaluation import evaluate as step
-from ava_core.evaluation.references import decode_split
 from ava_core.evaluation.samples import STRATEGIES
 from ava_core.runtime import manifest
 from ava_core.steps.table import STEPS
@@ -155,14 +153,6 @@ def test_folder_that_is_no_quantised_model_is_refused(run_evaluation, tiny_model
         run_evaluation(tmp_path, quantized=[tiny_model])
 
 
-def test_shards_of_another_tokenizer_are_refused(run_evaluation, tiny_shards, tmp_path):
-    other = shutil.copytree(tiny_shards, tmp_path / "shards")
-    path = other / "tokenizer" / "tokenizer.json"
-    path.write_text(path.read_text() + "\n")
-    with pytest.raises(ConfigError, match="their tokenizer is not the one of"):
-        run_evaluation(tmp_path, shards=other)
-
-
 def test_shards_that_count_their_bytes_wrong_are_refused(run_evaluation, tiny_shards, tmp_path):
     other = shutil.copytree(tiny_shards, tmp_path / "shards")
     info = json.loads((other / "splits.json").read_text())
@@ -182,13 +172,6 @@ def test_shards_that_the_model_was_not_trained_on_are_pointed_out(run_evaluation
     caplog.clear()
     run_evaluation(tmp_path / "own")
     assert "are not the shards" not in caplog.text
-
-
-def test_decoded_split_is_the_text_that_was_tokenised(tiny_shards, corpus_text):
-    split = ShardedSplit.open(tiny_shards, "test")
-    text = decode_split(split, load_tokenizer(tiny_shards / "tokenizer")).decode()
-    parts = [corpus_text[start : start + 4_000] for start in range(0, len(corpus_text), 4_000)]
-    assert text == "".join(parts[9::10])
 
 
 def test_prompt_that_is_too_long_is_refused_before_anything_is_scored(run_evaluation, tmp_path):

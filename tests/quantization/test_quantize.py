@@ -165,7 +165,7 @@ def test_shards_of_another_tokenizer_are_refused(run, tmp_path, tiny_shards):
     shards = shutil.copytree(tiny_shards, tmp_path / "shards")
     path = shards / "splits.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 512}))
-    with pytest.raises(AvaError, match=r"has 512 entries, the model in .* only 384"):
+    with pytest.raises(AvaError, match=r"are of 512 entries, the model in .* has 384"):
         run(shards=shards)
 
 
