@@ -11,6 +11,7 @@ from typing import Any
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.origin import Origin, read_origin
 from ava_core.runtime import manifest
+from ava_core.runtime.digests import digest_value
 from ava_core.runtime.work import timings_path
 
 PARENT = "init"
@@ -33,7 +34,8 @@ class Candidate:
         origin: where the model comes from; None for one that was trained here from the beginning.
         figures: final figures of train and evaluate, and of quantize with the scheme and an underscore before them.
             Those of clocks and memory meters are among them, where the files beside the folders are still there.
-        corpus: documents, tokens and bytes per split.
+        corpus: documents, tokens and bytes per split of the text that it was trained on.
+        text: what tells the text that the evaluation scored from others; empty if it doesn't say.
         manifests: the manifests, by `model`, scheme, and `evaluation`.
     """
 
@@ -46,6 +48,7 @@ class Candidate:
     origin: Origin | None
     figures: Mapping[str, float]
     corpus: Mapping[str, float]
+    text: str
     manifests: Mapping[str, manifest.Manifest]
 
     @property
@@ -107,8 +110,18 @@ def read_candidate(
         origin=read_origin(model),
         figures=figures,
         corpus=_numbers(_read_json(model / "training.json").get("corpus", {})),
+        text=_scored_text(_read_json(evaluation / "evaluation.json")),
         manifests=manifests,
     )
+
+
+def _scored_text(contents: Mapping[str, Any]) -> str:
+    """A digest of what an evaluation says of its text, whatever the tokens: bytes, documents, and how bz2 packs it."""
+    try:
+        protocol, references = contents["protocol"], contents["references"]
+        return digest_value([protocol["bytes"], protocol["documents"], references["bz2_bits_per_byte"]])
+    except (KeyError, TypeError):
+        return ""
 
 
 def _require(holds: bool, folder: Path, fault: str, step: str) -> None:

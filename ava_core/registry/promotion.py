@@ -48,9 +48,12 @@ class Outcome:
 
 
 def read_outcome(version: Version, gate_digest: str) -> Outcome | None:
-    """The outcome that is on record for this version at this very gate; None if it is still to be decided."""
+    """The outcome that is on record for this version at this very gate; None if it is still to be decided.
+
+    What couldn't be compared, for the champion was measured on another text, is asked again: by now it may be.
+    """
     record = _record(version)
-    if record.get("gate") != gate_digest or PROMOTED not in version.tags:
+    if record.get("gate") != gate_digest or PROMOTED not in version.tags or record.get("other_text"):
         return None
     return Outcome(
         promoted=version.tags[PROMOTED] == "true",
@@ -124,6 +127,7 @@ def promote(
             "bounds": [bound.record() for bound in decision.bounds],
             "gate": decision.gate,
             "previous_champion": decision.champion,
+            **({"other_text": True} if decision.other_text else {}),
         }
         client.set_model_version_tag(name, str(version), GATE, json.dumps(record, sort_keys=True))
         if not decision.passed or _move_champion(client, name, version, decision.champion):

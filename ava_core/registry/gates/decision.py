@@ -17,7 +17,7 @@ from ava_core.config.register import RegisterConfig
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.registry.candidate import Candidate
 from ava_core.registry.gates.bounds import Bound, bounds_from, check_bounds
-from ava_core.registry.versions import Version
+from ava_core.registry.versions import MODEL, TEXT, Version
 from ava_core.runtime.digests import digest_value
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Decision:
         gate: digest of the bounds as they were configured.
         champion: the version that the candidate was compared with; None while there was none.
         bounds: each bound with the value held against it.
+        other_text: the champion was measured on another text, so the bounds relative to it couldn't be held.
     """
 
     model_name: str
@@ -42,11 +43,12 @@ class Decision:
     gate: str
     champion: int | None
     bounds: list[Bound]
+    other_text: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether all bounds hold."""
-        return all(bound.passed for bound in self.bounds)
+        """Whether all bounds hold; those that can't be held don't."""
+        return not self.other_text and all(bound.passed for bound in self.bounds)
 
     @property
     def failed(self) -> list[Bound]:
@@ -62,6 +64,7 @@ class Decision:
             "champion": self.champion,
             "bounds": [bound.record() for bound in self.bounds],
             "passed": self.passed,
+            **({"other_text": True} if self.other_text else {}),
         }
 
 
@@ -71,14 +74,15 @@ def decide(config: RegisterConfig, candidate: Candidate, champion: Version | Non
     Raises:
         AvaError: the candidate lacks a figure that is bounded, or the champion has none on record.
     """
-    _warn_of_another_text(candidate, champion)
+    gate, other_text = _comparable(config.gate, candidate, champion)
     figures = champion.figures if champion else None
     return Decision(
         model_name=config.model_name,
         evaluation=candidate.digest,
         gate=gate_digest(config.gate),
         champion=champion.version if champion else None,
-        bounds=check_bounds(config.gate, candidate.figures, candidate.quantized, figures),
+        bounds=check_bounds(gate, candidate.figures, candidate.quantized, figures),
+        other_text=other_text,
     )
 
 
@@ -98,7 +102,11 @@ def read_decision(folder: Path, config: RegisterConfig, candidate: Candidate) ->
     try:
         record = json.loads(path.read_text())
         names = ("model_name", "evaluation", "gate", "champion")
-        decision = Decision(**{name: record[name] for name in names}, bounds=bounds_from(record["bounds"]))
+        decision = Decision(
+            **{name: record[name] for name in names},
+            bounds=bounds_from(record["bounds"]),
+            other_text=record.get("other_text", False),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise IntegrityError(f"{path}: can't be read ({reason}): run `ava gate` again") from error
@@ -114,10 +122,35 @@ def read_decision(folder: Path, config: RegisterConfig, candidate: Candidate) ->
     return decision
 
 
-def _warn_of_another_text(candidate: Candidate, champion: Version | None) -> None:
+def _comparable(
+    gate: Mapping[str, BoundConfig], candidate: Candidate, champion: Version | None
+) -> tuple[Mapping[str, BoundConfig], bool]:
+    """The bounds that can be held, and whether some can't, because the champion was measured on another text.
+
+    The champion's own model, measured on another text, takes its place there: it is no worse than itself.
+    """
+    if champion is None or _same_text(candidate, champion):
+        return gate, False
+    relative = [name for name, bound in gate.items() if bound.enabled and bound.to_champion]
+    others = {name: bound for name, bound in gate.items() if not bound.to_champion}
+    if not relative or champion.tags.get(MODEL) == candidate.model_digest:
+        return others, False
+    log.warning(
+        "gate: version %d, the champion, was measured on another text, and figures of two texts don't compare: evaluate"
+        " and register its model on the shards given here, then this one again; or decide without it (%s)",
+        champion.version,
+        " ".join(f"--set register.gate.{name}.enabled=false" for name in relative),
+    )
+    return others, True
+
+
+def _same_text(candidate: Candidate, champion: Version) -> bool:
+    """Whether both were measured on one text; where one of them doesn't say, a warning if its size differs."""
+    if TEXT in champion.tags and candidate.text:
+        return champion.tags[TEXT] == candidate.text
     ours = candidate.corpus.get(TEST_BYTES)
-    theirs = champion.figures.get(TEST_BYTES, ours) if champion else ours
-    if champion is not None and ours != theirs:
+    theirs = champion.figures.get(TEST_BYTES, ours)
+    if ours != theirs:
         log.warning(
             "gate: the champion, version %d, was measured on another test text (%.0f bytes, here %.0f):"
             " comparing the two means little",
@@ -125,3 +158,4 @@ def _warn_of_another_text(candidate: Candidate, champion: Version | None) -> Non
             theirs or 0,
             ours or 0,
         )
+    return True

@@ -20,10 +20,16 @@ def to_markdown(decision: Decision) -> str:
     one_side = sides.pop() if len(sides) == 1 else None
     rows = "\n".join(_row(bound, one_side is None) for bound in decision.bounds)
     failed, checked = len(decision.failed), len(decision.bounds)
+    reason = (
+        "The champion was measured on another text, so the bounds relative to it can't be held: evaluate and register"
+        " its model on this text first.\n\n"
+        if decision.other_text
+        else ""
+    )
     consequence = (
         "`ava register` makes it champion, unless another version has become champion by then and is too far ahead."
         if decision.passed
-        else f"{failed} of {checked} bounds failed: `ava register` keeps it as challenger."
+        else f"{reason}{failed} of {checked} bounds failed: `ava register` keeps it as challenger."
     )
     return f"""# Gate: {"passed" if decision.passed else "refused"}
 
