@@ -36,7 +36,7 @@ CONTINUE, ANEW = "continue", "anew"
 
 
 def build_model(config: ModelConfig, split: ShardedSplit, vocab_size: int = 0) -> EnhancedMoEForCausalLM:
-    """A model with fresh weights for the tokens of `split`; `<|pad|>` is the entry after the boundary token.
+    """A model with fresh weights for the tokens of `split`.
 
     Args:
         config: the architecture.
