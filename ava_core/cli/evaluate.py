@@ -34,7 +34,8 @@ def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str
     return files_read(config)
 
 
-def _compute(run: StepRun) -> None:
+def compute(run: StepRun) -> None:
+    """Do the step's work."""
     from ava_core.evaluation.evaluate import evaluate
 
     result = evaluate(
@@ -52,4 +53,4 @@ def _compute(run: StepRun) -> None:
     run.timings.update(result.timings)
 
 
-command = step_command("evaluate", _compute, _digest_inputs)
+command = step_command("evaluate", compute, _digest_inputs)

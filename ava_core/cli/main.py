@@ -22,6 +22,7 @@ import ava_core
 from ava_core.cli import (
     chat,
     checkout,
+    compare,
     config,
     export,
     generate,
@@ -65,6 +66,7 @@ for step in STEPS:
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("tasks")(tasks.tasks)
 app.command("import")(import_model.import_model)

@@ -98,7 +98,7 @@ def _show_outputs(folder: Path) -> list[Broken]:
     header: tuple[str, ...] = ("step", "output", "size", "took", "figures", "run")
     if not any(row[-1] for row in rows):  # a column for those who name their runs
         header, rows = header[:-1], [row[:-1] for row in rows]
-    _print_table(header, rows, f"no finished outputs below {folder.resolve()}")
+    print_table(header, rows, f"no finished outputs below {folder.resolve()}")
     return broken
 
 
@@ -162,7 +162,7 @@ def _show_work(folder: Path, prune: bool, max_age_days: float, max_gigabytes: fl
         )
         for step, entry, size, used in reversed(store.entries())
     ]
-    _print_table(("step", "key", "state", "size", "last used"), rows, f"no work in {folder}")
+    print_table(("step", "key", "state", "size", "last used"), rows, f"no work in {folder}")
 
 
 def _state(entry: Entry) -> str:
@@ -189,7 +189,7 @@ def _show_registry(model_name: str) -> None:
         )
         for version in versions
     ]
-    _print_table(("version", "aliases", "began from", "figures"), rows, f"no versions of {model_name}")
+    print_table(("version", "aliases", "began from", "figures"), rows, f"no versions of {model_name}")
 
 
 def _show_runs() -> None:
@@ -207,10 +207,11 @@ def _show_runs() -> None:
         )
         for run in list_runs(tracking_uri())
     ]
-    _print_table(("run", "experiment", "status", "started", "figures", "notes"), rows, "no MLflow runs")
+    print_table(("run", "experiment", "status", "started", "figures", "notes"), rows, "no MLflow runs")
 
 
-def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
+def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
+    """Print a table as text; `nothing` where it has no rows."""
     if not rows:
         print(nothing)
         return

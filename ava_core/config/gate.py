@@ -19,6 +19,8 @@ CHAMPION = "champion"
 EACH_SCHEME = "quantized_"
 """Prefix of a figure's name: that figure of each quantised model."""
 LARGEST = 1e12
+PER_DOCUMENT = ("test_bits_per_byte", "test_loss", "test_perplexity", "test_accuracy", "test_top5_accuracy")
+"""Figures that have a value on every document, so that a difference of theirs can be significant."""
 _FIGURE = r"[A-Za-z_][A-Za-z0-9_./-]*"
 
 BoundName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -38,6 +40,12 @@ def _reference(value: Any) -> float | str:
 Reference = Annotated[float | str, PlainValidator(_reference)]
 
 
+def per_document(figure: str) -> str | None:
+    """The name without a scheme of a figure in PER_DOCUMENT; None for others."""
+    found = re.fullmatch(rf"(?:[a-z0-9]+_)?({'|'.join(PER_DOCUMENT)})", figure)
+    return found[1] if found else None
+
+
 class BoundConfig(Section):
     """One bound on a figure of the evaluation: `at_most` or `at_least` what it is compared with."""
 
@@ -52,6 +60,13 @@ class BoundConfig(Section):
     tolerance: Weight = 0.0
     """How much worse than the champion or the other figure it may be, in the figure's own unit. Not a share: figures
     may be 0 (dead_experts) or differ in scale from their error."""
+    significance: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Refuse only what is worse with confidence: where the whole interval (two-sided, of confidence 1 - significance,
+    paired bootstrap over the test text) of the difference lies beyond the tolerance. Relative to `champion` or a
+    figure, for figures with a value on every document."""
+    must_be_better: bool = False
+    """With significance: pass only what is better with confidence: where that whole interval lies on the better side of
+    the tolerance."""
     only_without_champion: bool = False
     """Checked only while the registered model has no champion."""
     enabled: bool = True
@@ -77,6 +92,7 @@ class BoundConfig(Section):
                 f"tolerance = {self.tolerance:g}: only for a bound relative to {CHAMPION} or to a figure:"
                 f" {self.reference:g} is the limit itself"
             )
+        self._require_paired()
         if self.reference == self.figure:
             raise ValueError(f"figure = {self.figure}: compared with itself, it would always pass")
         if str(self.reference).startswith(EACH_SCHEME) and not self.figure.startswith(EACH_SCHEME):
@@ -84,6 +100,28 @@ class BoundConfig(Section):
         if self.only_without_champion and self.to_champion:
             raise ValueError("only_without_champion = true: compares with the champion, so it would never be held")
         return self
+
+    def _require_paired(self) -> None:
+        if self.significance is None:
+            if self.must_be_better:
+                raise ValueError("must_be_better = true: says nothing without significance: give one, such as 0.05")
+            return
+        name = per_document(self.figure)
+        if name is None:
+            raise ValueError(
+                f"figure = {self.figure}: has no value by document, which significance needs: those with one are"
+                f" {', '.join(PER_DOCUMENT)}"
+            )
+        if not isinstance(self.reference, str):
+            raise ValueError(
+                f"significance = {self.significance:g}: only for a bound relative to {CHAMPION} or to a figure:"
+                f" {self.reference:g} is a number"
+            )
+        if not self.to_champion and per_document(self.reference) != name:
+            raise ValueError(
+                f"significance = {self.significance:g}: {self.figure} and {self.reference} have no difference: compare"
+                f" with {name} of another model"
+            )
 
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {

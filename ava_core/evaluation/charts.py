@@ -39,8 +39,8 @@ NARROW_SHARE = 0.06
 """Fraction of a heat map's width; the name of a narrower group of experts is rotated by 90 degrees."""
 
 
-def _to_svg(figure: Figure, name: str) -> str:
-    """`name` salts the ids inside, which must differ between the figures of one page."""
+def to_svg(figure: Figure, name: str) -> str:
+    """A figure as SVG text; `name` salts the ids inside, which must differ between the figures of one page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -75,7 +75,7 @@ def loss_curve(history: Sequence[dict[str, float]], test_loss: float) -> str:
         axes.set_xlabel("step")
         axes.set_ylabel("nats per token")
         axes.legend(loc="upper right")
-        return _to_svg(figure, "loss-curve")
+        return to_svg(figure, "loss-curve")
 
 
 def position_curve(losses: Sequence[float | None]) -> str:
@@ -83,13 +83,7 @@ def position_curve(losses: Sequence[float | None]) -> str:
 
     `losses` are by position; None where no token was scored.
     """
-    values = np.asarray([np.nan if loss is None else loss for loss in losses], float)
-    edges = np.unique(np.geomspace(1, len(values) + 1, 33).astype(int)) - 1
-    bins = [
-        (start, end, np.nanmean(values[start:end]))
-        for start, end in pairwise(edges)
-        if np.isfinite(values[start:end]).any()
-    ]
+    bins = binned(losses)
     centres = [(start + end + 1) / 2 for start, end, _ in bins]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.2), layout="constrained")
@@ -100,7 +94,18 @@ def position_curve(losses: Sequence[float | None]) -> str:
         axes.minorticks_off()
         axes.set_xlabel("position in the window, tokens")
         axes.set_ylabel("nats per token")
-        return _to_svg(figure, "position-curve")
+        return to_svg(figure, "position-curve")
+
+
+def binned(losses: Sequence[float | None]) -> list[tuple[int, int, float]]:
+    """Positions in bins whose widths grow geometrically: first, one after the last, mean loss; no empty ones."""
+    values = np.asarray([np.nan if loss is None else loss for loss in losses], float)
+    edges = np.unique(np.geomspace(1, len(values) + 1, 33).astype(int)) - 1
+    return [
+        (start, end, float(np.nanmean(values[start:end])))
+        for start, end in pairwise(edges.tolist())
+        if np.isfinite(values[start:end]).any()
+    ]
 
 
 def load_heat_map(relative_load_LE: np.ndarray, kinds: Sequence[str], dead_LE: np.ndarray) -> str:
@@ -137,7 +142,7 @@ def load_heat_map(relative_load_LE: np.ndarray, kinds: Sequence[str], dead_LE: n
         bar = figure.colorbar(mesh, ax=axes, ticks=[-2, -1, 0, 1, 2], pad=0.02, aspect=14)
         bar.ax.set_yticklabels(["1/4 or less", "half", "even", "twice", "4 times or more"])
         bar.outline.set_visible(False)
-        return _to_svg(figure, "expert-load")
+        return to_svg(figure, "expert-load")
 
 
 def _label_cells(axes, relative_load_LE: np.ndarray, shown: np.ndarray, dead_LE: np.ndarray) -> None:

@@ -15,17 +15,39 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ava_core.errors import IntegrityError
-from ava_core.evaluation.scoring import Score
-from ava_core.evaluation.units import Document
 from ava_core.files import parse_json
+
+if TYPE_CHECKING:
+    from ava_core.evaluation.scoring import Score
 
 NAME = "losses.jsonl"
 SUMS = ("nats", "correct", "top5")
+
+
+class NoLossesError(IntegrityError):
+    """An older Ava made an evaluation, or registered a model: there are no losses by document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One document of the text that is scored.
+
+    Attributes:
+        name: where it came from.
+        sha256: digest of its text, by which it is found in other evaluations.
+        bytes: UTF-8 bytes of each of its parts.
+        tokens: scored tokens of each part.
+    """
+
+    name: str
+    sha256: str
+    bytes: list[int]
+    tokens: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +91,12 @@ def read(folder: Path) -> Losses:
     """Read `folder`/losses.jsonl.
 
     Raises:
-        IntegrityError: it is missing, or isn't what `write` writes.
+        NoLossesError: it is missing.
+        IntegrityError: it isn't what `write` writes.
     """
     path = folder / NAME
     if not path.is_file():
-        raise IntegrityError(
+        raise NoLossesError(
             f"{path}: is missing: the evaluation keeps no losses by document, as before there was `ava compare`:"
             " run `ava evaluate` again"
         )

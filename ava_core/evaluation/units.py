@@ -18,28 +18,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ava_core.data.shards import ShardedSplit
+from ava_core.evaluation.losses import Document
 from ava_core.generation.token_bytes import token_bytes
 
 PART_BYTES = 4096
 """Bytes of a part, about; a document is cut into equal ones. Of English prose some 1,000 tokens, several times the
 default context, over which most of the dependence between losses is gone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Document:
-    """One document of the text that is scored.
-
-    Attributes:
-        name: where it came from.
-        sha256: digest of its text, by which it is found in other evaluations.
-        bytes: UTF-8 bytes of each of its parts.
-        tokens: scored tokens of each part.
-    """
-
-    name: str
-    sha256: str
-    bytes: list[int]
-    tokens: list[int]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,14 @@ from ava_core.origin import Origin, read_origin
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.work import timings_path
+from ava_core.steps.table import EVALUATION
 
 PARENT = "init"
 """Input of `ava train`: the model that it begins from."""
 # Figures of train and quantize that are about the step, not the model, and would collide between steps.
 STEP_FIGURES = ("wall_seconds",)
+EVALUATION_ARTIFACT = EVALUATION.name
+"""What the evaluation's folder is called among a version's artifacts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,8 @@ class Candidate:
 
     @property
     def artifacts(self) -> dict[str, Path]:
-        """The folders that the registered model consists of, by name."""
-        return {"model": self.model, **self.quantized}
+        """The folders that the registered model consists of, by name; others are compared with its evaluation."""
+        return {"model": self.model, **self.quantized, EVALUATION_ARTIFACT: self.evaluation}
 
 
 def read_candidate(

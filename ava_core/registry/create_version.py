@@ -14,7 +14,7 @@ from ava_core.registry.context import Context
 from ava_core.registry.gates.bounds import bounded_figures
 from ava_core.registry.gates.decision import TEST_BYTES
 from ava_core.registry.logged_model import Final, find_logged_models, log_model
-from ava_core.registry.run import FIGURE, describe_in_a_line, fill_run, last_step, open_candidate_run
+from ava_core.registry.run import FIGURE, corpus_of, describe_in_a_line, fill_run, last_step, open_candidate_run
 from ava_core.registry.soundness import find_fault, find_model_fault
 from ava_core.registry.versions import EVALUATION, MODEL, SOURCE, TEXT, figure_tags, find_versions, origin_tags
 from ava_core.runtime import pins
@@ -74,7 +74,12 @@ def _log_model_once(context: Context, run: TrackedRun, scratch: Path) -> LoggedM
         generation=GenerationConfig(**generation),
         identity=context.identity,
         parameters=flatten({key: context.resolved[key] for key in shown if key in context.resolved}),
-        final=Final(figures=context.candidate.figures, step=last_step(context.candidate), time=run.started),
+        final=Final(
+            figures=context.candidate.figures,
+            step=last_step(context.candidate),
+            time=run.started,
+            dataset=corpus.as_dataset() if (corpus := corpus_of(context)) else {},
+        ),
         scratch=scratch,
     )
 

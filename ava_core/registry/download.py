@@ -77,7 +77,12 @@ def find_version(uri: str, tracking_uri: str) -> int:
         ConfigError: `uri` is no such address.
         AvaError: the registry has no such version, or doesn't answer.
     """
-    return int(_find(connect(tracking_uri), parse_address(uri), uri, tracking_uri).version)
+    return int(find_entity(uri, tracking_uri).version)
+
+
+def find_entity(uri: str, tracking_uri: str) -> ModelVersion:
+    """The version that an address resolves to, as MLflow describes it; raises as `find_version`."""
+    return _find(connect(tracking_uri), parse_address(uri), uri, tracking_uri)
 
 
 def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAINED) -> Downloaded:
@@ -124,9 +129,9 @@ def download_model(uri: str, tracking_uri: str, cache: Path, weights: str = TRAI
         with unfinished_folder(folder) as partial:
             try:
                 with server_errors(tracking_uri, f"fetching {uri}"):
-                    fetched = _fetch(version, tracking_uri, partial, chosen)
+                    fetched = fetch_artifact(version, tracking_uri, partial, chosen)
                 pins.check(fetched, expected)
-                _require_safe(fetched)
+                require_safe(fetched)
             except IntegrityError as error:  # the folder is gone when somebody reads this
                 raise IntegrityError(f"{uri}: {str(error).replace(f'{partial}/', '')}") from error
             replace_folder(fetched, folder)
@@ -175,7 +180,8 @@ def _find(client: MlflowClient, address: ModelAddress, uri: str, tracking_uri: s
         ) from error
 
 
-def _fetch(version: ModelVersion | Remembered, tracking_uri: str, partial: Path, weights: str) -> Path:
+def fetch_artifact(version: ModelVersion | Remembered, tracking_uri: str, partial: Path, weights: str) -> Path:
+    """Download one of a version's artifacts into the folder `partial`; nothing is verified."""
     import mlflow
 
     fetched = mlflow.artifacts.download_artifacts(
@@ -199,7 +205,12 @@ def _whole(folder: Path, expected: pins.Pins) -> bool:
     return True
 
 
-def _require_safe(folder: Path) -> None:
+def require_safe(folder: Path) -> None:
+    """Refuse a folder with a file in a format that can run code when it is read.
+
+    Raises:
+        IntegrityError: it names the file.
+    """
     for path in sorted(folder.rglob("*")):
         if path.suffix in UNSAFE:
             raise IntegrityError(f"{path}: a format that can run code: weights must be safetensors")

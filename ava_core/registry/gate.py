@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ava_core.config.register import RegisterConfig
@@ -11,6 +12,7 @@ from ava_core.files import write_json
 from ava_core.progress import Progress
 from ava_core.redaction import redact_address
 from ava_core.registry.candidate import Candidate, read_candidate
+from ava_core.registry.evaluations import read_losses
 from ava_core.registry.gates.decision import NAME, Decision, decide, gate_digest
 from ava_core.registry.gates.page import to_markdown
 from ava_core.registry.promotion import champion_to_beat, read_outcome
@@ -79,10 +81,10 @@ def figures(decision: Decision) -> dict[str, float]:
 
 def _ask(config: RegisterConfig, candidate: Candidate, tracking_uri: str) -> Decision:
     """What was decided when this evaluation was registered, else a decision against the present champion."""
-    file = sqlite_file(tracking_uri)
+    file, read = sqlite_file(tracking_uri), partial(read_losses, config.model_name, tracking_uri)
     if file is not None and not file.is_file():  # connecting would make it, and there is nobody in it to ask for
         log.info("gate: %s: there is no registry yet, so there is no champion", redact_address(tracking_uri))
-        return decide(config, candidate, None)
+        return decide(config, candidate, None, read)
     client, name, bounds = connect(tracking_uri), config.model_name, gate_digest(config.gate)
     with server_errors(tracking_uri, "asking for the champion"):
         found = find_versions(client, name, candidate.digest)
@@ -91,7 +93,7 @@ def _ask(config: RegisterConfig, candidate: Candidate, tracking_uri: str) -> Dec
         require_sound_champion(client, name, candidate.digest)
         outcome = read_outcome(registered, bounds) if registered else None
         if registered is None or outcome is None or CHAMPION not in read_aliases(client, name):
-            return decide(config, candidate, champion)
+            return decide(config, candidate, champion, read)
         log.info("gate: version %d is this very evaluation: what was decided then stands", registered.version)
         return Decision(
             model_name=name,

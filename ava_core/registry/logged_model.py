@@ -38,11 +38,14 @@ class Final:
         figures: by name.
         step: of the training, at its end.
         time: milliseconds since 1970.
+        dataset: what they were measured on, an input of the run: its `name` and `digest`. MLflow's pages of models
+            group the figures by it. Empty if it isn't known.
     """
 
     figures: Mapping[str, float]
     step: int
     time: int
+    dataset: Mapping[str, str]
 
 
 def find_logged_models(client: MlflowClient, experiment_id: str, identity: Mapping[str, str]) -> list[LoggedModel]:
@@ -108,7 +111,16 @@ def log_model(
     client.log_model_artifacts(model.model_id, str(folder))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, final.step)])
     metrics = [
-        Metric(figure, value, final.time, final.step, model_id=model.model_id, run_id=run_id)
+        Metric(
+            figure,
+            value,
+            final.time,
+            final.step,
+            model_id=model.model_id,
+            dataset_name=final.dataset.get("name"),
+            dataset_digest=final.dataset.get("digest"),
+            run_id=run_id,
+        )
         for figure, value in final.figures.items()
     ]
     client.log_batch(run_id, metrics=metrics)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ava_core.progress import Progress
 from ava_core.registry.candidate import Candidate, read_candidate
 from ava_core.registry.context import Context
 from ava_core.registry.create_version import find_or_create_version
+from ava_core.registry.evaluations import read_losses
 from ava_core.registry.gates.decision import decide, gate_digest, read_decision
 from ava_core.registry.promotion import Outcome, promote, read_outcome
 from ava_core.registry.registration import Registration
@@ -113,11 +115,12 @@ def _decide_once(context: Context, version: ModelVersion) -> tuple[Outcome, dict
     if outcome is None or CHAMPION not in aliases:
         if given is None:  # else `ava gate` has checked it
             require_sound_champion(client, name, context.candidate.digest)
+        read = partial(read_losses, name, context.tracking_uri)
         outcome = promote(
             client,
             name,
             int(version.version),
-            lambda champion: decide(context.config, context.candidate, champion),
+            lambda champion: decide(context.config, context.candidate, champion, read),
             given,
         )
     elif CHALLENGER not in aliases:

@@ -8,11 +8,12 @@ from ava_core.config.run import RunConfig
 from ava_core.registry.candidate import Candidate
 from ava_core.registry.context import Context
 from ava_core.registry.files import write_run_files
+from ava_core.registry.tables import write_tables
 from ava_core.registry.versions import MODEL
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.connection import experiment
 from ava_core.tracking.labels import NOTES
-from ava_core.tracking.records import Point, describe_corpus, flatten, read_history
+from ava_core.tracking.records import Corpus, Point, describe_corpus, flatten, read_history
 from ava_core.tracking.run import TrackedRun, open_run
 
 FIGURE = "test_bits_per_byte"
@@ -40,12 +41,21 @@ def fill_run(context: Context, run: TrackedRun, scratch: Path) -> None:
     # At the last step the final figure is logged, not the one measured on a part of the split.
     run.log_points(point for point in series if point.step != last or point.name not in candidate.figures)
     run.log_points(Point(name, value, last) for name, value in candidate.figures.items())
-    if candidate.shards_digest:
-        sources = context.resolved.get("data", {}).get("sources", [])
-        run.log_corpus(describe_corpus(sources, candidate.shards_digest, candidate.corpus))
+    if (corpus := corpus_of(context)) is not None:
+        run.log_corpus(corpus)
     files = scratch / "files"
     write_run_files(files, candidate, context.resolved)
+    tags = write_tables(files, candidate.evaluation)
     run.log_files(files)
+    run.set_tags(tags)
+
+
+def corpus_of(context: Context) -> Corpus | None:
+    """The shards, as MLflow's data set of the run and of the model's figures; None if it knows of none."""
+    if not context.candidate.shards_digest:
+        return None
+    sources = context.resolved.get("data", {}).get("sources", [])
+    return describe_corpus(sources, context.candidate.shards_digest, context.candidate.corpus)
 
 
 def last_step(candidate: Candidate) -> int:

@@ -23,6 +23,7 @@ from ava_core.generation.strategies import STRATEGIES
 from ava_core.runtime import manifest
 from ava_core.serving.registered import check_loaded
 from ava_core.steps.schemes import SMALLEST_FIRST
+from ava_core.steps.table import EVALUATION
 
 PROMPT = "prompt"
 FLOAT = "float"
@@ -72,8 +73,9 @@ class TextModel(PythonModel):
             IntegrityError: the files are not those that were registered, as far as the registry can be asked.
         """
         let_threads_sleep()
-        self._folders = {name: Path(path) for name, path in context.artifacts.items()}
-        roots = {folder.parents[1] for folder in self._folders.values()}
+        folders = {name: Path(path) for name, path in context.artifacts.items()}
+        self._folders = {name: folder for name, folder in folders.items() if name != EVALUATION.name}
+        roots = {folder.parents[1] for folder in folders.values()}
         for root in roots:
             if (root / MLMODEL).is_file():
                 check_loaded(root)

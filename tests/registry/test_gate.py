@@ -11,7 +11,9 @@ import pytest
 
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.registry.gate import figures
+from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
+from tests.evaluation.comparison.evaluations import figures_of, losses_text, sealed
 
 ROOT = Path(__file__).parents[3]
 NOWHERE = "http://127.0.0.1:9"
@@ -184,3 +186,42 @@ def test_command_ends_green_either_way_and_tells_kubeflow(make_inputs, tmp_path,
     listed = executor_output_utils.load_executor_output(str(exports["executor-output"])).artifacts
     assert set(listed) == {"gate", "summary", "metrics"}
     assert dict(listed["metrics"].artifacts[0].metadata.items())["passed"] == (passed == "true")
+
+
+def test_significance_is_judged_by_the_losses_that_the_champion_was_registered_with(
+    make_inputs, run_gate, run_register, caplog
+):
+    bounds = {
+        "tolerance_bits_per_byte": {"enabled": False},
+        "not_worse": {"figure": "test_bits_per_byte", "at_most": "champion", "significance": 0.05},
+    }
+
+    def inputs(effect):
+        made = make_inputs()
+        text = losses_text(effect)
+        (made.evaluation / "losses.jsonl").write_text(text)
+        figures = figures_of(text)["float"]
+        (made.evaluation / "metrics.json").write_text(json.dumps(figures))
+        sealed(made.evaluation, {"model": manifest.read(made.model).digest})
+        return made
+
+    assert run_register(inputs(0.0), bounds=bounds).promoted
+    slightly, much = inputs(0.0004), inputs(0.01)
+    decision, output = run_gate(slightly, bounds=bounds)
+    assert decision.passed
+    assert decision.bounds[0].low < 0 < decision.bounds[0].value - decision.bounds[0].limit < decision.bounds[0].high
+    assert f"| {decision.bounds[0].interval} | `not_worse` | passed |" in (output / "gate.md").read_text()
+    assert not run_gate(much, bounds=bounds)[0].passed
+    assert not run_register(much, bounds=bounds).promoted
+    assert run_register(slightly, bounds=bounds).promoted
+    assert "without significance" not in caplog.text
+
+
+def test_champion_of_an_older_ava_is_compared_plainly_with_a_line(make_inputs, run_gate, run_register, caplog):
+    bounds = {"not_worse": {"figure": "test_bits_per_byte", "at_most": "champion", "significance": 0.05}}
+    run_register(make_inputs(2.0))
+    caplog.set_level(logging.WARNING)
+    decision, _ = run_gate(make_inputs(2.005), bounds=bounds)
+    assert [bound.passed for bound in decision.bounds if bound.bound == "not_worse"] == [False]
+    assert "gate: not_worse: " in caplog.text
+    assert "keeps no losses by document" in caplog.text

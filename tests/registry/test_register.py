@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from ava_core.errors import AvaError
+from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
+from tests.evaluation.comparison.evaluations import figures_of, losses_text, sealed
 from tests.registry.conftest import finished, write_evaluation
 
 
@@ -237,3 +239,25 @@ def test_champion_measured_on_another_text_is_pointed_out(
     monkeypatch.setattr(logging.getLogger("ava_core"), "propagate", True)
     run_register(inputs)
     assert "version 1, was measured on another test text" in caplog.text
+
+
+def test_mlflow_finds_the_tables_of_a_run_and_the_data_set_of_the_models_figures(make_inputs, run_register, client):
+    made = make_inputs(2.0)
+    (made.evaluation / "losses.jsonl").write_text(losses_text(0.0, count=3))
+    sealed(made.evaluation, {"model": manifest.read(made.model).digest})
+    result = run_register(made)
+    tags = client.get_run(result.run_id).data.tags
+    assert [item["path"] for item in json.loads(tags["mlflow.loggedArtifacts"])] == [
+        "losses_by_document.json",
+        "samples_by_prompt.json",
+    ]
+    table = client.load_table(result.experiment_id, "losses_by_document.json", run_ids=[result.run_id])
+    assert table["document"].tolist() == ["text-0", "text-1", "text-2"]
+    assert (table["float bits per byte"] * table["bytes"]).sum() / table["bytes"].sum() == pytest.approx(
+        figures_of(losses_text(0.0, count=3))["float"]["test_bits_per_byte"]
+    )
+    samples = client.load_table(result.experiment_id, "samples_by_prompt.json", run_ids=[result.run_id])
+    assert samples["continuation"].tolist() == [" not"]
+    (dataset,) = [item.dataset for item in client.get_run(result.run_id).inputs.dataset_inputs]
+    figures = client.get_logged_model(result.logged_model_id).metrics
+    assert {(figure.dataset_name, figure.dataset_digest) for figure in figures} == {(dataset.name, dataset.digest)}

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ava_core.config.gate import CHAMPION, EACH_SCHEME, BoundConfig
 from ava_core.errors import AvaError
+
+if TYPE_CHECKING:
+    from ava_core.registry.gates.significance import Evidence
 
 # A value exactly at the limit passes, whatever the last bit of champion + tolerance is.
 ROUNDING = 1e-9
@@ -30,6 +33,9 @@ class Bound:
         value: the candidate's value.
         limit: the largest value that passes, or the smallest.
         at_least: the limit is the smallest.
+        significance: 1 less the confidence of the interval; None for a plain comparison.
+        low, high: ends of the interval of value less limit.
+        must_be_better: the whole interval must lie on the right side; else it must not lie wholly on the wrong one.
     """
 
     bound: str
@@ -37,6 +43,10 @@ class Bound:
     value: float
     limit: float
     at_least: bool = False
+    significance: float | None = None
+    low: float | None = None
+    high: float | None = None
+    must_be_better: bool = False
 
     @property
     def side(self) -> str:
@@ -45,18 +55,31 @@ class Bound:
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps the bound; NaN doesn't."""
-        if self.at_least:
-            return self.value >= self.limit - ROUNDING
-        return self.value <= self.limit + ROUNDING
+        """Whether the value keeps the bound; NaN doesn't. What must be better isn't so by being equal."""
+        return self.margin > ROUNDING if self.must_be_better else self.margin >= -ROUNDING
 
     @property
     def margin(self) -> float:
-        """How far the value is on the right side of the limit, in the figure's unit; negative if it is on the other."""
-        return self.value - self.limit if self.at_least else self.limit - self.value
+        """How far the value is on the right side of the limit, in the figure's unit; negative if it is on the other.
+
+        With significance: how far that end of the interval is which decides.
+        """
+        if self.low is None or self.high is None:
+            return self.value - self.limit if self.at_least else self.limit - self.value
+        better, worse = (self.high, self.low) if self.at_least else (-self.low, -self.high)
+        return worse if self.must_be_better else better
+
+    @property
+    def interval(self) -> str:
+        """The interval of value less limit, in words; empty without one."""
+        if self.low is None or self.high is None or self.significance is None:
+            return ""
+        return f"{self.low:+.4f} to {self.high:+.4f} ({100 * (1 - self.significance):.4g}%)"
 
     def __str__(self) -> str:
         verdict = "passes" if self.passed else f"fails by {shown(-self.margin)}"
+        if self.interval:
+            verdict += f", the difference to it being {self.interval}"
         return f"{self.figure} {shown(self.value)}, {self.side} {shown(self.limit)} ({self.bound}): {verdict}"
 
     def record(self) -> dict[str, str | float | bool]:
@@ -68,7 +91,13 @@ class Bound:
             "limit": self.limit,
             "passed": self.passed,
         }
-        return {**record, "at_least": True} if self.at_least else record
+        if self.at_least:
+            record["at_least"] = True
+        if self.must_be_better:
+            record["must_be_better"] = True
+        if self.significance is not None and self.low is not None and self.high is not None:
+            record |= {"significance": self.significance, "low": self.low, "high": self.high}
+        return record
 
 
 def bounds_from(records: Iterable[Mapping[str, Any]]) -> list[Bound]:
@@ -86,6 +115,7 @@ def check_bounds(
     figures: Mapping[str, float],
     schemes: Iterable[str],
     champion: Mapping[str, float] | None,
+    evidence: Evidence | None = None,
 ) -> list[Bound]:
     """Hold figures against the bounds that apply; all must pass.
 
@@ -94,13 +124,14 @@ def check_bounds(
         figures: the candidate's figures.
         schemes: its quantised forms.
         champion: figures of the present champion, or None while there is none.
+        evidence: losses by document, for the bounds with significance; without it, they compare plainly.
 
     Raises:
         AvaError: the candidate lacks a figure that is bounded, or the champion has none on record.
     """
     present = list(schemes)
     return [
-        _check(name, bound, figure, reference, figures, champion)
+        _with_interval(_check(name, bound, figure, reference, figures, champion), bound, reference, evidence)
         for name, bound in gate.items()
         if _applies(bound, champion is not None)
         for figure, reference in _forms(bound, present)
@@ -147,7 +178,21 @@ def _check(
     elif isinstance(reference, str):
         reference = _figure(figures, reference, "the evaluation", name)
     limit = reference - bound.tolerance if at_least else reference + bound.tolerance
-    return Bound(bound=name, figure=figure, value=value, limit=limit, at_least=at_least)
+    return Bound(
+        bound=name, figure=figure, value=value, limit=limit, at_least=at_least, must_be_better=bound.must_be_better
+    )
+
+
+def _with_interval(plain: Bound, bound: BoundConfig, reference: float | str, evidence: Evidence | None) -> Bound:
+    """The same with the interval of its difference, where it asks for significance and there is one."""
+    if bound.significance is None or evidence is None:
+        return plain
+    other = None if bound.to_champion else str(reference)
+    found = evidence.difference(plain.bound, plain.figure, other, bound.significance)
+    if found is None or found.low is None or found.high is None:
+        return plain
+    shift = bound.tolerance if plain.at_least else -bound.tolerance
+    return replace(plain, significance=bound.significance, low=found.low + shift, high=found.high + shift)
 
 
 def _figure(figures: Mapping[str, float], name: str, owner: str, bound: str) -> float:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ava_core.config.gate import BoundConfig
 from ava_core.config.register import RegisterConfig
 from ava_core.errors import AvaError, IntegrityError
+from ava_core.evaluation.losses import Losses
 from ava_core.registry.candidate import Candidate
 from ava_core.registry.gates.bounds import Bound, bounds_from, check_bounds
+from ava_core.registry.gates.significance import Evidence
 from ava_core.registry.versions import MODEL, TEXT, Version
 from ava_core.runtime.digests import digest_value
 
@@ -68,8 +71,16 @@ class Decision:
         }
 
 
-def decide(config: RegisterConfig, candidate: Candidate, champion: Version | None) -> Decision:
+def decide(
+    config: RegisterConfig, candidate: Candidate, champion: Version | None, read_losses: Callable[[int], Losses]
+) -> Decision:
     """Hold a candidate against the gate, given the present champion, or None while there is none.
+
+    Args:
+        config: the section `register`.
+        candidate: what is held against the gate.
+        champion: what it is compared with.
+        read_losses: gives the losses by document of a version, which bounds with significance ask for.
 
     Raises:
         AvaError: the candidate lacks a figure that is bounded, or the champion has none on record.
@@ -81,14 +92,35 @@ def decide(config: RegisterConfig, candidate: Candidate, champion: Version | Non
         evaluation=candidate.digest,
         gate=gate_digest(config.gate),
         champion=champion.version if champion else None,
-        bounds=check_bounds(gate, candidate.figures, candidate.quantized, figures),
+        bounds=check_bounds(
+            gate,
+            candidate.figures,
+            candidate.quantized,
+            figures,
+            _evidence(config, candidate, champion, read_losses),
+        ),
         other_text=other_text,
     )
 
 
+def _evidence(
+    config: RegisterConfig, candidate: Candidate, champion: Version | None, read_losses: Callable[[int], Losses]
+) -> Evidence | None:
+    """What bounds with significance look at; None if there are none, so that nothing is fetched."""
+    if not any(bound.enabled and bound.significance for bound in config.gate.values()):
+        return None
+    return Evidence(candidate.evaluation, partial(read_losses, champion.version if champion else 0))
+
+
 def gate_digest(gate: Mapping[str, BoundConfig]) -> str:
     """Digest of the bounds that are in force: a decision is on record for these very ones."""
-    return digest_value({name: bound.model_dump(mode="json") for name, bound in gate.items() if bound.enabled})
+    return digest_value({name: _in_force(bound) for name, bound in gate.items() if bound.enabled})
+
+
+def _in_force(bound: BoundConfig) -> dict[str, Any]:
+    """A bound's keys; those of significance only where it is asked for, as in the digests of decisions before it."""
+    keys = bound.model_dump(mode="json")
+    return {key: value for key, value in keys.items() if key not in ("significance", "must_be_better") or value}
 
 
 def read_decision(folder: Path, config: RegisterConfig, candidate: Candidate) -> Decision:

@@ -57,7 +57,7 @@ def _row(bound: Bound, name_side: bool) -> str:
         f"`{bound.figure}`",
         shown(bound.value),
         f"{bound.side} {shown(bound.limit)}" if name_side else shown(bound.limit),
-        f"{shown(abs(bound.margin))} {'below' if bound.passed != bound.at_least else 'above'}",
+        bound.interval or f"{shown(abs(bound.margin))} {'below' if bound.passed != bound.at_least else 'above'}",
         f"`{bound.bound}`",
         "passed" if bound.passed else "**failed**",
     )

@@ -1,0 +1,71 @@
+"""Tables by row for MLflow's evaluation page of runs: what each model lost on each document, and what it wrote.
+
+In the form that `MlflowClient.log_table` gives them: a JSON file of pandas' orient "split", and a tag that names it.
+The call itself appends to a table that is there, so a repeated registration would double the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ava_core.evaluation import losses
+from ava_core.evaluation.losses import NoLossesError
+from ava_core.files import write_json
+
+LOGGED = "mlflow.loggedArtifacts"
+"""MLflow's tag of the tables that its pages offer."""
+DOCUMENTS, SAMPLES = "losses_by_document.json", "samples_by_prompt.json"
+MAX_ROWS = 2_000
+"""Rows of a table: MLflow's page loads it whole. Of more documents the longest are kept, in their order."""
+Table = dict[str, list[Any]]
+
+
+def write_tables(folder: Path, evaluation: Path) -> dict[str, str]:
+    """Write the tables of an evaluation into `folder`; the tags that a run with these files at its root has.
+
+    Raises:
+        IntegrityError: the evaluation's losses are damaged.
+    """
+    contents = json.loads((evaluation / "evaluation.json").read_text())
+    tables = {DOCUMENTS: _documents(evaluation), SAMPLES: _samples(contents)}
+    written = [name for name, table in tables.items() if table["data"]]
+    for name in written:
+        write_json(folder / name, tables[name])
+    return {LOGGED: json.dumps([{"path": name, "type": "table"} for name in written])} if written else {}
+
+
+def _documents(evaluation: Path) -> Table:
+    """A row for each document: its size, and bits per byte and accuracy of each model; empty without losses."""
+    try:
+        found = losses.read(evaluation)
+    except NoLossesError:
+        return {"columns": [], "data": []}
+    counts = [len(document.bytes) for document in found.documents]
+    of_part = np.repeat(np.arange(len(counts)), counts)
+    size, tokens = (np.bincount(of_part, each) for each in (found.bytes, found.tokens))
+    columns: dict[str, list[Any]] = {
+        "document": [document.name for document in found.documents],
+        "bytes": size.astype(int).tolist(),
+        "tokens": tokens.astype(int).tolist(),
+    }
+    for model, sums in found.sums.items():
+        nats, correct, _ = (np.bincount(of_part, column) for column in sums.T)
+        columns[f"{model} bits per byte"] = (nats / math.log(2) / np.maximum(size, 1)).tolist()
+        columns[f"{model} accuracy"] = (correct / np.maximum(tokens, 1)).tolist()
+    kept = sorted(np.argsort(-size, kind="stable")[:MAX_ROWS].tolist())
+    return {"columns": list(columns), "data": [[values[row] for values in columns.values()] for row in kept]}
+
+
+def _samples(contents: Mapping[str, Any]) -> Table:
+    """A row for each text; MLflow's page puts those of several runs beside each other by prompt."""
+    rows = [
+        [item["prompt"], item["model"], item["strategy"], item["text"][len(item["prompt"]) :]]
+        for item in contents.get("samples", [])
+    ]
+    return {"columns": ["prompt", "model", "strategy", "continuation"], "data": rows[:MAX_ROWS]}

@@ -1,0 +1,70 @@
+"""The evaluation that a version carries: verified when it is fetched, and compared under the version's address."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from ava_core.cli import main
+from ava_core.errors import AvaError, IntegrityError
+from ava_core.evaluation import losses
+from ava_core.registry.evaluations import fetch_evaluation, read_parameters
+from ava_core.runtime import manifest, pins
+from tests.evaluation.comparison.evaluations import sealed, write_comparable
+
+
+@pytest.fixture
+def version(make_inputs, run_register, tmp_path):
+    """A registered one whose evaluation has losses, and that evaluation's folder."""
+    made = make_inputs(2.0)
+    write_comparable(tmp_path / "comparable")
+    for path in (tmp_path / "comparable").iterdir():
+        path.rename(made.evaluation / path.name)
+    sealed(made.evaluation, {"model": manifest.read(made.model).digest})
+    return run_register(made), made.evaluation
+
+
+def test_version_carries_the_evaluation_that_it_was_registered_with(version, mlflow_server, tmp_path):
+    registered, evaluation = version
+    fetched = fetch_evaluation(f"models:/{registered.name}/{registered.version}", mlflow_server, tmp_path)
+    assert manifest.verify(fetched, "evaluate") == manifest.read(evaluation)
+    assert (fetched / losses.NAME).read_bytes() == (evaluation / losses.NAME).read_bytes()
+
+
+def test_version_and_folder_stand_side_by_side(version, mlflow_server, monkeypatch):
+    monkeypatch.setenv("AVA_TRACKING_URI", mlflow_server)
+    registered, evaluation = version
+    address = f"models:/{registered.name}@champion"
+    result = CliRunner().invoke(main.app, ["compare", address, str(evaluation), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [side["evaluation"] for side in found["sides"]] == [manifest.read(evaluation).digest] * 2
+    assert found["figures"][0]["differences"][0] == {"value": 0.0, "low": 0.0, "high": 0.0, "verdict": "equal"}
+
+
+def test_parameters_are_those_of_the_run(version, mlflow_server):
+    registered, _ = version
+    found = read_parameters(f"models:/{registered.name}@champion", mlflow_server)
+    assert found["register.model_name"] == registered.name
+
+
+def test_losses_that_were_changed_in_the_store_are_refused(version, mlflow_server, mlflow_folder, tmp_path):
+    registered, _ = version
+    (path,) = mlflow_folder.glob(f"artifacts/*/models/{registered.logged_model_id}/artifacts/**/{losses.NAME}")
+    path.write_text(path.read_text().replace('"correct": [', '"correct": [1', 1))
+    with pytest.raises(IntegrityError, match=f"{losses.NAME}: its bytes are not those in the manifest"):
+        fetch_evaluation(f"models:/{registered.name}@champion", mlflow_server, tmp_path)
+
+
+def test_version_of_an_older_ava_says_what_to_do(version, client, mlflow_server, tmp_path):
+    registered, _ = version
+    known = pins.read(client.get_model_version(registered.name, str(registered.version)).tags)
+    fewer = {path: digest for path, digest in known.items() if "/evaluation/" not in path}
+    client.set_model_version_tag(registered.name, str(registered.version), pins.TAG, json.dumps(fewer))
+    with pytest.raises(losses.NoLossesError, match="was registered without its evaluation, by an older Ava: evaluate"):
+        fetch_evaluation(f"models:/{registered.name}@champion", mlflow_server, tmp_path)
+
+
+def test_missing_version_is_named(mlflow_server, model_name, tmp_path):
+    with pytest.raises(AvaError, match="has no such version"):
+        fetch_evaluation(f"models:/{model_name}/7", mlflow_server, tmp_path)
