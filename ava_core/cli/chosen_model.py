@@ -16,7 +16,7 @@ FLOAT = "float"
 
 Model = Annotated[
     str,
-    typer.Option(help="Output folder of `ava train` or `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION."),
+    typer.Option(help="Model folder, or output folder of `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION."),
 ]
 Weights = Annotated[
     str,

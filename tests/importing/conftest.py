@@ -41,7 +41,7 @@ def write_source(folder: Path, kind: str, tokenizer: Path, dtype=torch.float32, 
     model = peer.model_class(peer.config_class(**{**SHAPE, **OWN[kind], **changes}))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.2) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
+            parameter.normal_(std=0.1) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
     with quiet():
         model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     for name in ("tokenizer.json", "tokenizer_config.json"):
