@@ -154,7 +154,7 @@ def main() -> None:
     """Print a row per case."""
     cases = sys.argv[1:] or list(CASES)
     print(f"{'case':34s} {'estimate':>9s} {'log':>7s} {'real':>7s} {'all':>7s}  estimate/real  log/real", flush=True)
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as temporary:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".ava-memory-") as temporary:
         folder = Path(temporary)
         for case in cases:
             shards = shards_for(configuration(case).tokenizer.vocab_size, folder)
