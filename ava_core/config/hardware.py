@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from ava_core.config.precision import Precision
 from ava_core.config.yaml_text import read_yaml
 from ava_core.errors import ConfigError
 
@@ -77,6 +78,21 @@ def cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def natural_precision() -> Precision:
+    """The faster type to train in here: bf16 on a GPU and on CPUs that have products in it, else fp32.
+
+    With AVX2 alone PyTorch's products in bfloat16 take 18 times as long as in float32.
+    """
+    return "bf16" if has_bfloat16_products() or _gpu_memories_gib() else "fp32"
+
+
+def has_bfloat16_products() -> bool:
+    """Whether this CPU's products in bfloat16 are worth it: AVX-512, for which oneDNN has them, or ARM's own; unknown
+    CPUs count as having them."""
+    flags = cpu_flags()
+    return not flags or "avx512bw" in flags or "bf16" in flags
 
 
 def kernels_path() -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ava_core.config.loss import LossConfig
 from ava_core.config.optimizers import OPTIMIZERS, OptimizerName
+from ava_core.config.hardware import natural_precision
 from ava_core.config.precision import Precision
 from ava_core.config.section import (
     LARGEST,
@@ -204,8 +205,9 @@ class TrainConfig(Section):
     """`adaptive`: clip what stands out of the recent norms too (ZClip, arXiv 2504.02507)."""
     gradient_surgery: bool = False
     """Project gradients of main and auxiliary losses off each other where they conflict (PCGrad, arXiv 2001.06782)."""
-    precision: Precision = "bf16"
-    """Type of weights, activations and products; the optimiser works on float32 masters. fp16: with loss scaling."""
+    precision: Precision = Field(default_factory=natural_precision)
+    """Type of weights, activations and products; the optimiser works on float32 masters. fp16: with loss scaling. By
+    default bf16, or fp32 on a machine without a GPU whose CPU has no AVX-512."""
     gradient_checkpointing: bool = False
     """Recompute the activations of every layer in the backward pass instead of keeping them."""
     memory_budget: PositiveNumber | None = None

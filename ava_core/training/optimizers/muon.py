@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ava_core.config.hardware import has_bfloat16_products
 from ava_core.config.train import TrainConfig
 from ava_core.training.optimizers.adamw import AdamW
 from ava_core.training.optimizers.masters import gradient
@@ -18,11 +19,15 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 @torch.no_grad()
-def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Replace the singular values of (..., m, n) matrices by values near 1 (Newton-Schulz iteration).
 
-    Works on a batch of matrices at once; computed in `dtype`, returned in the input's type.
+    Works on a batch of matrices at once; computed in `dtype`, by default the faster of bfloat16 and float32, returned in
+    the input's type.
     """
+    if dtype is None:
+        slow = matrix.device.type == "cpu" and not has_bfloat16_products()
+        dtype = torch.float32 if slow else torch.bfloat16
     x = matrix.to(dtype)
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:
