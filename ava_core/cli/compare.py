@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ava_core.cli.generate import REGISTRY_SCHEME
+from ava_core.cli.chosen_model import REGISTRY_SCHEME
 from ava_core.cli.show import print_table
 from ava_core.cli.step_command import DEFAULT_WORK
 
@@ -158,7 +158,7 @@ def _opened(
 
 def _from_registry(uri: str, scratch: Path, *, evaluated: bool) -> tuple[Path | None, Path, dict[str, str]]:
     """A version's evaluation, or its model if that is to be evaluated anew, and its run's parameters."""
-    from ava_core.cli.generate import CACHE
+    from ava_core.cli.chosen_model import CACHE
     from ava_core.registry import download_model
     from ava_core.registry.evaluations import fetch_evaluation, read_parameters
     from ava_core.tracking import tracking_uri
