@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ava_core.config.hardware import natural_precision
 from ava_core.config.loss import LossConfig
 from ava_core.config.optimizers import OPTIMIZERS, OptimizerName
-from ava_core.config.hardware import natural_precision
 from ava_core.config.precision import Precision
 from ava_core.config.section import (
     LARGEST,

@@ -22,7 +22,7 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Replace the singular values of (..., m, n) matrices by values near 1 (Newton-Schulz iteration).
 
-    Works on a batch of matrices at once; computed in `dtype`, by default the faster of bfloat16 and float32, returned in
+    Works on a batch of matrices at once; computed in `dtype`, by default the faster of bfloat16 and float32, given in
     the input's type.
     """
     if dtype is None:
