@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ava_core.config import AvaConfig
-from ava_core.config.inheritance import REGISTERED
 from ava_core.config.kubernetes import KubernetesConfig
+from ava_core.config.register import REGISTERED
 from components import image as images
 from components.image import IMAGE
 from pipelines import command_line, kubernetes

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ava_core.config.register import REGISTERED
 from ava_core.steps.schemes import SMALLEST_FIRST
 
-REGISTRY_SCHEME = "models:/"
-DEFAULT_MODEL = f"{REGISTRY_SCHEME}ava-moe@champion"
+DEFAULT_MODEL = f"{REGISTERED}ava-moe@champion"
 CACHE = Path(".ava/models")
 FLOAT = "float"
 
@@ -39,13 +39,13 @@ def require_weights(model: str, weights: str) -> None:
     known = (FLOAT, "auto", *SMALLEST_FIRST)
     if weights not in known:
         raise ConfigError(f"--weights {weights}: must be one of {', '.join(known)}")
-    if weights != FLOAT and not model.startswith(REGISTRY_SCHEME):
+    if weights != FLOAT and not model.startswith(REGISTERED):
         raise ConfigError(f"--weights {weights}: chooses among those of a registered model: {model} holds its own")
 
 
 def model_folder(model: str, weights: str) -> Path:
     """The model's folder; a registered one is fetched into CACHE and verified."""
-    if not model.startswith(REGISTRY_SCHEME):
+    if not model.startswith(REGISTERED):
         return Path(model)
     from ava_core.registry import download_model
     from ava_core.registry.download import TRAINED

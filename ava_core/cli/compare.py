@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ava_core.cli.chosen_model import REGISTRY_SCHEME
+from ava_core.cli.chosen_model import CACHE
 from ava_core.cli.show import print_table
 from ava_core.cli.step_command import DEFAULT_WORK
+from ava_core.config.register import REGISTERED
 
 if TYPE_CHECKING:
     from ava_core.config.schema import AvaConfig
@@ -103,11 +104,11 @@ def _require_comparable(sides: list[str], shards: Path | None, significance: flo
         raise ConfigError(f"{sides[0]}: one alone can't be compared: give two or more")
     seen: dict[Path | str, str] = {}
     for side in sides:
-        key = side if side.startswith(REGISTRY_SCHEME) else Path(side).resolve()
+        key = side if side.startswith(REGISTERED) else Path(side).resolve()
         if key in seen:
             raise ConfigError(f"{side}: is given twice{'' if seen[key] == side else f', also as {seen[key]}'}")
         seen[key] = side
-        if side.startswith(REGISTRY_SCHEME):
+        if side.startswith(REGISTERED):
             parse_address(side)
     if not 0 < significance < 1:
         raise ConfigError(f"--significance {significance:g}: must be > 0 and < 1")
@@ -125,7 +126,7 @@ def _require_ours(output: Path) -> None:
 
 def _is_model(side: str) -> bool:
     """Whether it is something that can be evaluated, and no evaluation."""
-    return side.startswith(REGISTRY_SCHEME) or (Path(side) / "config.json").is_file()
+    return side.startswith(REGISTERED) or (Path(side) / "config.json").is_file()
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def _opened(
         for number, name in enumerate(sides):
             model: Path | None = None
             folder, parameters = Path(name), dict[str, str]()
-            if name.startswith(REGISTRY_SCHEME):
+            if name.startswith(REGISTERED):
                 model, folder, parameters = _from_registry(name, Path(scratch), evaluated=shards is None)
             elif _is_model(name):
                 model = folder
@@ -158,7 +159,6 @@ def _opened(
 
 def _from_registry(uri: str, scratch: Path, *, evaluated: bool) -> tuple[Path | None, Path, dict[str, str]]:
     """A version's evaluation, or its model if that is to be evaluated anew, and its run's parameters."""
-    from ava_core.cli.chosen_model import CACHE
     from ava_core.registry import download_model
     from ava_core.registry.evaluations import fetch_evaluation, read_parameters
     from ava_core.tracking import tracking_uri

@@ -90,7 +90,7 @@ def _value(config: AvaConfig, port: Input) -> str | None:
 
 def _folder(port: Input, name: str, work: Path) -> Path | None:
     """The folder; None in a process that only helps the first rank, which looks it up for all."""
-    from ava_core.config.inheritance import REGISTERED
+    from ava_core.config.register import REGISTERED
     from ava_core.errors import ConfigError
 
     if name.startswith(REGISTERED):

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ava_core.cli.chosen_model import CACHE, DEFAULT_MODEL
+from ava_core.config.register import REGISTERED
 from ava_core.steps.schemes import SMALLEST_FIRST
 
 KEYS = "AVA_API_KEYS"
-REGISTRY_SCHEME = "models:/"
-CACHE = Path(".ava/models")
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9._-]+")
 _ORIGIN = re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?")
 
@@ -22,7 +22,7 @@ _ORIGIN = re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0
 def serve(
     model: Annotated[
         str, typer.Option(help="Output folder of `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION.")
-    ] = "models:/ava-moe@champion",
+    ] = DEFAULT_MODEL,
     weights: Annotated[
         str,
         typer.Option(
@@ -106,7 +106,7 @@ def serve(
     from ava_core.serving.http.limits import Limits
     from ava_core.serving.http.server import run
 
-    registered = model.startswith(REGISTRY_SCHEME)
+    registered = model.startswith(REGISTERED)
     run(
         resolve=_source(model, weights),
         name=name or _name(model),
@@ -127,7 +127,7 @@ def serve(
 
 def _source(model: str, weights: str) -> Any:
     """Returns the model to serve when it is called: a folder, or the version that the registry's address means."""
-    if not model.startswith(REGISTRY_SCHEME):
+    if not model.startswith(REGISTERED):
         from ava_core.serving.models import folder_source
 
         return folder_source(Path(model))
@@ -139,8 +139,8 @@ def _source(model: str, weights: str) -> Any:
 
 def _name(model: str) -> str:
     """The registered name, or the folder's."""
-    if model.startswith(REGISTRY_SCHEME):
-        return model.removeprefix(REGISTRY_SCHEME).split("@")[0].split("/")[0]
+    if model.startswith(REGISTERED):
+        return model.removeprefix(REGISTERED).split("@")[0].split("/")[0]
     return Path(model).resolve().name
 
 

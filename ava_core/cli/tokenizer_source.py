@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-REGISTERED = "models:/"
-DOWNLOADS = Path(".ava/models")
+from ava_core.cli.chosen_model import CACHE
+from ava_core.config.register import REGISTERED
 
 
 @cache
@@ -29,7 +29,7 @@ def find_source(source: str | None, data: Path | None) -> Path | None:
         from ava_core.registry import download_model
         from ava_core.tracking import tracking_uri
 
-        return download_model(source, tracking_uri(), DOWNLOADS).folder.absolute()
+        return download_model(source, tracking_uri(), CACHE).folder.absolute()
     from ava_core.runtime import manifest
 
     path = (data or Path()) / source

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.model import ModelConfig
+from ava_core.config.register import REGISTERED
 from ava_core.config.routing import ROUTERS
 from ava_core.errors import AvaError, shorten
 from ava_core.files import parse_json
@@ -39,8 +40,6 @@ CHANGEABLE = frozenset(
     }
 )
 """Fields of `model` that may differ from the parent's. All others decide the weights, or what is computed of them."""
-REGISTERED = "models:/"
-"""Beginning of a registered model's address."""
 CONFIG = "config.json"
 MODEL_TYPE = "ava_moe"
 

@@ -9,6 +9,9 @@ from pydantic import BeforeValidator, Field
 from ava_core.config.gate import BoundConfig, BoundName, with_defaults
 from ava_core.config.section import Section, Text
 
+REGISTERED = "models:/"
+"""Beginning of a registered model's address: models:/NAME@ALIAS, models:/NAME/VERSION."""
+
 
 class RegisterConfig(Section):
     """The model registry."""
