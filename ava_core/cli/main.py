@@ -31,6 +31,7 @@ from ava_core.cli import (
     record_outcome,
     serve,
     show,
+    sweep,
     tasks,
 )
 from ava_core.cli.version import version_option
@@ -71,6 +72,7 @@ app.command("export")(export.export)
 app.command("tasks")(tasks.tasks)
 app.command("import")(import_model.import_model)
 app.command("show")(show.show)
+app.command("sweep")(sweep.sweep)
 app.command("keys")(keys.keys)
 app.command("record-outcome", hidden=True)(record_outcome.record_outcome)
 app.add_typer(config.app, name="config")

@@ -92,12 +92,13 @@ _PHRASES = {
 }
 
 
-def explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
+def explain(error: ErrorDetails, origins: Mapping[str, str], root: type[BaseModel] = AvaConfig) -> str:
     """What pydantic found, in one line: layer, key, value, what is allowed.
 
     Args:
         error: the fault.
         origins: the layer of each dotted key.
+        root: what was validated.
     """
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     context = error.get("ctx", {})
@@ -105,7 +106,7 @@ def explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
         return _explain_relation(key, str(context["error"]), origins)
     origin = next(_origins(key, origins), "default")
     if error["type"] == "extra_forbidden":
-        fields = _section_at(error["loc"]).model_fields
+        fields = _section_at(error["loc"], root).model_fields
         close = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(fields)}"
         return f"{origin}: {key}: unknown key: {hint}"
@@ -119,9 +120,9 @@ def explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     return f"{origin}: {key} = {show_value(error['input'], quoted=error['type'].endswith('_type'))}: {detail}"
 
 
-def _section_at(path: Sequence[str | int]) -> type[BaseModel]:
+def _section_at(path: Sequence[str | int], root: type[BaseModel]) -> type[BaseModel]:
     """The section that a key stands in, through the lists and mappings on the way."""
-    section: type[BaseModel] = AvaConfig
+    section = root
     for part in path[:-1]:
         fields = {field.alias or name: field for name, field in section.model_fields.items()}
         if isinstance(part, str) and part in fields:

@@ -56,6 +56,7 @@ def resolve(
     config_file: Path | None = None,
     overrides: Sequence[str] = (),
     inherit: Callable[[str], Mapping[str, Any] | None] = find_architecture,
+    above_all: tuple[str, Mapping[str, Any]] | None = None,
 ) -> Resolved:
     """Read, merge and validate all layers.
 
@@ -65,6 +66,7 @@ def resolve(
         config_file: the file given with --config, or the name of one under configs/, such as hardware/a100.
         overrides: `key.path=value`, value in YAML, from --set.
         inherit: gives the section `model` of what `train.init` names; None where that isn't known here.
+        above_all: one more layer, over all others: what messages call it, and its values by dotted key.
 
     Raises:
         ConfigError: one line per fault, naming file, key, value and what is allowed.
@@ -80,6 +82,8 @@ def resolve(
         above.append(_file_layer(str(config_file), presets.shipped(config_file)))
     if overrides:
         above.append(_override_layer(overrides))
+    if above_all is not None:
+        above.append(_checked(_Layer(above_all[0], nested(above_all[1]))))
     below: list[_Layer] = []
     reason = None
     preset, origin = _named("preset", above)
@@ -98,6 +102,28 @@ def resolve(
                 raise ConfigError(*_first(faults))
             below.append(_Layer(f"train.init {shorten(init)}", {"model": dict(parent)}))
     return _validate([*below, *above], reason)
+
+
+def overlay(config_file: Path | None, overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file would have to say that stands for --config, --set and `values` (by dotted key) over both.
+
+    A null, which in a file means "as the layers below say", stays as it is.
+    """
+    merged: dict[str, Any] = {}
+    if config_file is not None:
+        merged = _file_layer(str(config_file), presets.shipped(config_file)).values
+    return _merge(_merge(merged, _override_layer(overrides).values), nested(values))
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key as sections in sections."""
+    merged: dict[str, Any] = {}
+    for dotted, value in values.items():
+        inner: Any = value
+        for part in reversed(dotted.split(".")):
+            inner = {part: inner}
+        merged = _merge(merged, inner)
+    return merged
 
 
 def _validate(layers: list[_Layer], reason: str | None) -> Resolved:
@@ -163,13 +189,9 @@ def _override_layer(overrides: Sequence[str]) -> _Layer:
             ) from error
         if cut:
             raise ConfigError(f"--set {shorten(item)}: ` #` begins a comment in YAML: put the value into quotes")
-        *sections, key = dotted.split(".")
-        if len(sections) > MAX_DEPTH:
+        if dotted.count(".") > MAX_DEPTH:
             raise ConfigError(f"--set {shorten(item)}: nested more than {MAX_DEPTH} deep")
-        nested: Any = {key: _with_text_keys(value)}
-        for section in reversed(sections):
-            nested = {section: nested}
-        values = _merge(values, nested)
+        values = _merge(values, nested({dotted: _with_text_keys(value)}))
     return _checked(_Layer("--set", values))
 
 

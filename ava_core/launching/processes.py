@@ -83,9 +83,9 @@ def start(command: Sequence[str], environment: Mapping[str, str], descriptors: S
     )
 
 
-def end(processes: Sequence[subprocess.Popen]) -> None:
-    """Terminate the process groups that still run: SIGTERM, then SIGKILL after `PATIENCE_SECONDS`."""
-    for number, patience in ((signal.SIGTERM, PATIENCE_SECONDS), (signal.SIGKILL, PATIENCE_SECONDS)):
+def end(processes: Sequence[subprocess.Popen], patience_seconds: float = PATIENCE_SECONDS) -> None:
+    """Terminate the process groups that still run: SIGTERM, then SIGKILL after `patience_seconds`."""
+    for number, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, PATIENCE_SECONDS)):
         running = [process for process in processes if process.poll() is None]
         for process in running:
             with suppress(ProcessLookupError):

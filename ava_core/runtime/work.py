@@ -103,6 +103,16 @@ class Entry:
         for folder in (self.state, self.staging, self.output, self.kept):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def discard(self) -> bool:
+        """Remove the entry with all that is in it, unless a process holds it; whether that was done."""
+        try:
+            with (self.folder / "lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(self.folder, ignore_errors=True)
+        except (FileNotFoundError, BlockingIOError):
+            return False
+        return True
+
     def begin(self) -> None:
         """Prepare an empty staging folder; state of an earlier, killed run stays."""
         self.abandon()
@@ -184,9 +194,7 @@ class WorkStore:
             age = time.time() - used
             if age < max_age_days * 86_400 and (total <= max_bytes or age < kept_hours * 3_600):
                 continue
-            with suppress(FileNotFoundError, BlockingIOError), (entry.folder / "lock").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.folder, ignore_errors=True)
+            if entry.discard():
                 total -= size
                 removed.append(entry)
         return removed

@@ -37,6 +37,7 @@ class Task:
         experiment: name of the experiment that the runs belong to.
         tags: further tags of the nested run.
         run: name, tags and notes of the parent.
+        source: the program that the parent is of, for MLflow's column Source.
     """
 
     pipeline_run: str
@@ -44,6 +45,7 @@ class Task:
     experiment: str
     tags: Mapping[str, str]
     run: RunConfig = field(default_factory=RunConfig)
+    source: str = "ava pipeline"
 
 
 def pipeline_run_id(environment: Mapping[str, str]) -> str | None:
@@ -62,7 +64,7 @@ def open_task(server: Server, task: Task) -> tuple[Run, Run]:
     experiment_id = server.experiment_id(task.experiment)
     parent, run = _find(server, experiment_id, task)
     if parent is None:
-        tags = {PIPELINE_RUN: task.pipeline_run, **authorship("ava pipeline"), **run_tags(task.run), OWNED: "true"}
+        tags = {PIPELINE_RUN: task.pipeline_run, **authorship(task.source), **run_tags(task.run), OWNED: "true"}
         server.create_run(experiment_id, task.run.name or task.pipeline_run, tags)
         parent, run = _find(server, experiment_id, task)
     if run is None and parent is not None:
