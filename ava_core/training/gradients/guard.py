@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ava_core.config.train import GuardConfig
+from ava_core.config.train_sections import GuardConfig
 from ava_core.errors import AvaError
 
 log = logging.getLogger(__name__)

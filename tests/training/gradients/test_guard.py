@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ava_core.config.train import GuardConfig
+from ava_core.config.train_sections import GuardConfig
 from ava_core.errors import AvaError
 from ava_core.training.gradients.guard import Guard, gradient_health
 

@@ -1,0 +1,83 @@
+"""The sections inside `train`, but for the loss: curriculum, regularisation, guard, average of the weights, rates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ava_core.config.section import LARGEST, Fraction, Positive, PositiveNumber, Section, Text, Weight
+
+
+class RateGroup(Section):
+    """Parameters whose learning rate is a multiple of what it would be."""
+
+    pattern: Text
+    """Of their names, as in `freeze`."""
+    multiplier: PositiveNumber
+    """What their rate is multiplied with; to leave parameters as they are, use `freeze`."""
+
+
+class CurriculumConfig(Section):
+    """What the model sees first. Every schedule is a function of the step and is written to the history."""
+
+    sequence_lengths: list[Annotated[int, Field(ge=8, le=LARGEST)]] = []
+    """Shorter sequences to begin with, in this order, each for an equal part of `sequence_share`; each divides the next
+    and the last divides train.sequence_length. A batch keeps its number of tokens: it holds more sequences instead."""
+    sequence_share: Fraction = 0.5
+    """Share of the steps after which sequences have their full length."""
+    batch_sizes: list[Positive] = []
+    """Smaller batches to begin with, in sequences, multiples of train.micro_batch_size, each for an equal part of
+    `batch_share`."""
+    batch_share: Fraction = 0.5
+    """Share of the steps after which batches have their full size."""
+    difficulty: Literal["none", "length", "rarity", "reference"] = "none"
+    """Order of windows, easy ones first: by the length of their documents, by the rarity of their tokens, or by the
+    loss of a reference model (the one given with --reference, else a bigram model of the training split)."""
+    difficulty_start: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of windows, the easiest, that the first step draws from (competence, arXiv 1903.09848)."""
+    difficulty_share: Fraction = 0.5
+    """Share of the steps after which all windows are drawn from."""
+
+
+class RegularizationConfig(Section):
+    """Dropout, weight decay and router noise that follow the gap between validation and training loss."""
+
+    adaptive: bool = False
+    """Drive them; False: model.dropout, train.weight_decay and model.router_jitter stay as they are."""
+    target_gap: Weight = 0.05
+    """Nats per token of validation loss above training loss that are left alone."""
+    rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    """Largest change of the strength, which lies in [0, 1], at one evaluation."""
+    max_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Dropout at strength 1; at strength 0 it is model.dropout."""
+    max_weight_decay: Weight = 0.2
+    """Weight decay at strength 1; at strength 0 it is train.weight_decay. If that is 0, it stays 0."""
+    max_router_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Router noise at strength 1; at strength 0 it is model.router_jitter."""
+
+
+class GuardConfig(Section):
+    """What happens when the loss is not finite, or spikes."""
+
+    policy: Literal["stop", "skip", "rewind"] = "stop"
+    """`stop`: end with an error that names the layer; `skip`: leave out the update of that step; `rewind`: go back to
+    the last good checkpoint, pass over the batches since, and lower the rate."""
+    spike_deviations: PositiveNumber | None = None
+    """Standard deviations above the mean of recent losses from which a step counts as a spike; null: only nan and
+    infinity count."""
+    window: Annotated[int, Field(ge=8, le=10_000_000)] = 64
+    """Steps whose losses the mean and the deviation are taken over."""
+    lower_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Factor on the learning rate after each rewind."""
+    max_events: Positive = 10
+    """Skipped steps or rewinds after which the training ends with an error."""
+
+
+class EmaConfig(Section):
+    """Exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of the average that stays at each update; null: no average. Validation and the final model use it."""
+    every: Positive = 1
+    """Steps between updates."""
