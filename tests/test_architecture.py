@@ -86,7 +86,7 @@ def test_dvc_stage_depends_on_what_enters_the_key_of_the_step(name):
     inputs = {f"outputs/{port.name}" if port.kind else "data/raw/shakespeare" for port in spec.pipeline_inputs}
     assert set(stage["deps"]) == {*inputs, f"outputs/keys/{name}.json"}
     assert f"outputs/keys/{name}.json" in DVC["stages"]["keys"]["outs"]
-    assert set(stage["params"]) == {"preset", "threads", *spec.sections}
+    assert set(stage["params"]) == {"preset", "hardware", "threads", *spec.sections}
 
 
 def test_dvc_gathers_the_figures_of_every_step():

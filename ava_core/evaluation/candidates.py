@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError
+from ava_core.evaluation.losses import FLOAT
 from ava_core.models.pretrained import GIVE_MODEL
 from ava_core.runtime import manifest
 from ava_core.steps.schemes import SCHEMES
 
 log = logging.getLogger(__name__)
-FLOAT = "float"
 _QUANTIZED = "give the output folder of `ava quantize`"
 RUNTIME_FILES = (
     "model*.safetensors",

@@ -12,11 +12,11 @@ from typing import Any
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.errors import IntegrityError
 from ava_core.evaluation import frequency
+from ava_core.evaluation.losses import FLOAT
 from ava_core.evaluation.scoring import Score
 from ava_core.files import parse_json
 from ava_core.runtime import manifest
 
-FLOAT = "float"
 UNCOMPARED = ("architectures", "transformers_version", "auto_map", "_name_or_path")
 """Of config.json: what says nothing of the model."""
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ava_core.evaluation.scoring import Score
 
 NAME = "losses.jsonl"
+FLOAT = "float"
+"""Name of the model that isn't quantised, in all that an evaluation writes."""
 SUMS = ("nats", "correct", "top5")
 
 

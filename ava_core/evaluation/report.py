@@ -13,10 +13,9 @@ from markupsafe import Markup
 
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation import charts
+from ava_core.evaluation.losses import FLOAT
 from ava_core.evaluation.samples import STRATEGIES
 from ava_core.models.routing.statistics import DEAD_SHARE
-
-FLOAT = "float"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ava_core.evaluation.report import FLOAT, Report, comparison, task_rows, text_note
+from ava_core.evaluation.losses import FLOAT
+from ava_core.evaluation.report import Report, comparison, task_rows, text_note
 
 STRATEGY = "nucleus"
 

@@ -117,9 +117,12 @@ def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJ
 def params_yaml(config: AvaConfig) -> str:
     """What differs from the defaults, as text. The preset is among it by its values, and must not come on top again.
 
+    The precision always: its default is up to the machine.
+
     With a model to begin from, the whole section `model`: what is left out there would be the parent's.
     """
     values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"preset", "kubernetes"})
+    values.setdefault("train", {})["precision"] = config.train.precision
     if config.train.init is not None:
         values["model"] = config.model.model_dump(mode="json")
     return yaml.safe_dump(values, allow_unicode=True)

@@ -47,7 +47,7 @@ def build(**changes):
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_parameters_are_counted_as_the_model_has_them(changes):
-    sizes = estimate(ModelConfig(**{**BASE, **changes}), TrainConfig(), VOCABULARY)
+    sizes = estimate(ModelConfig(**{**BASE, **changes}), TrainConfig(precision="bf16"), VOCABULARY)
     assert sizes.parameters == sum(parameter.numel() for parameter in build(**changes).parameters())
     assert sizes.parts["weights"] == sizes.parts["gradients"] == 2 * sizes.parameters
     exact = estimate(ModelConfig(**{**BASE, **changes}), TrainConfig(precision="fp32"), VOCABULARY)
@@ -200,7 +200,8 @@ def test_memory_of_a_layer_on_a_cpu_is_within_a_quarter_of_what_autograd_keeps(
 
 def test_checkpointing_keeps_about_the_residual_stream_of_each_layer():
     measured = kept_for_backward(9, "bf16", 64, True, {}) - kept_for_backward(3, "bf16", 64, True, {})
-    train = TrainConfig(sequence_length=64, micro_batch_size=4, global_batch_size=4, gradient_checkpointing=True)
+    sizes = {"sequence_length": 64, "micro_batch_size": 4, "global_batch_size": 4}
+    train = TrainConfig(**sizes, precision="bf16", gradient_checkpointing=True)
     few, many = (
         sum(layer_memory(ModelConfig(**{**BASE, "num_layers": count}), train, VOCABULARY, "gpu").kept)
         for count in (3, 9)

@@ -132,9 +132,9 @@ def test_overlays_lie_between_preset_and_parameters(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text("preset: cpu/small\nhardware: laptop\ntrain: {micro_batch_size: 2}\n")
     resolved = resolve(params=params)
-    assert (resolved.config.train.micro_batch_size, resolved.config.train.precision) == (2, "fp32")
+    assert (resolved.config.train.micro_batch_size, resolved.config.train.memory_budget) == (2, 8)
     assert resolved.config.hardware == "laptop" and resolved.config.threads == 3
-    assert resolved.origins["train.precision"] == "configs/hardware/laptop.yaml"
+    assert resolved.origins["train.memory_budget"] == "configs/hardware/laptop.yaml"
     assert resolve(params=params, overrides=["hardware=epyc"]).config.threads == 0
 
 

@@ -122,7 +122,7 @@ def test_room_is_counted_to_the_token(loaded):
 
 
 def test_unknown_strategy_is_refused(loaded):
-    with pytest.raises(ConfigError, match="strategy best: must be one of greedy, beam, nucleus"):
+    with pytest.raises(ConfigError, match="strategy best: must be one of greedy, beam, contrastive, nucleus"):
         decode(loaded, PROMPTS, "best")
 
 

@@ -30,7 +30,13 @@ KEY = "0123456789abcdef" * 2
 CASES = {
     "cpu": {
         "seed": 1,
-        "train": {"launcher": "trainjob", "processes": 2, "global_batch_size": 32, "micro_batch_size": 8},
+        "train": {
+            "launcher": "trainjob",
+            "processes": 2,
+            "global_batch_size": 32,
+            "micro_batch_size": 8,
+            "precision": "bf16",
+        },
         "kubernetes": {"work": {"claim": "ava-work"}, "train_job": {"nodes": 2, "cpu": 8, "memory": "16Gi"}},
     },
     "gpu": {

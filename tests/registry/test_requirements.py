@@ -17,7 +17,7 @@ PINNED = re.compile(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*")
 def test_what_a_prediction_imports_is_pinned_without_local_labels():
     found = {line.partition("==")[0] for line in requirements(SERVED)}
     assert found >= {"mlflow", "onnxruntime", "pandas", "pydantic", "PyYAML", "torch", "transformers"}
-    assert not found & {"omegaconf", "datasets", "deepspeed", "onnx", "mlflow-skinny", "typer"}
+    assert not found & {"omegaconf", "datasets", "deepspeed", "mlflow-skinny", "typer"}
     assert all(PINNED.fullmatch(line) for line in requirements(SERVED))
 
 

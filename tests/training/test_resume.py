@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from ava_core.config.hardware import natural_precision
 from ava_core.data.batches import TrainingBatches
 from ava_core.data.shards import ShardedSplit
 from ava_core.errors import AvaError, ConfigError
@@ -20,6 +21,8 @@ from ava_core.training.checkpoints import CheckpointFolder, writing
 from ava_core.training.trainer import TrainingEngine
 from tests.training.whole_runs import Killed, killed_at, rows, spoil_batches, steps_kept, weights
 
+PRECISION = natural_precision()
+OTHER_PRECISION = "fp32" if PRECISION == "bf16" else "bf16"
 EVERYTHING = {
     "model": {"dropout": 0.1, "router_jitter": 0.1, "router": "expert_bias"},
     "train": {
@@ -300,9 +303,9 @@ def test_checkpoint_beyond_the_steps_of_the_run_is_refused(run, stable):
             " --reset-optimizer",
         ),
         (
-            {"train": {"precision": "fp32"}},
-            "was trained with precision = bf16, not fp32: set train.precision = bf16, or take only the weights:"
-            " --reset-optimizer",
+            {"train": {"precision": OTHER_PRECISION}},
+            f"was trained with precision = {PRECISION}, not {OTHER_PRECISION}: set train.precision = {PRECISION}, or"
+            " take only the weights: --reset-optimizer",
         ),
     ],
 )

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ava_core.evaluation.comparable import FLOAT
 from ava_core.evaluation.comparison.bootstrap import FIGURES, RESAMPLES, SEED
 from ava_core.evaluation.comparison.matching import Matched, match
 from ava_core.evaluation.comparison.side import Side
+from ava_core.evaluation.losses import FLOAT
 
 SHOWN_DOCUMENTS = 10
 """Documents with the largest differences that are listed."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from ava_core.evaluation.comparable import FLOAT
+from ava_core.evaluation.losses import FLOAT
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 """Title, header, rows."""

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from ava_core.config.gate import per_document
 from ava_core.evaluation import losses
-from ava_core.evaluation.comparable import FLOAT
 from ava_core.evaluation.comparison.bootstrap import RESAMPLES, SEED, Difference
 from ava_core.evaluation.comparison.matching import MIN_UNITS, OtherTextError, match
-from ava_core.evaluation.losses import Losses, NoLossesError
+from ava_core.evaluation.losses import FLOAT, Losses, NoLossesError
 
 log = logging.getLogger(__name__)
 REMEDY = "the figures themselves are compared, with the bound's tolerance and without significance"

@@ -102,7 +102,7 @@ class CheckpointFolder:
             "validation_loss": validation_loss,
             "identity": self.identity,
             "parameters": parameter_names(deepspeed),
-            **({"groups": engine.groups} if hasattr(engine, "groups") else {}),
+            "groups": engine.groups,
             **({"frozen": frozen} if frozen else {}),
         }
         files = copies.take()

@@ -39,7 +39,7 @@ def check(tmp_path):
             (theirs / losses.NAME).unlink()
         gate = {name: {"enabled": False} for name in RegisterConfig().gate}
         config = RegisterConfig(gate={**gate, "mine": bound})
-        known = figures(theirs) if champion else {BPB: 1.9}
+        known = figures(theirs) if champion else {BPB: 1.8}
         (found,) = check_bounds(
             config.gate, figures(mine), ["int8"], known, Evidence(mine, lambda: losses.read(theirs))
         )

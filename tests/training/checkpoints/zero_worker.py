@@ -44,7 +44,7 @@ class TinyModel(nn.Module):
 
 
 def build(stage, ranks, *, rate=1e-2, precision="fp32", dropout=True):
-    """Something with `.deepspeed`, as the training engine has it."""
+    """Something with `.deepspeed` and `.groups`, as the training engine has them."""
     deepspeed = import_deepspeed()
     connect(ranks)
     torch.manual_seed(7)
@@ -66,7 +66,7 @@ def build(stage, ranks, *, rate=1e-2, precision="fp32", dropout=True):
         model=model, optimizer=torch.optim.AdamW(groups, lr=rate), config=settings, dist_init_required=False
     )
     engine.train(dropout)
-    return SimpleNamespace(deepspeed=engine)
+    return SimpleNamespace(deepspeed=engine, groups="matrices and vectors")
 
 
 def advance(engine, ranks, first, last):

@@ -30,7 +30,9 @@ def make_model(layers=3, **changes):
 
 
 def settings(micro=2, length=64, **fields):
-    return TrainConfig(sequence_length=length, micro_batch_size=micro, global_batch_size=micro, **fields)
+    return TrainConfig(
+        sequence_length=length, micro_batch_size=micro, global_batch_size=micro, **{"precision": "bf16", **fields}
+    )
 
 
 def kept_by_autograd(model, config):
