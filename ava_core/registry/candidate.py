@@ -13,13 +13,12 @@ from ava_core.origin import Origin, read_origin
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.work import timings_path
-from ava_core.steps.table import EVALUATION
 
 PARENT = "init"
 """Input of `ava train`: the model that it begins from."""
 # Figures of train and quantize that are about the step, not the model, and would collide between steps.
 STEP_FIGURES = ("wall_seconds",)
-EVALUATION_ARTIFACT = EVALUATION.name
+EVALUATION_ARTIFACT = "evaluation"
 """What the evaluation's folder is called among a version's artifacts."""
 
 

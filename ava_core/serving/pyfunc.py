@@ -23,7 +23,6 @@ from ava_core.generation.strategies import STRATEGIES
 from ava_core.runtime import manifest
 from ava_core.serving.registered import check_loaded
 from ava_core.steps.schemes import SMALLEST_FIRST
-from ava_core.steps.table import EVALUATION
 
 PROMPT = "prompt"
 FLOAT = "float"
@@ -74,7 +73,8 @@ class TextModel(PythonModel):
         """
         let_threads_sleep()
         folders = {name: Path(path) for name, path in context.artifacts.items()}
-        self._folders = {name: folder for name, folder in folders.items() if name != EVALUATION.name}
+        models = {artifact_name(name) for name in (*SMALLEST_FIRST, FLOAT)}  # a version carries its evaluation too
+        self._folders = {name: folder for name, folder in folders.items() if name in models}
         roots = {folder.parents[1] for folder in folders.values()}
         for root in roots:
             if (root / MLMODEL).is_file():

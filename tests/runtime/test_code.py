@@ -210,8 +210,8 @@ def test_each_file_alone_changes_the_digest():
         ("generation/decoding.py", appended("ADDED = 1"), {"train", "evaluate", "register"}),
         # imported inside a function
         ("onnx/runtime.py", appended("ADDED = 1"), {"quantize", "evaluate", "register"}),
-        ("evaluation/report.html.jinja", replaced("<h1>", "<h1>The "), {"evaluate"}),
-        ("evaluation/report.css", replaced("28px", "29px"), {"evaluate"}),
+        ("evaluation/report/report.html.jinja", replaced("<h1>", "<h1>The "), {"evaluate"}),
+        ("evaluation/report/report.css", replaced("28px", "29px"), {"evaluate"}),
         # what the command hands to the library
         ("cli/evaluate.py", replaced("seed=run.config.seed", "seed=0"), {"evaluate"}),
         # ... and what else the command can do

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ava_core.evaluation import report
 from ava_core.evaluation.comparison import charts
 from ava_core.evaluation.comparison.table import (
     NONE,
@@ -21,7 +22,7 @@ from ava_core.evaluation.comparison.table import (
     tables,
 )
 
-FOLDERS = (Path(__file__).parent, Path(__file__).parent.parent)
+FOLDERS = (Path(__file__).parent, Path(report.__file__).parent)
 """Of the template, and of the report's style sheet."""
 TONES = {"better": "good", "worse": "bad"}
 
