@@ -24,9 +24,9 @@ PROCESS_BYTES = 620 * 2**20
 a training of the smallest model, less what its parts below say. A third of it are libraries' pages, which all processes
 share. On Linux with PyTorch's CPU build; measured by `python -m benchmarks.memory`."""
 ONEDNN_BYTES = 300 * 2**20
-"""More than that where PyTorch's products compute. oneDNN keeps the code that it generates for each size that it meets,
-up to 1,024 of them, and experts get another number of rows at every step: the smallest model's training grew from 0.91
-GiB in its second step to 1.20 in its 150th."""
+"""More than that where PyTorch's products in half precision compute (those in float32 are MKL's). oneDNN keeps the code
+that it generates for each size that it meets, up to 1,024 of them, and experts get another number of rows at every
+step: the smallest model's training grew from 0.91 GiB in its second step to 1.20 in its 150th."""
 MUON_WORKSPACE = 12
 """Bytes per entry of the largest stack of matrices of one shape: in float32 before and after the orthogonalisation, and
 the temporaries of the Newton-Schulz iteration."""
@@ -89,7 +89,8 @@ def process_bytes(train: TrainConfig, kernels: str, present: int = 0) -> int:
     """Bytes that a process takes without a model: at least `present`, what it has already; on a GPU just that."""
     if kernels == "gpu":
         return present
-    return max(present, PROCESS_BYTES) + (0 if kernels == "native" and train.precision == "bf16" else ONEDNN_BYTES)
+    by_onednn = WIDTHS[train.precision] < FLOAT32 and not (kernels == "native" and train.precision == "bf16")
+    return max(present, PROCESS_BYTES) + (ONEDNN_BYTES if by_onednn else 0)
 
 
 def memory_parts(
