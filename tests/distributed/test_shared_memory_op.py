@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ava_core.config.hardware import usable_cores
+from ava_core.config.hardware import cpu_flags, usable_cores
 from ava_core.distributed import shared_memory_op
 from ava_core.distributed.deepspeed import import_deepspeed
 from ava_core.distributed.ranks import Ranks
@@ -142,5 +142,6 @@ def test_built_op_gives_the_bits_of_gloo_to_two_processes(tmp_path):
         )
         for rank in range(2)
     ]
+    through_op = 6 if "avx512f" in cpu_flags() else 3  # with AVX2 alone, float32 only
     for process in processes:
-        assert json.loads(process.communicate(timeout=200)[0]) == {"same": [True] * 6, "calls": 6}
+        assert json.loads(process.communicate(timeout=200)[0]) == {"same": [True] * 6, "calls": through_op}
