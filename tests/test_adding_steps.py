@@ -47,7 +47,7 @@ def _compute(run):
 
 command = step_command("copycat", _compute)
 '''
-TRAINED = """            model = run("train", {**every, "shards": shards}).outputs["model"]
+TRAINED = """            model = run("train", {**every, "shards": shards, **begun}).outputs["model"]
 """
 COPIED = """            model = run("copycat", {**every, "model": model}).outputs["copied"]
 """
