@@ -5,22 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ava_core.pages import page_environment
 from ava_core.sweeping import charts
 from ava_core.sweeping.results import Results, TrialRow
 
 
 def render(results: Results) -> str:
     """The page, a function of its argument alone. All text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters.update(figure=_figure, setting=charts.text_of)
     best = results.best
     return environment.get_template("report.html.jinja").render(

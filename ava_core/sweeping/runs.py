@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from ava_core.errors import AvaError, ConfigError
+from ava_core.errors import AvaError
 from ava_core.redaction import redact
 from ava_core.server_address import WEB_SCHEMES
-from ava_core.tracking.address import RUN_ID, given_uri, run_url
+from ava_core.tracking.address import RUN_ID, recording_uri, run_url
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.faults import unreachable
 from ava_core.tracking.pipeline_runs import Task, end_pipeline, open_task
@@ -93,11 +93,7 @@ class SweepRuns:
 
 
 def _server_uri(environment: Mapping[str, str]) -> str | None:
-    try:
-        uri = given_uri(environment)
-    except ConfigError as error:
-        log.warning("mlflow: nothing is recorded: %s", error)
-        return None
+    uri = recording_uri(environment)
     if uri and urlsplit(uri).scheme not in WEB_SCHEMES:
         log.warning("mlflow: nothing is recorded: a sweep's runs need a server, not a database: see `make mlflow-ui`")
         return None

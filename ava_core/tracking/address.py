@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -10,7 +11,10 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ava_core.checkout import checkout
+from ava_core.errors import ConfigError
 from ava_core.server_address import WEB_SCHEMES, require_server_address
+
+log = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///.ava/mlflow/mlflow.db"
 LOCAL_SERVER = Path(".ava/mlflow/server.json")
@@ -53,6 +57,15 @@ def given_uri(environment: Mapping[str, str]) -> str | None:
     if name is None:
         return None
     return require_server_address(name, environment[name].strip())
+
+
+def recording_uri(environment: Mapping[str, str]) -> str | None:
+    """`given_uri` for what is only recorded: None, and a warning, where it is no address."""
+    try:
+        return given_uri(environment)
+    except ConfigError as error:
+        log.warning("mlflow: nothing is recorded: %s", error)
+        return None
 
 
 def local_server(note: Path | None = None) -> str | None:

@@ -27,7 +27,7 @@ from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.work import timings_path
 from ava_core.server_address import WEB_SCHEMES
 from ava_core.steps.table import SHARDS
-from ava_core.tracking.address import RUN_ID, given_uri, run_url
+from ava_core.tracking.address import RUN_ID, recording_uri, run_url
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import variables_set
@@ -228,11 +228,7 @@ def _recording(request: Request, environment: Mapping[str, str]) -> _Recording |
 
 def _server_uri(environment: Mapping[str, str]) -> str | None:
     """The address of a server; None for a database, which answers no requests."""
-    try:
-        uri = given_uri(environment)
-    except ConfigError as error:
-        log.warning("mlflow: nothing is recorded: %s", error)
-        return None
+    uri = recording_uri(environment)
     return uri if uri and urlsplit(uri).scheme in WEB_SCHEMES else None
 
 

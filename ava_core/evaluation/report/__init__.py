@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ava_core.config.evaluate import EvaluateConfig
@@ -16,6 +15,7 @@ from ava_core.evaluation import charts
 from ava_core.evaluation.losses import FLOAT
 from ava_core.evaluation.samples import STRATEGIES
 from ava_core.models.routing.statistics import DEAD_SHARE
+from ava_core.pages import page_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +91,7 @@ ROWS = (
 
 def render(report: Report) -> str:
     """The page, a function of its argument alone. All text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters.update(number=_number, bytes=_bytes)
     contents = report.contents
     figures = contents["figures"]

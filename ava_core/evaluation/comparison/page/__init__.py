@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ava_core.evaluation import report
@@ -21,6 +20,7 @@ from ava_core.evaluation.comparison.table import (
     letters,
     tables,
 )
+from ava_core.pages import page_environment
 
 FOLDERS = (Path(__file__).parent, Path(report.__file__).parent)
 """Of the template, and of the report's style sheet."""
@@ -29,13 +29,7 @@ TONES = {"better": "good", "worse": "bad"}
 
 def render(comparison: Mapping[str, Any]) -> str:
     """The page, a function of its argument alone. All text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDERS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(*FOLDERS)
     environment.globals.update(
         change=figure_change,
         interval=figure_interval,
