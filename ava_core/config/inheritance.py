@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ava_core.config.context import scaling_of
 from ava_core.config.model import ModelConfig
 from ava_core.config.register import REGISTERED
 from ava_core.config.routing import ROUTERS
@@ -29,14 +30,17 @@ CHANGEABLE = frozenset(
         "sinkhorn_iterations",
         "initializer_range",
         "experts_implementation",
-        # How many experts a token gets, and the context: neither is in the shape of a weight, and both are what a
-        # training goes on for.
+        # How many experts a token gets, and the context with what reaches it: neither is in the shape of a weight, and
+        # both are what a training goes on for.
         "num_experts_per_token",
         "max_experts_per_token",
         "confidence_threshold",
         "num_groups_per_token",
         "max_position_embeddings",
         "rope_theta",
+        "rope_scaling",
+        "sliding_window",
+        "layer_types",
     }
 )
 """Fields of `model` that may differ from the parent's. All others decide the weights, or what is computed of them."""
@@ -64,6 +68,8 @@ def read_architecture(folder: Path) -> dict[str, Any]:
     if found.get("router") in ROUTERS and found.get("max_experts_per_token") is None:  # every expert
         counts = ("num_ffn_experts", "num_zero_experts", "num_copy_experts", "num_constant_experts")
         found["max_experts_per_token"] = sum(int(found.get(name) or 0) for name in counts)
+    if scaling := scaling_of(values.get("rope_parameters")):
+        found["rope_scaling"] = scaling
     if isinstance(found.get("qk_norm"), bool):
         found["qk_norm"] = "head" if found["qk_norm"] else "none"
     return found

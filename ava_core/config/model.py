@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ava_core.config.context import LayerType, RopeScalingConfig, window_fault
 from ava_core.config.limits import MODEL_SIZES
 from ava_core.config.routing import RouterName, router_fault
 from ava_core.config.section import Section
@@ -28,6 +29,12 @@ class ModelConfig(Section):
     """Longest sequence in tokens that the model accepts."""
     rope_theta: Annotated[float, Field(gt=0, le=MODEL_SIZES["rope_theta"])] = 10_000.0
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScalingConfig = RopeScalingConfig()
+    sliding_window: Annotated[int, Field(gt=1, le=MODEL_SIZES["max_position_embeddings"])] | None = None
+    """Tokens that a position attends to, itself among them; null: all that came before."""
+    layer_types: Annotated[list[LayerType], Field(min_length=1)] | None = None
+    """With a sliding window, which layers have it: full_attention or sliding_attention for each, a shorter list being
+    repeated over the layers; null: all have it."""
     rms_norm_eps: Annotated[float, Field(gt=0, le=MODEL_SIZES["rms_norm_eps"])] = 1e-6
     """Added to the mean square under the root of every RMSNorm."""
     qk_norm: Literal["head", "projection", "none"] = "head"
@@ -110,6 +117,13 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _router_fits(self) -> ModelConfig:
         if fault := router_fault(self):
+            field, requirement = fault
+            raise ValueError(f"{field} = {getattr(self, field)}: {requirement}")
+        return self
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> ModelConfig:
+        if fault := window_fault(self.sliding_window, self.layer_types, self.num_layers):
             field, requirement = fault
             raise ValueError(f"{field} = {getattr(self, field)}: {requirement}")
         return self

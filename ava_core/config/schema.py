@@ -53,6 +53,18 @@ class AvaConfig(Section):
                 f"train.sequence_length = {self.train.sequence_length}: must be <= model.max_position_embeddings"
                 f" = {self.model.max_position_embeddings}"
             )
+        context, scaling = self.model.max_position_embeddings, self.model.rope_scaling
+        if self.model.sliding_window is not None and self.model.sliding_window >= context:
+            raise ValueError(
+                f"model.sliding_window = {self.model.sliding_window}: must be < model.max_position_embeddings ="
+                f" {context}: a window that holds the whole context has no effect"
+            )
+        original = scaling.original_max_position_embeddings
+        if original is not None and original >= context:
+            raise ValueError(
+                f"model.rope_scaling.original_max_position_embeddings = {original}: must be <"
+                f" model.max_position_embeddings = {context}: raise that to the context that is wanted"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,8 +14,8 @@ from ava_core.errors import AvaError
 from ava_core.exporting.transformers_folder import export_model
 from ava_core.generation.loading import unreadable
 from ava_core.models import EnhancedMoEConfig
-from ava_core.models.conversion.configs import Rule, check
 from ava_core.models.conversion.peers import PEERS
+from ava_core.models.conversion.rules import Rule, check
 from ava_core.models.pretrained import GIVE_MODEL
 from ava_core.runtime.manifest import verified
 
@@ -28,10 +28,20 @@ ERROR_LINES = 3
 
 def _rules(config: EnhancedMoEConfig, target: str) -> tuple[Rule, ...]:
     """What llama.cpp fixes in an architecture, where Transformers has a switch."""
-    if target != "olmoe":
-        return (Rule("normalize_router_weights", bool, "true", "its router weights always sum to one"),)
     heads = config.num_attention_heads
+    common = (
+        Rule("sliding_window", lambda value: value is None, "null", "its attention has no window"),
+        Rule(
+            "rope_parameters",
+            lambda value: value["rope_type"] == "default",
+            "unscaled",
+            "its file isn't known to scale",
+        ),
+    )
+    if target != "olmoe":
+        return (*common, Rule("normalize_router_weights", bool, "true", "its router weights always sum to one"))
     return (
+        *common,
         Rule("normalize_router_weights", lambda value: not value, "false", "its router weights are never rescaled"),
         Rule("rms_norm_eps", lambda value: value == 1e-5, "1e-5", "its norms have no other"),
         Rule("num_key_value_heads", lambda value: value == heads, "num_attention_heads", "its norm of keys is as wide"),

@@ -11,34 +11,7 @@ from ava_core import kernels
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.linear import Linear
 from ava_core.models.normalization import RMSNorm
-
-
-class RotaryEmbedding(nn.Module):
-    """Cosines and sines of RoPE (arXiv 2104.09864), in float32.
-
-    The frequencies are computed on demand and not held as a buffer, so that loading on the meta device,
-    casting the model to bfloat16 and ZeRO partitioning can't lose or round them.
-    """
-
-    def __init__(self, config: EnhancedMoEConfig):
-        super().__init__()
-        self.head_dim = config.head_dim
-        self.theta = config.rope_parameters["rope_theta"]
-
-    @torch.no_grad()
-    def forward(self, position_ids_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin, each (B, 1, S, A)."""
-        exponent = torch.arange(0, self.head_dim, 2, device=position_ids_BS.device, dtype=torch.float32)
-        inverse_frequency = self.theta ** (-exponent / self.head_dim)
-        angle_BSA = position_ids_BS[..., None].float() * inverse_frequency
-        angle_BSA = torch.cat((angle_BSA, angle_BSA), dim=-1)
-        return angle_BSA.cos().unsqueeze(1), angle_BSA.sin().unsqueeze(1)
-
-
-def rotate(x_BHSA: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + A/2) of the last axis by the angles of `cos` and `sin` (the half-split layout of Llama)."""
-    first, second = x_BHSA.chunk(2, dim=-1)
-    return x_BHSA * cos + torch.cat((-second, first), dim=-1) * sin
+from ava_core.models.rope import rotate
 
 
 def attend(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> Tensor:

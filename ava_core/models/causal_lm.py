@@ -178,7 +178,7 @@ def _context(
         document_ids = (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=-1)
         if input_ids is not None:
             document_ids = document_ids.expand_as(input_ids)
-    if attention_mask is not None and attention_mask.dim() == 2:
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
         present_BS = attention_mask if input_ids is None else attention_mask[:, -input_ids.shape[1] :]
         document_ids = torch.where(present_BS.bool(), 0 if document_ids is None else document_ids, -1)
     return TokenContext(inputs_BS=input_ids, document_ids_BS=document_ids)

@@ -7,10 +7,11 @@ ids come from the tokenizer.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from ava_core.config.context import YARN, checked_parameters, repeated, window_fault
 from ava_core.config.limits import MODEL_SIZES
 from ava_core.config.routing import ROUTERS, max_slots, num_logits, router_fault
 
@@ -59,6 +60,11 @@ class EnhancedMoEConfig(PreTrainedConfig):
         head_dim: width of one head; None means hidden_size / num_attention_heads.
         max_position_embeddings: the model's context, in tokens: the longest sequence it is meant for.
         rope_theta: base of the frequencies of RoPE; kept in `rope_parameters` as Transformers 5 does.
+        rope_parameters: with Transformers' names also how positions are scaled: `ava_core.models.rope`. The section
+            `model.rope_scaling` of a configuration is read too, as `rope_scaling`.
+        sliding_window: tokens that a position attends to, itself among them; None: all before it.
+        layer_types: "full_attention" or "sliding_attention" for each layer, repeated if they are fewer; there only
+            with a sliding window, and then every layer has it by default.
         qk_norm: RMSNorm of queries and keys: of each "head" (Qwen3), of the whole "projection" (OLMoE), or "none";
             True and False are read as "head" and "none".
         dropout: probability on the output of each attention and mixture block, while training.
@@ -109,8 +115,10 @@ class EnhancedMoEConfig(PreTrainedConfig):
         "num_experts_per_tok": "num_experts_per_token",
         "num_local_experts": "num_experts",
     }
-    # Not fields: config.json holds them only where somebody set them.
+    # Not fields: config.json holds them only where somebody set them. So it is with `layer_types`, which isn't even an
+    # attribute without a window, for Transformers asks whether it is.
     output_router_logits = False
+    sliding_window: ClassVar[int | None] = None
     auto_map: ClassVar[dict[str, str]] = {}  # not None: Transformers looks for names in it
 
     vocab_size: int = 8192
@@ -171,11 +179,26 @@ class EnhancedMoEConfig(PreTrainedConfig):
         if self.experts_implementation is None:
             self.experts_implementation = "auto"
         self._validate_fields()
-        super().__post_init__(**kwargs)
+        given = kwargs.pop("rope_scaling", None) or self.rope_parameters or {}
+        self.rope_parameters = checked_parameters(given, self.rope_theta, self.max_position_embeddings, self.head_dim)
         self.rope_theta = self.rope_parameters["rope_theta"]
-        rope_type = self.rope_parameters.get("rope_type", "default")
-        if rope_type != "default":
-            raise ValueError(f"rope_parameters.rope_type = {rope_type!r}: must be 'default'")
+        kwargs |= self._window(kwargs)
+        super().__post_init__(**kwargs)
+
+    @property
+    def ignore_keys_at_rope_validation(self) -> set[str]:  # type: ignore[override]  # nobody writes it
+        """What Transformers would warn of: only with "yarn" does it know the original context."""
+        kind = (self.rope_parameters or {}).get("rope_type")
+        return set() if kind == YARN else {"original_max_position_embeddings"}
+
+    def _window(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Take the window and the layers that have it out of `fields`; none of them where there is no window."""
+        window, types = fields.pop("sliding_window", None), fields.pop("layer_types", None)
+        layers = fields.get("num_hidden_layers") or self.num_layers  # its other name is no field
+        if fault := window_fault(window, types, layers):
+            field, requirement = fault
+            raise ValueError(f"{field} = {window if field == 'sliding_window' else types!r}: {requirement}")
+        return {} if window is None else {"sliding_window": window, "layer_types": repeated(types, layers)}
 
     @property
     def num_zero_computation_experts(self) -> int:

@@ -13,15 +13,16 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
-from ava_core.models.attention import Attention, RotaryEmbedding
+from ava_core.models.attention import Attention
 from ava_core.models.auxiliary import AuxiliaryGradient, adopt_trainer
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS, EnhancedMoEConfig
 from ava_core.models.context import warn_beyond
 from ava_core.models.experts import FFNExperts
-from ava_core.models.masks import attention_mask_for
+from ava_core.models.masks import layer_masks
 from ava_core.models.moe import Gate, MoELayer, ZeroComputationExperts
 from ava_core.models.normalization import RMSNorm
 from ava_core.models.outputs import EnhancedMoEModelOutput
+from ava_core.models.rope import RotaryEmbedding
 from ava_core.models.routing import BiasSteps, ExpertBiasRouter, Routes, RouteTape, RoutingStatistics
 
 CACHE_LINE = 64
@@ -217,11 +218,9 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
         warn_beyond(self.config.max_position_embeddings, position_ids)
-        mask = attention_mask_for(
-            self.config, inputs_embeds, attention_mask, past_key_values, position_ids, document_ids
-        )
+        masks = layer_masks(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, document_ids)
         token_mask_T = None
-        if attention_mask is not None and attention_mask.dim() == 2:
+        if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
             token_mask_T = attention_mask[:, -inputs_embeds.shape[1] :].reshape(-1).bool()
         if output_hidden_states is None:
             output_hidden_states = getattr(self.config, "output_hidden_states", False)
@@ -233,7 +232,7 @@ class EnhancedMoEModel(EnhancedMoEPreTrainedModel):
         gradient = auxiliary_gradient or self.auxiliary_gradient()
         x_BSD, gate_logits = inputs_embeds, None
         hidden_states, layers = [], []
-        for layer, tape in zip(self.layers, tapes, strict=True):
+        for layer, mask, tape in zip(self.layers, masks, tapes, strict=True):
             if output_hidden_states:
                 hidden_states.append(x_BSD)
             # Positional, because reentrant checkpointing differentiates positional arguments only.

@@ -20,8 +20,10 @@ from collections.abc import Mapping
 import torch
 from onnx import TensorProto
 
+from ava_core.config.context import DYNAMIC, SLIDING
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.models.rope import frequencies
 from ava_core.onnx.block_weights import BlockWeights, Stored
 from ava_core.onnx.fused_matrices import Matrices
 from ava_core.onnx.fused_mixture import Mixture
@@ -47,8 +49,8 @@ class FusedGraph:
 
     Raises:
         AvaError: the model has a router or a parameter that the graph lacks.
-        ConfigError: heads of a size that the attention doesn't take, or a block of rounded weights that doesn't
-            divide a row.
+        ConfigError: heads of a size that the attention doesn't take, positions whose angles follow the length of the
+            text, or a block of rounded weights that doesn't divide a row.
     """
 
     def __init__(
@@ -66,6 +68,11 @@ class FusedGraph:
         self.matrices = Matrices(writer, self.parameters, rounded, accuracy_level)
         self.mixture = Mixture(self.config, self.matrices)
         require_router(self.config)
+        if self.config.rope_parameters["rope_type"] == DYNAMIC:
+            raise ConfigError(
+                "model.rope_scaling.type = dynamic: GroupQueryAttention has one table of angles for texts of every"
+                " length: set quantize.portable = true, or go on training with yarn"
+            )
         if self.head_dim % HEAD_MULTIPLE:
             raise ConfigError(
                 f"model.head_dim = {self.head_dim}: GroupQueryAttention takes multiples of {HEAD_MULTIPLE} only: set"
@@ -148,9 +155,11 @@ class FusedGraph:
         # The 7 inputs left out: positions, which follow from the lengths, bias, sinks, two scales and two norms.
         inputs = [*self._queries_keys_values(layer, normed), *past, *lengths, *[""] * 7, "query_lengths"]
         present = [f"present.{layer}.{part}" for part in ("key", "value")]
+        sliding = config.sliding_window is not None and config.layer_types[layer] == SLIDING
+        window = {"local_window_size": config.sliding_window} if sliding else {}
         out = w.add(
             "GroupQueryAttention", inputs, f"{at}.out", *present, domain=CONTRIB,
-            num_heads=config.num_attention_heads, kv_num_heads=self.num_key_value_heads, do_rotary=1,
+            num_heads=config.num_attention_heads, kv_num_heads=self.num_key_value_heads, do_rotary=1, **window,
         )  # fmt: skip
         return self.matrices.product(out, [f"{at}.o_proj.weight"], f"{at}.o_proj")
 
@@ -212,7 +221,7 @@ class FusedGraph:
     def _rotary(self) -> list[str]:
         """Cosines and sines (max_position_embeddings, A/2)."""
         w, config = self.writer, self.config
-        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32)
-        frequency = config.rope_theta ** (-exponent / self.head_dim)
+        frequency, factor = frequencies(config)
         angle = torch.arange(config.max_position_embeddings, dtype=torch.float32)[:, None] * frequency
-        return [w.constant("cosines", angle.cos().numpy()), w.constant("sines", angle.sin().numpy())]
+        cosines, sines = angle.cos() * factor, angle.sin() * factor
+        return [w.constant("cosines", cosines.numpy()), w.constant("sines", sines.numpy())]

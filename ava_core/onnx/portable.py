@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from onnx import TensorProto
 
+from ava_core.config.context import DYNAMIC, FULL, SLIDING
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.models.rope import frequencies
 from ava_core.onnx.block_weights import BlockWeights, Stored
 from ava_core.onnx.graph import GraphWriter
 from ava_core.onnx.parameters import Parameters
@@ -66,10 +67,10 @@ class PortableGraph:
 
         embedding = self._matrix("model.embed_tokens.weight")
         x_BSD = w.add("Gather", [embedding, "input_ids"], "embedded", axis=0)
-        mask, rotary = self._mask(), self._rotary()
+        masks, rotary = self._masks(), self._rotary()
         gate_logits, routed = None, []
         for layer in range(config.num_layers):
-            x_BSD = self._attention(layer, x_BSD, mask, rotary)
+            x_BSD = self._attention(layer, x_BSD, masks[layer], rotary)
             x_BSD, gate_logits, logits_TE, choices_TE = self._mixture(layer, x_BSD, gate_logits)
             routed.append((logits_TE, choices_TE))
         x_BSD = self._norm(x_BSD, "model.norm")
@@ -132,9 +133,10 @@ class PortableGraph:
         self.writer.add("Split", [x], f"{name}.gate", f"{name}.up", axis=-1, num_outputs=2)
         return f"{name}.gate", f"{name}.up"
 
-    def _mask(self) -> str:
-        """Bool (B, 1, S, X): earlier keys of the query's own segment. A padding query sees only itself."""
-        w = self.writer
+    def _masks(self) -> list[str]:
+        """For each layer bool (B, 1, S, X): earlier keys of the query's own segment, in a sliding layer those of the
+        window. A padding query sees only itself."""
+        w, config = self.writer, self.config
         past = w.add("Shape", ["past_key_values.0.key"], "past_length", start=2, end=3)
         total = w.add("Squeeze", [w.add("Shape", ["attention_mask"], "total_length", start=1, end=2)], "total")
         key_X = w.add("Range", [w.index(0), total, w.index(1)], "key_positions")
@@ -148,17 +150,47 @@ class PortableGraph:
         same = w.add("Equal", [query_segment, key_segment], "same_segment")
         filled = w.add("Not", [w.add("Equal", [key_segment, w.index(0)], "is_padding")], "is_token")
         visible = w.add("And", [w.add("And", [same, filled], "same_and_token"), earlier], "visible")
-        return w.add("Or", [visible, itself], "mask")
+        masks = {FULL: w.add("Or", [visible, itself], "mask")}
+        if config.sliding_window is None:
+            return [masks[FULL]] * config.num_layers
+        first = w.add("Sub", [query_S1, w.index(config.sliding_window)], "before_window")
+        near = w.add("And", [masks[FULL], w.add("Greater", [key_X, first], "in_window")], "mask.window")
+        return [{**masks, SLIDING: near}[kind] for kind in config.layer_types]
 
     def _rotary(self) -> tuple[str, str]:
         """Cosines and sines (B, S, A/2), from the positions, so that no length is built in."""
         w, config = self.writer, self.config
-        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32)
-        frequency = config.rope_theta ** (-exponent / self.head_dim)
         positions = w.add("Cast", ["position_ids"], "positions", to=FLOAT)
         positions = w.add("Unsqueeze", [positions, w.indices(2)], "positions.BS1")
-        angle = w.add("Mul", [positions, w.constant("rotary_frequencies", frequency.numpy())], "angles")
-        return w.add("Cos", [angle], "cosines"), w.add("Sin", [angle], "sines")
+        frequency, factor = frequencies(config)
+        if config.rope_parameters["rope_type"] == DYNAMIC:
+            constant = self._dynamic_frequencies(positions)
+        else:
+            constant = w.constant("rotary_frequencies", frequency.numpy())
+        angle = w.add("Mul", [positions, constant], "angles")
+        cosines, sines = w.add("Cos", [angle], "cosines"), w.add("Sin", [angle], "sines")
+        if factor == 1:
+            return cosines, sines
+        sharpened = w.constant("attention_factor", np.asarray(factor, np.float32))
+        return w.add("Mul", [cosines, sharpened], "cosines.scaled"), w.add("Mul", [sines, sharpened], "sines.scaled")
+
+    def _dynamic_frequencies(self, positions_BS1: str) -> str:
+        """`ava_core.models.rope.dynamic_frequencies` of each row, (B, 1, A/2)."""
+        w, rope, A = self.writer, self.config.rope_parameters, self.head_dim
+        original, factor = rope["original_max_position_embeddings"], rope["factor"]
+
+        def number(name: str, value: float) -> str:
+            return w.constant(f"rotary.{name}", np.asarray(value, np.float32))
+
+        length = w.add("ReduceMax", [positions_BS1, w.indices(1)], "last_position", keepdims=1)
+        length = w.add("Add", [length, number("one", 1)], "text_length")
+        length = w.add("Max", [length, number("original", original)], "text_length.beyond")
+        stretched = w.add("Mul", [length, number("slope", factor / original)], "stretched.sum")
+        stretched = w.add("Sub", [stretched, number("offset", factor - 1)], "stretched")
+        growth = w.add("Pow", [stretched, number("power", A / (A - 2))], "base.growth")
+        base = w.add("Mul", [growth, number("theta", rope["rope_theta"])], "base")
+        exponent = w.constant("rotary.exponents", (-np.arange(0, A, 2, dtype=np.float32) / A).astype(np.float32))
+        return w.add("Pow", [base, exponent], "rotary.frequencies")
 
     def _attention(self, layer: int, x_BSD: str, mask: str, rotary: tuple[str, str]) -> str:
         w, config = self.writer, self.config

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from ava_core.models import EnhancedMoEConfig
 from ava_core.onnx.onnx_model import GraphInputs, OnnxCausalLM, OnnxCausalLMOutput
@@ -92,7 +92,10 @@ def _fill(cache: Cache, present: list[Tensor]) -> None:
         if len(cache.layers) <= index:
             cache.layers.append(DynamicLayer())
         layer, key, value = cache.layers[index], present[2 * index], present[2 * index + 1]
-        if not isinstance(layer, DynamicLayer):
+        if isinstance(layer, DynamicSlidingWindowLayer) and not layer.is_initialized:
+            # The graph masks what is outside of a window, and its keys and values are those of all positions.
+            layer = cache.layers[index] = DynamicLayer()
+        if not isinstance(layer, DynamicLayer) or isinstance(layer, DynamicSlidingWindowLayer):
             raise ValueError(f"past_key_values is a {type(cache).__name__}: an ONNX model needs a DynamicCache")
         if not layer.is_initialized:
             layer.lazy_initialization(key, value)

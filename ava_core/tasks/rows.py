@@ -154,7 +154,7 @@ class CachedRows:
         return logits
 
     def _empty(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
+        return DynamicCache()  # of all positions, also in layers with a sliding window: `crop` goes back further
 
     def _run(
         self,

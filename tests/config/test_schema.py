@@ -83,6 +83,7 @@ def test_every_field_of_the_model_section_is_a_field_of_the_model():
 
     values = ModelConfig().model_dump()
     config = EnhancedMoEConfig(**values)
+    assert values.pop("rope_scaling")["type"] == "none" and config.rope_parameters["rope_type"] == "default"
     for name, value in values.items():
         assert value is None or getattr(config, name) == value
 

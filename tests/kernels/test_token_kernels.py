@@ -3,7 +3,7 @@ from torch.nn import functional as F
 
 from ava_core import kernels
 from ava_core.models import EnhancedMoEConfig
-from ava_core.models.attention import RotaryEmbedding, rotate
+from ava_core.models.rope import RotaryEmbedding, rotate
 from tests.kernels.conftest import assert_close, exact, random
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ava_core import kernels
 from ava_core.models import EnhancedMoEConfig
-from ava_core.models.attention import Attention, RotaryEmbedding, attend, rotate
+from ava_core.models.attention import Attention, attend
+from ava_core.models.rope import RotaryEmbedding, rotate
 
 DOCUMENTS = torch.tensor([[0] * 7 + [1] * 12 + [2] * 5, [3] * 11 + [4] * 1 + [5] * 12])
 # The implementations that `attend` chooses from, each with a type and a mode in which it is chosen.

@@ -9,22 +9,14 @@ called with `output_router_logits=True`; the coefficient is carried over either 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedConfig
 
 from ava_core.models.configuration import EnhancedMoEConfig
+from ava_core.models.conversion.context import context_from, context_to, slides_like, window_from
 from ava_core.models.conversion.peers import SOURCES, Peer, peer_named
-
-
-class Rule(NamedTuple):
-    """What a field must be for a conversion to be exact. A configuration without the field satisfies it."""
-
-    field: str
-    holds: Callable[[Any], bool]
-    must_be: str
-    because: str
+from ava_core.models.conversion.rules import Rule, check
 
 
 def _is_none(value: Any) -> bool:
@@ -35,10 +27,6 @@ def _is_false(value: Any) -> bool:
     return not value
 
 
-def _all_full(value: Any) -> bool:
-    return set(value or ()) <= {"full_attention"}
-
-
 # Of Transformers' models, what ours lacks.
 _THEIR_RULES = (
     Rule("is_heterogeneous", _is_false, "False", "all layers have one shape"),
@@ -47,8 +35,6 @@ _THEIR_RULES = (
     Rule("mlp_bias", _is_false, "False", "the experts have no bias"),
     Rule("attention_dropout", _is_false, "0", "attention weights have no dropout"),
     Rule("clip_qkv", _is_none, "None", "queries, keys and values are not clipped"),
-    Rule("sliding_window", _is_none, "None", "attention has no sliding window"),
-    Rule("layer_types", _all_full, "'full_attention' for every layer", "every layer attends to all that came before"),
     Rule("mlp_only_layers", _is_false, "[]", "there are no dense layers"),
     Rule("decoder_sparse_step", lambda value: value == 1, "1", "there are no dense layers"),
     Rule("router_jitter_noise", _is_false, "0", "only the router's input is jittered, never the experts'"),
@@ -95,19 +81,13 @@ def config_from_transformers(config: PreTrainedConfig) -> EnhancedMoEConfig:
     """
     peer = peer_named(config.model_type, SOURCES)
     check(config, _THEIR_RULES, "Ava")
-    rope = config.rope_parameters
-    if (rope_type := rope.get("rope_type", "default")) != "default":
-        raise ValueError(f"rope_parameters.rope_type = {rope_type!r}: must be 'default' for Ava: RoPE is not scaled")
-    if (factor := rope.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise ValueError(
-            f"rope_parameters.partial_rotary_factor = {factor}: must be 1 for Ava: heads rotate as a whole"
-        )
     derived_head_dim = config.hidden_size // config.num_attention_heads
     experts = 1 if peer.dense else config.num_experts
+    fields = {field: getattr(config, field) for field in _SHARED_FIELDS} | context_from(config)
     return EnhancedMoEConfig(
-        **{field: getattr(config, field) for field in _SHARED_FIELDS},
+        **fields,
+        **window_from(config, peer),
         head_dim=getattr(config, "head_dim", None) or derived_head_dim,
-        rope_theta=rope["rope_theta"],
         qk_norm=peer.qk_norm,
         num_ffn_experts=experts,
         expert_intermediate_size=getattr(config, peer.expert_width_field),
@@ -138,9 +118,13 @@ def config_to_transformers(config: EnhancedMoEConfig, target: str) -> PreTrained
         "num_experts": config.num_ffn_experts,
         "num_experts_per_tok": config.num_experts_per_token,
         peer.expert_width_field: config.expert_intermediate_size,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "router_aux_loss_coef": config.balance_loss_weight / config.num_ffn_experts,
     }
+    fields |= context_to(config)
+    if config.sliding_window is not None:
+        fields |= {"sliding_window": config.sliding_window}
+        # The one with a switch; others would keep the word as if it meant something.
+        fields |= {"use_sliding_window": True} if hasattr(peer.config_class, "use_sliding_window") else {}
     if not peer.normalises_always:
         fields["norm_topk_prob"] = config.normalize_router_weights
     if not peer.derives_head_dim:
@@ -152,6 +136,8 @@ def _rules_of(config: EnhancedMoEConfig, peer: Peer) -> list[Rule]:
     """What of ours this one peer lacks."""
     kind = peer.qk_norm
     rules = [Rule("qk_norm", lambda value: value == kind, repr(kind), "it normalises queries and keys in no other way")]
+    if config.sliding_window is not None:
+        rules.append(slides_like(peer))
     if peer.normalises_always:
         rules.append(Rule("normalize_router_weights", bool, "True", "its router weights always sum to one"))
     if peer.derives_head_dim:
@@ -162,14 +148,3 @@ def _rules_of(config: EnhancedMoEConfig, peer: Peer) -> list[Rule]:
             )
         )
     return rules
-
-
-def check(config: PreTrainedConfig, rules: tuple[Rule, ...], target: str) -> None:
-    """Refuse a configuration that breaks a rule.
-
-    Raises:
-        ValueError: the first one that is broken, by field and value.
-    """
-    for rule in rules:
-        if hasattr(config, rule.field) and not rule.holds(value := getattr(config, rule.field)):
-            raise ValueError(f"{rule.field} = {value!r}: must be {rule.must_be} for {target}: {rule.because}")

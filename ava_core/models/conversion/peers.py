@@ -31,6 +31,7 @@ class Peer:
         normalises_always: it rescales the chosen router weights to sum to one, and has no switch (`norm_topk_prob`).
         expert_width_field: its name for the width of an expert's hidden layer.
         derives_head_dim: its heads are always hidden_size / num_attention_heads wide.
+        slides: its layers can attend in a sliding window: all or none of them, where nothing says it for each layer.
         dense: it has one feed-forward network per layer, which is a mixture of one expert.
     """
 
@@ -41,6 +42,7 @@ class Peer:
     normalises_always: bool
     expert_width_field: str
     derives_head_dim: bool
+    slides: bool = False
     dense: bool = False
 
 
@@ -64,6 +66,7 @@ PEERS: dict[str, Peer] = {
             normalises_always=True,
             expert_width_field="intermediate_size",
             derives_head_dim=False,
+            slides=True,
         ),
         Peer(
             name="qwen3_moe",
@@ -73,6 +76,7 @@ PEERS: dict[str, Peer] = {
             normalises_always=False,
             expert_width_field="moe_intermediate_size",
             derives_head_dim=False,
+            slides=True,
         ),
     )
 }
@@ -98,6 +102,7 @@ DENSE_PEERS: dict[str, Peer] = {
             normalises_always=True,
             expert_width_field="intermediate_size",
             derives_head_dim=False,
+            slides=True,
             dense=True,
         ),
     )

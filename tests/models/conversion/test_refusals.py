@@ -95,7 +95,7 @@ def test_free_width_of_heads_is_refused_where_the_target_derives_it(kind, allowe
         ("olmoe", "clip_qkv", 8.0),
         ("olmoe", "attention_bias", True),
         ("olmoe", "hidden_act", "gelu"),
-        ("mixtral", "sliding_window", 16),
+        ("olmoe", "sliding_window", 16),
         ("mixtral", "router_jitter_noise", 0.1),
         ("mixtral", "attention_dropout", 0.1),
         ("qwen3_moe", "mlp_only_layers", [1]),
@@ -108,23 +108,35 @@ def test_feature_that_ours_lacks_is_refused_by_name(kind, field, value, make_the
     assert message.startswith(f"{field} = {value!r}: must be ") and "for Ava" in message
 
 
-def test_window_that_qwen3_doesnt_use_is_no_obstacle_but_one_that_it_uses_is(make_theirs):
-    from_transformers(make_theirs("qwen3_moe", sliding_window=16))
-    message = refusal(from_transformers, make_theirs("qwen3_moe", sliding_window=16, use_sliding_window=True))
-    assert message.startswith("sliding_window = 16: must be None")
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_scaled_rope_is_refused(kind, make_theirs):
-    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-    message = refusal(from_transformers, make_theirs(kind, rope_parameters=rope))
-    assert message.startswith("rope_parameters.rope_type = 'linear': must be 'default'")
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0], "factor": 2.0},
+    ],
+    ids=["llama3", "longrope"],
+)
+def test_other_ways_to_scale_rope_are_refused(kind, rope, make_theirs):
+    config = make_theirs(kind).config
+    config.rope_parameters = {**rope, "rope_theta": 1e4, "original_max_position_embeddings": 32}
+    message = refusal(config_from_transformers, config)
+    assert message.startswith(f"rope_parameters.rope_type = {rope['rope_type']!r}: must be one of default, linear")
 
 
 def test_partly_rotated_heads_are_refused(make_theirs):
     rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     message = refusal(from_transformers, make_theirs("olmoe", rope_parameters=rope))
     assert message.startswith("rope_parameters.partial_rotary_factor = 0.5: must be 1")
+
+
+def test_windows_that_a_target_lacks_are_refused():
+    sliding = convertible("olmoe", sliding_window=8)
+    assert refusal(config_to_transformers, sliding, "olmoe").startswith("sliding_window = 8: must be None for olmoe")
+    mixed = convertible("mixtral", sliding_window=8, layer_types=["full_attention", "sliding_attention"])
+    message = refusal(config_to_transformers, mixed, "mixtral")
+    assert message.startswith("layer_types = ['full_attention', 'sliding_attention', 'full_attention', 'sliding_atte")
+    assert "must be sliding_attention for every layer for mixtral" in message
 
 
 def test_layers_of_different_shapes_are_refused(make_theirs):
