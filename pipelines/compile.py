@@ -14,6 +14,7 @@ from pathlib import Path
 from ava_core.config import AvaConfig
 from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.config.register import REGISTERED
+from ava_core.errors import ConfigError
 from components import image as images
 from components.image import IMAGE
 from pipelines import command_line, kubernetes
@@ -50,6 +51,20 @@ def parent_folder(config: AvaConfig) -> str | None:
     return None if init is None or init.startswith(REGISTERED) else init
 
 
+def require_reachable_teacher(config: AvaConfig) -> None:
+    """Refuse a teacher that the graph's tasks can't see: only what a training begins from has an input of the graph.
+
+    Raises:
+        ConfigError: `train.teacher.model` names a folder.
+    """
+    teacher = config.train.teacher.model
+    if teacher is not None and not teacher.startswith(REGISTERED):
+        raise ConfigError(
+            f"train.teacher.model = {teacher}: the pipeline's tasks don't see that folder: register the teacher and"
+            " give models:/NAME@ALIAS, or train with `ava train` or DVC"
+        )
+
+
 def choose_image(given: str | None, record: Path = images.RECORD) -> str:
     """The image to compile with (see `components.image.choose`); a warning goes to standard error."""
     image = images.choose(given, record=record)
@@ -67,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     config = command_line.resolve_flags(flags).config
     kubernetes.check(config)
+    require_reachable_teacher(config)
     begins_from_folder = parent_folder(config) is not None
     text = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes, begins_from_folder)
     flags.output.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,8 @@ def _find_rate(request: Request, flags: Mapping[str, Any]) -> None:
 
     if flags["criterion"] not in CRITERIA:
         raise ConfigError(f"--criterion {flags['criterion']}: must be one of {', '.join(CRITERIA)}")
+    if request.config.train.teacher.model is not None:
+        raise ConfigError("train.teacher.model: a search of the rate knows no teacher: leave it out for --find-lr")
     prepare_inputs(request)
     from ava_core.training.explore import explore_rates
 

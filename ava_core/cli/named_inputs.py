@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DOWNLOADS = "models"
 """Folder of the work folder for registered models; all machines of a training see it."""
+BEGINNING = "train.init"
+"""What a training begins from, whose architecture it has."""
 CHECKPOINTS = ("checkpoint.json", "step-*/checkpoint.json", "checkpoints/step-*/checkpoint.json")
 """What tells a checkpoint, or a folder of them, from a model."""
 
@@ -50,7 +52,7 @@ def architecture_reader(spec: StepSpec, work: Path) -> Callable[[str], Mapping[s
     from ava_core.runtime import manifest
     from ava_core.steps.table import producers
 
-    port = next((port for port in spec.named_inputs if port.setting == "train.init"), None)
+    port = next((port for port in spec.named_inputs if port.setting == BEGINNING), None)
     if port is None:
         return find_architecture
 
@@ -106,8 +108,9 @@ def _folder(port: Input, name: str, work: Path) -> Path | None:
         raise ConfigError(f"{port.setting} = {name}: must be a folder, or models:/NAME@ALIAS: fetch it first")
     folder = Path(name).absolute()
     if any(next(folder.glob(pattern), None) for pattern in CHECKPOINTS):
+        instead = f"; give --resume {name}, with --reset-optimizer if only its weights are wanted"
         raise ConfigError(
-            f"{port.setting} = {name}: is a checkpoint: {flag(port.name)} takes a finished model; give --resume {name},"
-            " with --reset-optimizer if only its weights are wanted"
+            f"{port.setting} = {name}: is a checkpoint: {flag(port.name)} takes a finished model"
+            f"{instead if port.setting == BEGINNING else ''}"
         )
     return folder

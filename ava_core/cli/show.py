@@ -82,6 +82,8 @@ def _show_outputs(folder: Path) -> list[Broken]:
         figures = [f"{name} {known[name]:,.6g}" for name in (spec.headlines if spec else ()) if name in known]
         if parent := output.manifest.inputs.get("init"):
             figures.append(f"began from {folders.get(parent, parent[:12])}")
+        if teacher := output.manifest.inputs.get("teacher"):
+            figures.append(f"taught by {folders.get(teacher, teacher[:12])}")
         if (origin := _origin(output.folder)) is not None:
             figures.append(origin)
         seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""

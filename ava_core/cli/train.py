@@ -29,6 +29,9 @@ def _compute(run: StepRun) -> None:
         init=run.optional_input("init"),
         resume=run.optional_input("resume"),
         reference=run.optional_input("reference"),
+        teacher=run.optional_input("teacher"),
+        work=run.work,
+        code=run.code,
         kept=run.kept / "checkpoints",
         profile=_beside(run, "profile") if run.config.train.profile else None,
     )

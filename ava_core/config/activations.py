@@ -98,6 +98,8 @@ def head_bytes(train: TrainConfig, width: int, vocab_size: int, kernels: str) ->
     """
     tokens = min(train.micro_batch_size * train.sequence_length, LOGITS_CHUNK)
     per_logit = 2 * FLOAT32 if _has_kernels(train, kernels) else 4 * FLOAT32
+    if train.teacher.model is not None:  # the divergence from it holds two more of them, and the kernels know none
+        per_logit = 6 * FLOAT32
     return tokens * vocab_size * per_logit + FLOAT32 * width * vocab_size
 
 

@@ -23,7 +23,14 @@ from ava_core.config.section import (
     Weight,
 )
 from ava_core.config.tasks import BUILT_IN, TaskConfig, TaskList
-from ava_core.config.train_sections import CurriculumConfig, EmaConfig, GuardConfig, RateGroup, RegularizationConfig
+from ava_core.config.train_sections import (
+    CurriculumConfig,
+    EmaConfig,
+    GuardConfig,
+    RateGroup,
+    RegularizationConfig,
+    TeacherConfig,
+)
 
 ScheduleName = Literal[
     "cosine", "linear", "constant", "one_cycle", "wsd", "plateau", "cosine_restarts", "polynomial", "inverse_sqrt"
@@ -47,8 +54,7 @@ class TrainConfig(Section):
     """Take only the weights from a checkpoint given with --resume, so that the optimiser, its state and the precision
     may be others. A model given with --init has no state of an optimiser."""
     freeze: list[Text] = []
-    """Parameters that stay as they are: patterns of names as a shell has them (`embed*`, `layers.0.*`,
-    `*.moe.gate.*`)."""
+    """Parameters that stay as they are: patterns of names as a shell has them (`layers.0.*`, `*.moe.gate.*`)."""
     steps: Positive = 300
     """Optimiser steps, at most."""
     max_minutes: PositiveNumber | None = None
@@ -85,8 +91,7 @@ class TrainConfig(Section):
     router_learning_rate_ratio: PositiveNumber = 1.0
     """Rate of the routers' gates as a multiple of what they would have."""
     learning_rate_decay_by_layer: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Rate of each layer as a multiple of that of the layer above it (ELECTRA, arXiv 2003.10555): the last layer has it
-    once, the embedding, below the first, most often; 1: all layers learn alike."""
+    """Rate of each layer, and of the embedding, as a multiple of that of the layer above it (arXiv 2003.10555)."""
     learning_rate_groups: list[RateGroup] = []
     """Parameters with a multiple of the rate that they would have, each `{pattern, multiplier}`; the first that matches
     counts."""
@@ -165,6 +170,7 @@ class TrainConfig(Section):
     tasks_limit: Positive = 100
     """Questions of each task there, at most: the error of 100 is about 0.05 at an accuracy of 0.5."""
     loss: LossConfig = LossConfig()
+    teacher: TeacherConfig = TeacherConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     regularization: RegularizationConfig = RegularizationConfig()
     guard: GuardConfig = GuardConfig()

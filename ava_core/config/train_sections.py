@@ -40,6 +40,22 @@ class CurriculumConfig(Section):
     """Share of the steps after which all windows are drawn from."""
 
 
+class TeacherConfig(Section):
+    """A finished model whose predictions are imitated beside the text (distillation, arXiv 1503.02531)."""
+
+    model: Text | None = None
+    """The teacher: a model folder, or a registered one as models:/NAME@ALIAS or models:/NAME/VERSION, of any
+    architecture, with the tokenizer of the shards; null: none. The same as --teacher."""
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Share of the divergence from the teacher (KL, times the square of `temperature`) in the loss; what is left is the
+    cross-entropy's."""
+    temperature: PositiveNumber = 1.0
+    """Divides the logits of both in the divergence: above 1 the teacher's smaller probabilities count more."""
+    top_k: Positive = 32
+    """Tokens whose probabilities are kept of each of the teacher's predictions, the most probable ones; all others are
+    one outcome more. They take 4 bytes each on the disk, once for all trainings with this teacher and these shards."""
+
+
 class RegularizationConfig(Section):
     """Dropout, weight decay and router noise that follow the gap between validation and training loss."""
 

@@ -23,10 +23,12 @@ class WindowBatch:
     Attributes:
         windows: int64 array of shape (B, L + 1): inputs are `[:, :-1]`, targets `[:, 1:]`. L may be shorter than
             train.sequence_length; B is then larger, so that a batch keeps its number of tokens.
+        starts: (B,), int64: where in the stream each window begins.
         figures: the curriculum's values at this step, for the history; of the global batch, the same on every rank.
     """
 
     windows: np.ndarray
+    starts: np.ndarray
     figures: dict[str, float] = field(default_factory=dict)
 
 

@@ -208,8 +208,9 @@ class CurriculumBatches:
             figures["global_batch_size"] = float(size)
         if self.scores is not None:
             figures |= {"competence": self.competence(index), "difficulty": self._mean_score(starts)}
-        windows = self.ordinary.windows(starts[rank * share : (rank + 1) * share])
-        return WindowBatch(_cut(windows, length), figures)
+        own = starts[rank * share : (rank + 1) * share]
+        cut = (own[:, None] + np.arange(0, self.ordinary.sequence_length, length)).reshape(-1)
+        return WindowBatch(_cut(self.ordinary.windows(own), length), cut, figures)
 
     @cached_property
     def _easiest_first(self) -> np.ndarray:

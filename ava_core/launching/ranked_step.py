@@ -116,8 +116,13 @@ def _run_as_other_rank(ranks: Ranks, request: Request) -> None:
 
         # This machine may have other threads than rank 0's, and the folders in another place; a registered model has
         # been fetched by rank 0 for all.
-        init = next(iter(request.inputs.get("init", ())), training.init)
-        here = replace(training, threads=request.threads, shards=request.inputs["shards"][0], init=init)
+        init, teacher = (
+            next(iter(request.inputs.get(name, ())), by_rank_zero)
+            for name, by_rank_zero in (("init", training.init), ("teacher", training.teacher))
+        )
+        here = replace(
+            training, threads=request.threads, shards=request.inputs["shards"][0], init=init, teacher=teacher
+        )
         train(here, Progress(quiet=True))
 
 

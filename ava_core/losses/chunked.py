@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ava_core import kernels
-from ava_core.losses.rows import Candidates, Rows
+from ava_core.losses.rows import OfRows, Rows
 from ava_core.losses.token import CrossEntropy, LogitZLoss, TokenLoss
 
 CHUNK_TOKENS = 1024
@@ -30,7 +30,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         labels_T: Tensor,
         losses: Sequence[TokenLoss],
         chunk: int,
-        candidates: Mapping[str, Candidates],
+        candidates: Mapping[str, OfRows],
     ) -> tuple[Tensor, Tensor]:
         kind = hidden_TD.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_TD.dtype
@@ -76,7 +76,7 @@ def _reference_chunk(
     losses: Sequence[TokenLoss],
     grad_hidden_TD: Tensor | None,
     grad_weight_VD: Tensor | None,
-    candidates: Mapping[str, Candidates],
+    candidates: Mapping[str, OfRows],
 ) -> Tensor:
     """Sum of each loss over a chunk's tokens; writes the first gradient and adds to the second."""
     needed = grad_hidden_TD is not None or grad_weight_VD is not None
@@ -120,7 +120,7 @@ def _native_chunk(
     losses: Sequence[TokenLoss],
     grad_hidden_TD: Tensor | None,
     grad_weight_VD: Tensor | None,
-    _candidates: Mapping[str, Candidates],
+    _candidates: Mapping[str, OfRows],
 ) -> Tensor:
     """Like `_reference_chunk` with loss and gradient in one pass over the logits; our products don't round those."""
     cross_entropy, *others = losses
@@ -144,12 +144,12 @@ def chunked_head_loss(
     labels_T: Tensor,
     losses: Sequence[TokenLoss],
     chunk: int = CHUNK_TOKENS,
-    candidates: Mapping[str, Candidates] | None = None,
+    candidates: Mapping[str, OfRows] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum over tokens of the weighted losses of `hidden @ weight.T`, without holding all logits.
 
     Returns the weighted sum (differentiable, once) and the unweighted sum of each loss (detached). The products follow
-    autocast; logits enter the losses in float32 (or wider). `candidates` are those of the losses that have any, by
-    name; see `Rows`.
+    autocast; logits enter the losses in float32 (or wider). `candidates` are what losses need beside logits and
+    labels, by name; see `Rows`.
     """
     return _ChunkedHeadLoss.apply(hidden_TD, weight_VD, labels_T, losses, chunk, candidates or {})

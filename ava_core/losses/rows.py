@@ -1,11 +1,12 @@
 """Logits by row, one per predicted token, and what several losses need of them. Shapes: see `ava_core.models.shapes`;
-here N is candidates, pairs of a row and a token."""
+here N is candidates, pairs of a row and a token, and K a teacher's most probable tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,29 @@ IGNORE_INDEX = -100
 
 
 @dataclass(slots=True, kw_only=True)
+class TeacherTargets:
+    """A teacher's distribution over its K most probable tokens and the rest of the vocabulary, at each position.
+
+    Attributes:
+        ids_TK: the tokens, integers, distinct within a row; (..., K).
+        log_probs_TK1: log-probabilities of the tokens and, last, of the rest, at the temperature of the loss; they sum
+            to 1 in each row. -inf for a rest of none. (..., K + 1), float32.
+    """
+
+    ids_TK: Tensor
+    log_probs_TK1: Tensor
+
+    def flat(self) -> TeacherTargets:
+        """The same with one leading axis."""
+        return TeacherTargets(ids_TK=self.ids_TK.flatten(0, -2), log_probs_TK1=self.log_probs_TK1.flatten(0, -2))
+
+    def chunks(self, rows: int, chunk: int) -> list[TeacherTargets]:
+        """Cut `rows` rows into chunks."""
+        parts = (slice(start, start + chunk) for start in range(0, rows, chunk))
+        return [TeacherTargets(ids_TK=self.ids_TK[p], log_probs_TK1=self.log_probs_TK1[p]) for p in parts]
+
+
+@dataclass(slots=True, kw_only=True)
 class TokenContext:
     """The inputs, for parts of the loss that depend on more than logits and labels.
 
@@ -23,10 +47,20 @@ class TokenContext:
         inputs_BS: the token at each position, whose label is the next one; None if only embeddings are known.
         document_ids_BS: document of each input, equal numbers being neighbours; negative for padding. None: one
             document per sequence.
+        teacher: what a teacher predicts at each position, (B, S, ...); None without one.
     """
 
     inputs_BS: Tensor | None = None
     document_ids_BS: Tensor | None = None
+    teacher: TeacherTargets | None = None
+
+
+class OfRows(Protocol):
+    """What a part of the loss needs of each row beside its logits and its label."""
+
+    def chunks(self, rows: int, chunk: int) -> Sequence[OfRows]:
+        """Cut `rows` rows into chunks, numbered from 0 in each."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +99,7 @@ class Rows:
     Attributes:
         logits_TV: float32 or wider.
         labels_T: the targets, `IGNORE_INDEX` where there is none.
-        candidates: by the name of the part that asked for them.
+        candidates: what parts need beside them, by the name of the part that asked for it.
 
     Raises:
         IndexError: a label is no token of the vocabulary. PyTorch's cross-entropy refuses it too, but not every part
@@ -74,7 +108,7 @@ class Rows:
 
     logits_TV: Tensor
     labels_T: Tensor
-    candidates: Mapping[str, Candidates] = field(default_factory=dict)
+    candidates: Mapping[str, OfRows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.labels_T.device.type != "cpu" or torch.compiler.is_compiling():

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ava_core.config.loss import LossConfig
+from ava_core.config.train_sections import TeacherConfig
 from ava_core.losses.chunked import chunked_head_loss
+from ava_core.losses.distillation import Distillation
 from ava_core.losses.multi_token import MultiToken
-from ava_core.losses.rows import IGNORE_INDEX, Candidates, Rows, TokenContext
+from ava_core.losses.rows import IGNORE_INDEX, OfRows, Rows, TokenContext
 from ava_core.losses.token import CrossEntropy, FocalLoss, LogitZLoss, TokenLoss
 from ava_core.losses.unlikelihood import EarlyEnd, NgramRepetition, Repetition, Unlikelihood
 
@@ -74,14 +76,23 @@ class UnifiedLoss:
         router_z_loss_weight: float = 0.0,
         router_diversity_weight: float = 0.0,
         end_token_id: int | None = None,
+        teacher: TeacherConfig | None = None,
     ) -> UnifiedLoss:
         """What the section `train.loss` describes, with the routers' weights. A part of weight 0 is left out.
+
+        With a `teacher`, of weight w and temperature t, the cross-entropy has the weight 1 - w and the divergence from
+        the teacher w t^2 (arXiv 1503.02531, section 2).
 
         Raises:
             ValueError: the early-end penalty is on and there is no `end_token_id`.
         """
         cross_entropy = CrossEntropy(label_smoothing=config.label_smoothing, temperature=config.temperature)
-        optional: list[TokenLoss] = [
+        optional: list[TokenLoss] = []
+        if teacher is not None:
+            cross_entropy.weight = 1 - teacher.weight
+            weight = teacher.weight * teacher.temperature**2
+            optional.append(Distillation(weight=weight, temperature=teacher.temperature))
+        optional += [
             LogitZLoss(weight=config.z_loss_weight),
             FocalLoss(weight=config.focal_weight, gamma=config.focal_gamma),
             Repetition(weight=config.repetition_weight),
@@ -115,7 +126,9 @@ class UnifiedLoss:
     @property
     def needs_context(self) -> bool:
         """Whether a part depends on more than logits and labels."""
-        return self.multi_token is not None or any(isinstance(loss, Unlikelihood) for loss in self.token_losses)
+        return self.multi_token is not None or any(
+            isinstance(loss, Unlikelihood | Distillation) for loss in self.token_losses
+        )
 
     def __call__(
         self,
@@ -155,8 +168,10 @@ class UnifiedLoss:
             num_items = predicted.clamp_min(1)
         else:
             share = predicted / num_items
-        candidates = {
-            loss.name: loss.candidates(labels, context) for loss in self.token_losses if isinstance(loss, Unlikelihood)
+        candidates: dict[str, OfRows] = {
+            loss.name: loss.candidates(labels, context)
+            for loss in self.token_losses
+            if isinstance(loss, Unlikelihood | Distillation)
         }
         labels_T = labels.reshape(-1)
         if logits is not None:
@@ -182,7 +197,7 @@ class UnifiedLoss:
         return LossOutput(total=total, main=main, auxiliary=added, parts=parts)
 
     def _of_logits(
-        self, logits: Tensor, labels_T: Tensor, candidates: Mapping[str, Candidates], num_items: Tensor | int
+        self, logits: Tensor, labels_T: Tensor, candidates: Mapping[str, OfRows], num_items: Tensor | int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the token losses, and each by name."""
         wide = torch.promote_types(logits.dtype, torch.float32)
@@ -200,7 +215,7 @@ class UnifiedLoss:
         hidden: Tensor,
         weight_VD: Tensor,
         labels_T: Tensor,
-        candidates: Mapping[str, Candidates],
+        candidates: Mapping[str, OfRows],
         num_items: Tensor | int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `_of_logits`, in chunks."""

@@ -8,6 +8,7 @@ target is never one. They are found once per batch, without gradients, and are f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Unlikelihood:
 
     def __call__(self, rows: Rows) -> Tensor:
         """(T,), nats. Costs two passes over the logits, which all parts of this kind share."""
-        found = rows.candidates[self.name]
+        found = cast(Candidates, rows.candidates[self.name])
         loss_T = rows.logits_TV.new_zeros(len(rows.labels_T))
         return loss_T.index_add(0, found.rows_N, rows.unlikelihood(found.rows_N, found.tokens_N))
 

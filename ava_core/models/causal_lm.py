@@ -80,6 +80,7 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, Gene
             num_items_in_batch: divisor of the summed token losses, for accumulated batches.
             loss_function: a loss to compute instead of the model's own, for this call; what measurements give, so that
                 they never see label smoothing and the like. Not in the signature either.
+            teacher: `TeacherTargets` (B, S, ...) of the positions, for a loss that has a part for them; nor is this.
             return_logits: False computes head and loss in chunks of tokens, never holding all logits: less memory, more
                 speed (`ava_core.losses.chunked`).
 
@@ -100,7 +101,7 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, Gene
             "output_routes": output_routes,
             "routes": routes,
         }
-        shift_labels = kwargs.get("shift_labels")
+        shift_labels, teacher = kwargs.get("shift_labels"), kwargs.get("teacher")
         loss_function: UnifiedLoss = kwargs.get("loss_function") or self.loss_function
         aligned_BS = shift_labels if labels is None else align_labels(labels)
         gradient = self.model.auxiliary_gradient()
@@ -122,6 +123,7 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, Gene
             context = None
             if loss_function.needs_context:
                 context = _context(input_ids, document_ids, position_ids, attention_mask)
+                context.teacher = teacher
             computed = loss_function(
                 aligned_BS,
                 logits=logits if whole else None,
@@ -137,7 +139,12 @@ class EnhancedMoEForCausalLM(EnhancedMoEPreTrainedModel, BoundedGeneration, Gene
                 gradient.leave_to(main_loss)
             if self._reads_loss(loss) and not math.isfinite(loss.detach()):
                 raise NonFiniteError.of(
-                    self, loss, **inputs, shift_labels=aligned_BS, num_items_in_batch=num_items_in_batch
+                    self,
+                    loss,
+                    **inputs,
+                    shift_labels=aligned_BS,
+                    num_items_in_batch=num_items_in_batch,
+                    teacher=teacher,
                 )
         return EnhancedMoECausalLMOutput(
             loss=loss,

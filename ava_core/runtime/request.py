@@ -66,6 +66,8 @@ class StepRun:
         output: an empty folder to write into.
         destination: where the finished output is put: what a clock made may be written beside it, as
             `DESTINATION.NAME`.
+        work: the work folder.
+        code: digest of the code that can change the step's result.
         state: a folder that outlives a killed run; holds what an earlier one with the same key left.
         kept: a folder in `state`, not there yet: what it holds when the step has finished stays in the work folder,
             in `WORK/STEP/KEY/kept/`, until its entry is pruned.
@@ -81,6 +83,8 @@ class StepRun:
     choices: Mapping[str, str]
     output: Path
     destination: Path
+    work: Path
+    code: str
     state: Path
     kept: Path
     progress: Progress

@@ -137,6 +137,8 @@ def _compute_staged(
         choices=request.choices,
         output=entry.staging,
         destination=request.output,
+        work=request.work,
+        code=identity.code,
         state=entry.state,
         kept=entry.keeping,
         progress=request.progress,

@@ -83,6 +83,15 @@ STEPS: dict[str, StepSpec] = {
                     by_hand=True,
                 ),
                 Input(
+                    name="teacher",
+                    kind=MODEL,
+                    help="Model whose predictions are imitated beside the text (distillation), as train.teacher.model:"
+                    " its folder, or models:/NAME@ALIAS. It has the shards' tokenizer.",
+                    description="Model whose predictions are imitated.",
+                    required=False,
+                    setting="train.teacher.model",
+                ),
+                Input(
                     name="reference",
                     kind=MODEL,
                     help="Trained model whose losses order the curriculum (difficulty: reference).",

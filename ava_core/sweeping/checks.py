@@ -86,6 +86,8 @@ def check(space: SweepSpace, base: Base, trials: int | None = None) -> Checked:
         raise ConfigError("train.launcher = trainjob: a sweep trains on this machine: use local, or --via katib")
     if space.pruner and (config.train.init is not None or "train.init" in space.parameters):
         raise ConfigError(f"{base.space}: pruner: doesn't follow a training with train.init yet: leave one of them out")
+    if space.pruner and (config.train.teacher.model is not None or "train.teacher.model" in space.parameters):
+        raise ConfigError(f"{base.space}: pruner: doesn't follow a training with a teacher yet: leave one of them out")
     steps = plan([find_metric(goal.name, str(base.space)) for goal in space.goals], list(space.parameters))
     for key in space.parameters:
         if key.split(".")[0] not in steps.sections:

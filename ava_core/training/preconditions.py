@@ -20,13 +20,15 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
 from ava_core.training.precision import require_support
 from ava_core.training.request import TrainRequest
+from ava_core.training.teacher.lessons import require_teacher
 
 log = logging.getLogger(__name__)
 
 
 def require_trainable(request: TrainRequest) -> None:
-    """Refuse shards without a tokenizer, or with another one than the model to begin from; a model that no machine like
-    this one can hold; what isn't installed; and settings that ask for two beginnings, or for one that isn't there.
+    """Refuse shards without a tokenizer, or with another one than the model to begin from or the teacher; a model that
+    no machine like this one can hold; what isn't installed; and settings that ask for two beginnings, or for one that
+    isn't there.
 
     Raises:
         AvaError: a file of the tokenizer is missing or damaged.
@@ -38,6 +40,7 @@ def require_trainable(request: TrainRequest) -> None:
     _require_one_beginning(request)
     if request.init:
         require_extension(request.init, request.shards)
+    require_teacher(request)
     vocab_size = load_splits_info(request.shards).vocab_size
     require_memory(request.model_config, request.train_config, vocab_size, _machine())
 

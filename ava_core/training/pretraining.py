@@ -38,6 +38,7 @@ class NextToken:
             router_z_loss_weight=model.config.router_z_loss_weight,
             router_diversity_weight=model.config.router_diversity_weight,
             end_token_id=end if isinstance(end, int) else None,
+            teacher=config.teacher if config.teacher.model is not None else None,
         )
         if model.loss_function.multi_token is not None and model.prediction_heads is None:
             attach_prediction_heads(model, config.loss.multi_token_depth)

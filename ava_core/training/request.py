@@ -37,6 +37,12 @@ class TrainRequest:
     """A checkpoint of another training of the same model to begin from."""
     reference: Path | None = None
     """Output of `ava train` whose losses order the curriculum."""
+    teacher: Path | None = None
+    """A finished model whose predictions are imitated: what `train.teacher.model` names."""
+    work: Path | None = None
+    """The work folder, where a teacher's predictions are kept for other trainings; None: they are in `state`."""
+    code: str = ""
+    """Digest of the code that trains: what other code has kept in the work folder isn't taken."""
     kept: Path | None = None
     """Where checkpoints go that outlive the training; None: none does."""
     profile: Path | None = None

@@ -43,6 +43,8 @@ from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock
 from ava_core.training.speed.flops import utilization
 from ava_core.training.speed.peak import measure_peak
+from ava_core.training.teacher.batches import TaughtBatches
+from ava_core.training.teacher.lessons import prepare_lessons, record_of
 from ava_core.training.trainer import Trainer
 from ava_core.training.validation import SplitValidation
 
@@ -78,7 +80,7 @@ class _Training:
     """One attempt at a training in this process: built, run, and written."""
 
     def __init__(self, request: TrainRequest, ranks: Ranks, progress: Progress) -> None:
-        self.request, self.ranks = request, ranks
+        self.request, self.ranks, self.progress = request, ranks, progress
         self.model_config, self.config = request.model_config, request.train_config
         self.training, self.validation = (ShardedSplit.open(request.shards, name) for name in ("train", "validation"))
         self.tokenizer = request.shards / "tokenizer"
@@ -93,6 +95,7 @@ class _Training:
         beginning = Beginning(self.request, self._identity(), self.ranks)
         beginning.check()
         order = self._order()
+        self.lessons = prepare_lessons(self.request, self.training, self.ranks, self.progress)
         model = beginning.build(self.training)
         self.vocab_size = model.config.vocab_size
         parameters = model.num_parameters()
@@ -157,6 +160,10 @@ class _Training:
         boundary = split.boundary_token_id
         return build_batches(split.tokens, boundary, self.config, self.request.seed, difficulty, split.fingerprint)
 
+    def _batches(self, order: CurriculumBatches) -> StreamBatches:
+        boundary = self.training.boundary_token_id
+        return TaughtBatches(order, boundary, self.lessons) if self.lessons else StreamBatches(order, boundary)
+
     def _trainer(self, model: EnhancedMoEForCausalLM, objective: NextToken, order: CurriculumBatches) -> Trainer:
         config, ranks = self.config, self.ranks
         engine = TrainingEngine(model, config, ranks, objective)
@@ -168,7 +175,7 @@ class _Training:
             config=config,
             ranks=ranks,
             engine=engine,
-            batches=StreamBatches(order, self.training.boundary_token_id),
+            batches=self._batches(order),
             validation=SplitValidation(self.validation, config),
             rates=RateSchedule(engine.optimizer, config),
             clipper=build_clipper(config),
@@ -229,6 +236,7 @@ class _Training:
             "active_parameters": result.metrics["active_parameters"],
             "corpus": {**corpus, "vocab_size": info.vocab_size},
             **beginning,
+            **record_of(self.request),
         }
         write_json(output / "training.json", record)
         if self.request.init:

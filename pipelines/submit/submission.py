@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ava_core.errors import ConfigError
 from pipelines import command_line, kubernetes
 from pipelines.ava_pipeline import NAME
-from pipelines.compile import choose_image, compile_pipeline, parent_folder
+from pipelines.compile import choose_image, compile_pipeline, parent_folder, require_reachable_teacher
 
 NAME_CHARACTERS = 12
 
@@ -57,6 +57,7 @@ def from_flags(flags: argparse.Namespace) -> Submission:
         raise ConfigError("preset: auto: would be chosen by this machine's hardware, not the cluster's: name a preset")
     config = resolved.config
     kubernetes.check(config)
+    require_reachable_teacher(config)
     plugins = plugin_options(flags.plugin)
     commit = command_line.head_commit()
     parent = parent_folder(config)

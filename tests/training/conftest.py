@@ -15,9 +15,13 @@ def run(tmp_path, tiny_shards, make_params):
     from ava_core.launching.launch import launch
     from ava_core.training.request import TrainRequest
 
-    def call(name, *, init=None, resume=None, reference=None, shards=tiny_shards, profile=None, **changes):
+    def call(
+        name, *, init=None, resume=None, reference=None, teacher=None, shards=tiny_shards, profile=None, **changes
+    ):
         if init is not None:
             changes = merged(changes, {"train": {"init": str(init)}})
+        if teacher is not None:
+            changes = merged(changes, {"train": {"teacher": {"model": str(teacher)}}})
         config = resolve(params=make_params(**changes)).config
         output, state = tmp_path / name, tmp_path / f"{name}.state"
         shutil.rmtree(output, ignore_errors=True)
@@ -34,6 +38,8 @@ def run(tmp_path, tiny_shards, make_params):
             init=init,
             resume=resume,
             reference=reference,
+            teacher=teacher,
+            work=tmp_path / "work",
             kept=tmp_path / f"{name}.kept",
             profile=profile,
         )

@@ -94,6 +94,16 @@ def test_model_to_begin_from_reaches_the_pods_by_address_or_from_the_registry(se
     assert given["model"] == {"dropout": 0.1} and given["train"]["init"] == "models:/ava-moe@champion"
 
 
+def test_teacher_reaches_the_pods_from_the_registry_alone(server, submit):
+    for teacher in ("outputs/large", "s3://bucket/large"):
+        with pytest.raises(ConfigError, match=rf"train.teacher.model = {teacher}: the pipeline's tasks don't see that"):
+            submit(server, "--set", f"train.teacher.model={teacher}")
+    assert server.state.runs == []
+    submit(server, "--set", "train.teacher.model=models:/ava-large@champion")
+    given = yaml.safe_load(server.state.runs[0]["runtime_config"]["parameters"]["params_yaml"])
+    assert given["train"]["teacher"]["model"] == "models:/ava-large@champion"
+
+
 def test_options_of_the_servers_plugins_reach_the_run(server, submit):
     submit(server, "--plugin", "mlflow.experiment_name=ava prod", "--plugin", "mlflow.disabled=false")
     assert server.state.runs[0]["plugins_input"] == {"mlflow": {"experiment_name": "ava prod", "disabled": False}}
