@@ -50,7 +50,7 @@ def architecture_reader(spec: StepSpec, work: Path) -> Callable[[str], Mapping[s
     """
     from ava_core.config.inheritance import find_architecture, read_architecture
     from ava_core.runtime import manifest
-    from ava_core.steps.table import producers
+    from ava_core.steps.table import makers
 
     port = next((port for port in spec.named_inputs if port.setting == BEGINNING), None)
     if port is None:
@@ -60,7 +60,7 @@ def architecture_reader(spec: StepSpec, work: Path) -> Callable[[str], Mapping[s
         folder = _folder(port, name, work)
         if folder is None:
             return None
-        manifest.verify(folder, *producers(port.kind))  # or a damaged file would be taken for a strange one
+        manifest.verify(folder, *makers(port.kind))  # or a damaged file would be taken for a strange one
         return read_architecture(folder)
 
     return read

@@ -267,8 +267,3 @@ def makers(kind: Kind | None) -> tuple[str, ...]:
 def origin(kind: Kind) -> str:
     """Where a folder of a kind comes from, for messages: `output folder of `ava train` or `ava import``."""
     return f"output folder of {' or '.join(f'`ava {name}`' for name in makers(kind))}"
-
-
-def producers(kind: Kind | None) -> tuple[str, ...]:
-    """Names of the steps that give a kind of output; none give a raw folder, which has no kind."""
-    return tuple(name for name, spec in STEPS.items() if spec.kind == kind)

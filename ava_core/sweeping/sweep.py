@@ -16,7 +16,7 @@ from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.identity import values_read
 from ava_core.runtime.work import Entry
-from ava_core.steps.table import STEPS, producers
+from ava_core.steps.table import STEPS, makers
 from ava_core.sweeping.checks import Base, Checked
 from ava_core.sweeping.report import render
 from ava_core.sweeping.results import Results, TrialRow, gather
@@ -94,7 +94,7 @@ def open_study(request: SweepRequest) -> SweepStudy:
     values = {step: values_read(STEPS[step], config) for step in _steps(request.checked)}
     base = {"configuration": digest_value({"threads": config.threads, **values})}
     if request.shards is not None:
-        base["--shards"] = manifest.verify(request.shards, *producers(STEPS["preprocess"].kind)).digest
+        base["--shards"] = manifest.verify(request.shards, *makers(STEPS["preprocess"].kind)).digest
     return SweepStudy(request.storage, request.name, request.checked, base)
 
 

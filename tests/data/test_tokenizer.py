@@ -93,6 +93,7 @@ save_tokenizer(train_tokenizer(texts, TokenizerConfig(vocab_size=700)), Path(sys
 """
 
 
+@pytest.mark.slow
 def test_another_process_with_other_threads_and_hash_seed_writes_the_same_bytes(tmp_path, corpus_text):
     (tmp_path / "text").write_text(corpus_text)
     written = []

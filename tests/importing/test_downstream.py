@@ -1,9 +1,12 @@
 """What an imported model is to the steps: quantised, evaluated, gated, registered, generated from and served."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.config.generation import GenerationConfig
@@ -22,6 +25,7 @@ from ava_core.registry import list_versions
 from ava_core.registry.gate import gate
 from ava_core.registry.register import register
 from ava_core.runtime import manifest
+from tests.conftest import TINY_PARAMS
 from tests.importing.conftest import finish, write_source
 from tests.registry.conftest import finished
 
@@ -68,6 +72,19 @@ def test_evaluation_scores_both_and_says_where_the_model_comes_from(chain):
     report = (chain.evaluation / "report.html").read_text()
     assert f"from {chain.source} ({chain.source}), licence apache-2.0." in report
     assert "documents (" not in report.split("Scored on")[0], "nothing is known of what it was trained on"
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_from_it(chain, tiny_shards, tmp_path):
+    fields = {name: section for name, section in TINY_PARAMS.items() if name != "model"}
+    fields["train"] = {**fields["train"], "init": str(chain.model), "steps": 2}
+    params, output = tmp_path / "params.yaml", tmp_path / "continued"
+    params.write_text(yaml.safe_dump(fields))
+    command = [sys.executable, "-m", "ava_core.cli.main", "train", "--params", params, "--shards", tiny_shards]
+    run = subprocess.run([*command, "--output", output, "--quiet"], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert manifest.read(output).inputs["init"] == manifest.read(chain.model).digest
+    assert read_origin(output).licence == read_origin(chain.model).licence
 
 
 def test_quantised_model_carries_the_origin_and_the_text_of_the_licence(chain):

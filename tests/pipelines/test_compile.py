@@ -53,6 +53,7 @@ def test_kfp_reads_both_documents_back(variant):
     assert set(executors) == {name for name in containers if not name.startswith("exec-importer")}
 
 
+@pytest.mark.slow
 def test_kfp_s_own_compiler_gives_what_ours_does(tmp_path):
     program = str(Path(sys.executable).with_name("kfp"))
     given = ["--py", str(ROOT / "pipelines" / "default.py"), "--output", "kfp.yaml"]
@@ -67,6 +68,7 @@ def test_kfp_s_own_compiler_gives_what_ours_does(tmp_path):
     assert (tmp_path / "kfp.yaml").read_text() in ours
 
 
+@pytest.mark.slow
 def test_another_process_compiles_the_same_bytes(tmp_path):
     params = GOLDEN / "kubernetes.params.yaml"
     command = [sys.executable, "-m", "pipelines.compile", "--params", str(params), "--image", IMAGE, "--output"]

@@ -190,6 +190,7 @@ def interrupt(fake, ir: str, number: int, runner: str, fault: str) -> subprocess
 ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), ENDINGS)
 def test_interrupt_ends_the_step_with_its_children(host, ir, number, code):
     answer = interrupt(host, ir, number, "host", "train=hang")
@@ -336,6 +337,7 @@ def test_tasks_of_one_component_have_folders_of_their_own(run_repeated):
     assert written["copy"] == str(result.folder("note-2") / "made")
 
 
+@pytest.mark.slow
 def test_parts_of_the_corpus_are_tasks_with_folders_of_their_own(host):
     cluster = KubernetesConfig.model_validate({"preprocess_parts": 3, "work": {"claim": "work", "mount_path": "/mnt"}})
     host.graph = Graph(compile_pipeline(["int8"], cluster=cluster))

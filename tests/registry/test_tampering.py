@@ -206,6 +206,7 @@ def test_mlflow_finds_it_where_ava_is_installed():
     assert "ava_mlflow.py" in table["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
 
 
+@pytest.mark.slow
 def test_check_leaves_no_code_of_ours_that_a_versions_own_would_give_way_to(version, mlflow_server):
     program = (
         "import sys, ava_core.auto_classes, mlflow, ava_mlflow\n"

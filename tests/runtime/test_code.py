@@ -102,6 +102,7 @@ def with_another_constant(text: str) -> str:
     return f"{text}\nADDED = 1\n"
 
 
+@pytest.mark.slow
 def test_comment_or_docstring_anywhere_reruns_nothing(copy):
     before = copy.digests()
     comments = {".py": "# A comment.", ".cpp": "// A comment.", ".h": "/* A\n comment. */"}

@@ -251,6 +251,7 @@ def test_finder_writes_its_files_and_no_work(ava_train, tmp_path, monkeypatch):
     assert not list((tmp_path / "work").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_finder_writes_what_it_found_into_the_parameters_and_shows_the_curve(
     ava_train, tmp_path, monkeypatch, make_params
 ):

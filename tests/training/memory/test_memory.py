@@ -161,6 +161,7 @@ def planned(budget=None, **fields):
     return plan_memory(make_model(6), settings(16, 128, memory_budget=budget, **fields))
 
 
+@pytest.mark.slow
 def test_the_fewest_layers_recompute(quiet_process):
     none, every = planned(), planned(gradient_checkpointing=True)
     assert (none.layers_recomputed, every.layers_recomputed) == ((), tuple(range(6)))
