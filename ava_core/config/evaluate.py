@@ -31,6 +31,9 @@ class EvaluateConfig(Section):
 
     batch_size: Positive = 16
     """Windows of train.sequence_length tokens in one forward pass."""
+    context: Positive | None = None
+    """Also score in windows of so many tokens, longer than those of the training, and tell the loss by how much of its
+    document the model has read; at most model.max_position_embeddings. null: don't."""
     prompts: Annotated[list[AnyText], Field(min_length=1)] = ["To be, or", "ROMEO\nO, she doth", "Enter the KING"]
     """Texts that the report's samples continue."""
     generation: GenerationConfig = GenerationConfig()

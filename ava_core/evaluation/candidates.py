@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ava_core.data.reencoding import ModelText
+from ava_core.data.shards import document_names
+from ava_core.data.tokenizer_identity import digest_of
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.evaluation.losses import FLOAT
 from ava_core.models.pretrained import GIVE_MODEL
@@ -16,6 +19,8 @@ from ava_core.steps.schemes import SCHEMES
 
 log = logging.getLogger(__name__)
 _QUANTIZED = "give the output folder of `ava quantize`"
+NAMED_DOCUMENTS = 5
+"""Documents whose names tell other shards' text, at most."""
 RUNTIME_FILES = (
     "model*.safetensors",
     "config.json",
@@ -120,3 +125,23 @@ def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: is not a JSON object: restore the folder or make it anew")
     return value
+
+
+def describe_text(text: ModelText, shards: Path, split: str) -> dict[str, Any]:
+    """Which text was scored, where it isn't that of the shards which the model was trained on."""
+    return {
+        "shards": manifest.read(shards).digest,
+        "documents": document_names(shards, split)[:NAMED_DOCUMENTS],
+        "tokenizer": digest_of(shards / "tokenizer"),
+        "reencoded": text.reencoded,
+    }
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The lines of history.jsonl; none if the model came without a training record."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or train again") from error

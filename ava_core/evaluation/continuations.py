@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -175,3 +175,16 @@ def _coherence(
         (nats - other) / len(tokens) for (_, tokens), (nats, _), (other, _) in zip(pairs, own, others, strict=True)
     ]
     return {name: sum(falls) / len(falls)}
+
+
+def write_continuations(output: Path, passages: Sequence[Passage], written: Mapping[str, Continuations | None]) -> None:
+    """continuations.jsonl: what each model wrote after each prompt, where that was asked for."""
+    rows = [
+        {"model": model, "prompt": passage.prompt, "text": text, "references": passage.references}
+        for model, continuations in written.items()
+        if continuations is not None
+        for passage, text in zip(passages, continuations.texts, strict=True)
+    ]
+    if rows:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (output / "continuations.jsonl").write_text(text, encoding="utf-8")

@@ -21,18 +21,25 @@ from ava_core.data.batches import bits_per_byte
 from ava_core.data.reencoding import ModelText, open_text
 from ava_core.data.shards import ShardedSplit, document_names
 from ava_core.data.tokenizer import load_tokenizer
-from ava_core.data.tokenizer_identity import digest_of
-from ava_core.errors import IntegrityError
 from ava_core.evaluation import classification, comparable, losses, summary
 from ava_core.evaluation.benchmarks import Benchmarks
 from ava_core.evaluation.candidates import (
     Candidate,
+    describe_text,
     find_candidates,
     is_own_text,
+    read_history,
     read_training,
 )
-from ava_core.evaluation.continuations import Continuations, Passage, measure_continuations, open_passages
+from ava_core.evaluation.continuations import (
+    Continuations,
+    Passage,
+    measure_continuations,
+    open_passages,
+    write_continuations,
+)
 from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert_kinds, summarise
+from ava_core.evaluation.long_context import LongContext, LongScore
 from ava_core.evaluation.references import bz2_bits_per_byte
 from ava_core.evaluation.report import Report, render
 from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
@@ -46,8 +53,6 @@ from ava_core.runtime import manifest
 
 log = logging.getLogger(__name__)
 SPLIT = "test"
-NAMED_DOCUMENTS = 5
-"""Documents whose names tell other shards' text, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,7 @@ class Measurement:
         figures: test loss and accuracy, expert utilisation and diversity of the samples, by name without prefix.
         expert_kinds: kind of each expert, in their order.
         continuations: what it wrote after the passages, if there are any.
+        long: its sums in long windows, if those were asked for.
     """
 
     candidate: Candidate
@@ -84,6 +90,7 @@ class Measurement:
     figures: dict[str, float]
     expert_kinds: list[str]
     continuations: Continuations | None = None
+    long: LongScore | None = None
 
 
 def evaluate(
@@ -121,10 +128,11 @@ def evaluate(
     candidates = find_candidates(model, quantized)
     text = open_text(model, shards, SPLIT)
     split, tokenizer = text.split, load_tokenizer(model)
-    other = None if is_own_text(model, shards) else _describe_text(text, shards)
+    other = None if is_own_text(model, shards) else describe_text(text, shards, SPLIT)
     benchmarks = Benchmarks.open(config, text.documents, state)
     units = divide(split, text.documents, document_names(shards, SPLIT), tokenizer)
     passages = open_passages(config.continuations, split, tokenizer, seed)
+    long = LongContext.open(config, model, split, tokenizer, training["sequence_length"])
     measurements = [
         _measure(
             candidate,
@@ -137,22 +145,25 @@ def evaluate(
             threads=threads,
             benchmarks=benchmarks,
             passages=passages,
+            long=long,
             progress=progress,
         )
         for candidate in candidates
     ]
     contents = {**_contents(measurements, text, other, training, manifest.read(shards)), **benchmarks.contents()}
     scores = {measurement.candidate.name: measurement.score for measurement in measurements}
+    if long:
+        contents |= long.contents({item.candidate.name: item.long for item in measurements if item.long})
     contents |= comparable.contents(scores, model, training, config, seed)
     losses.write(output, units.documents, scores)
     benchmarks.write(output)
-    _write_continuations(output, passages, measurements)
+    write_continuations(output, passages, {item.candidate.name: item.continuations for item in measurements})
     (output / "evaluation.json").write_text(json.dumps(contents, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     report = Report(
         contents=contents,
         training=training,
         origin=str(read_origin(model) or ""),
-        history=_read_history(model / "history.jsonl"),
+        history=read_history(model / "history.jsonl"),
         sizes={measurement.candidate.name: measurement.candidate.sizes for measurement in measurements},
         settings=config,
         seed=seed,
@@ -183,6 +194,7 @@ def _measure(
     threads: int,
     benchmarks: Benchmarks,
     passages: list[Passage],
+    long: LongContext | None,
     progress: Progress,
 ) -> Measurement:
     """Samples first: they are quick, and show a prompt that is too long before the long work."""
@@ -211,11 +223,13 @@ def _measure(
         continuations = measure_continuations(
             passages, model, tokenizer, config=config, seed=seed, kept=state / f"{name}.continuations.json"
         )
+    long_score = long.measure(name, model, state, progress) if long else None
     figures = {
         **describe_score(result, split.num_bytes),
         **summarise(layers),
         **describe_samples(samples),
         **(continuations.figures if continuations else {}),
+        **(long_score.figures if long_score else {}),
         **benchmarks.run(name, model, tokenizer, progress),
     }
     return Measurement(
@@ -226,20 +240,8 @@ def _measure(
         figures=figures,
         expert_kinds=expert_kinds(model.config),
         continuations=continuations,
+        long=long_score,
     )
-
-
-def _write_continuations(output: Path, passages: list[Passage], measurements: list[Measurement]) -> None:
-    """continuations.jsonl: what each model wrote after each prompt, where that was asked for."""
-    rows = [
-        {"model": item.candidate.name, "prompt": passage.prompt, "text": text, "references": passage.references}
-        for item in measurements
-        if item.continuations is not None
-        for passage, text in zip(passages, item.continuations.texts, strict=True)
-    ]
-    if rows:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (output / "continuations.jsonl").write_text(text, encoding="utf-8")
 
 
 def describe_score(result: Score, num_bytes: int) -> dict[str, float]:
@@ -291,23 +293,3 @@ def _contents(
             for name, record in records.items()
         },
     }
-
-
-def _describe_text(text: ModelText, shards: Path) -> dict[str, Any]:
-    """Which text was scored, where it isn't that of the shards which the model was trained on."""
-    return {
-        "shards": manifest.read(shards).digest,
-        "documents": document_names(shards, SPLIT)[:NAMED_DOCUMENTS],
-        "tokenizer": digest_of(shards / "tokenizer"),
-        "reencoded": text.reencoded,
-    }
-
-
-def _read_history(path: Path) -> list[dict[str, float]]:
-    """The lines of history.jsonl; none if the model came without a training record."""
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except ValueError as error:
-        raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or train again") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from ava_core.evaluation.losses import FLOAT
 from ava_core.evaluation.report import Report, comparison, task_rows, text_note
+from ava_core.evaluation.report.context import context_rows
 
 STRATEGY = "nucleus"
 
@@ -28,7 +29,7 @@ On {protocol["bytes"]:,} bytes in {protocol["documents"]:,} held-out documents, 
 windows of {protocol["sequence_length"]}. bz2 needs {contents["references"]["bz2_bits_per_byte"]:.4f} on the same text.
 {paragraph}
 {table}
-{_tasks(contents, models)}
+{_context(contents, models)}{_tasks(contents, models)}
 ## The model wrote
 
 By {STRATEGY} sampling, seed {report.seed}; the prompt is the beginning of each text.
@@ -52,6 +53,25 @@ def _tasks(contents: dict[str, Any], models: list[str]) -> str:
     head = [["benchmark", "questions", *models], ["---", *["---:"] * (len(models) + 1)]]
     table = "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
     return f"\n## Benchmarks\n\nWith standard errors over the questions.\n\n{table}\n"
+
+
+def _context(contents: dict[str, Any], models: list[str]) -> str:
+    """Losses in longer windows, if they were asked for, between blank lines."""
+    rows = [
+        [
+            row["places"] + ("" if row["trained"] else " *"),
+            f"{row['tokens']:,}",
+            *(cell["loss"] for cell in row["cells"]),
+        ]
+        for row in context_rows(contents)
+    ]
+    if not rows:
+        return ""
+    head = [["tokens read", "scored tokens", *models], ["---:"] * (len(models) + 2)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
+    found = contents["context"]
+    note = f"Nats per token in windows of {found['length']:,}, by how much of its document the model had read"
+    return f"\n## Longer context\n\n{note}; * is beyond its training's {found['trained']:,}.\n\n{table}\n"
 
 
 def _escaped(text: str) -> str:

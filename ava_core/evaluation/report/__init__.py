@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation import charts
 from ava_core.evaluation.losses import FLOAT
+from ava_core.evaluation.report.context import context_rows
 from ava_core.evaluation.samples import STRATEGIES
 from ava_core.models.routing.statistics import DEAD_SHARE
 from ava_core.pages import page_environment
@@ -104,6 +105,7 @@ def render(report: Report) -> str:
         cards=_cards(report),
         models=list(figures),
         rows=comparison(report),
+        context_rows=context_rows(contents),
         task_rows=task_rows(contents),
         text_note=text_note(contents),
         strategies=STRATEGIES,

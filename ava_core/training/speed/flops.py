@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ava_core.config.context import SLIDING, repeated
 from ava_core.config.model import ModelConfig
 from ava_core.config.parameters import attention_entries, expert_entries, head_dim
 from ava_core.config.routing import max_slots
@@ -167,7 +168,7 @@ def utilization(
         model, train: the configuration.
         vocab_size: entries of the tokenizer.
         rows: of the history; they tell how many FFN experts the average token passed. Shorter sequences of a
-            curriculum look at fewer positions, which counts too.
+            curriculum look at fewer positions, which counts too, as layers with a sliding window do.
         tokens_per_second: of all processes, over whole steps.
         peak: FLOP/s of all processes' devices together; see `peak`. 0: it couldn't be measured, and the
             utilisation is 0 too.
@@ -180,7 +181,9 @@ def utilization(
     per_token = training_flops_per_token(
         shapes, chosen + model.num_shared_experts, model.num_experts, model.num_constant_experts
     )
-    per_token -= 12 * shapes.layers * shapes.heads * shapes.head_dim * (train.sequence_length - length)
+    sliding = repeated(model.layer_types, shapes.layers).count(SLIDING) if model.sliding_window else 0
+    looked_at = (shapes.layers - sliding) * length + sliding * min(length, model.sliding_window or length)
+    per_token -= 12 * shapes.heads * shapes.head_dim * (shapes.layers * train.sequence_length - looked_at)
     return per_token * tokens_per_second / peak
 
 

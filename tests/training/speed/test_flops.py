@@ -156,3 +156,12 @@ def test_micro_batch_of_much_work_is_measured_with_fewer_tokens(monkeypatch):
     large = train.model_copy(update={"micro_batch_size": 512})
     measure_peak(model, large, 96, torch.device("cpu"), seconds=0.0)
     assert max(seen) == LEAST_TOKENS * 96  # rows of the head's gradient of its input
+
+
+def test_window_is_less_work_in_the_layers_that_have_it():
+    full, some = (
+        utilization(configured(**fields)[0], configured()[1], 96, [], 1.0, 1.0)
+        for fields in ({}, {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]})
+    )
+    sliding = SMALL.layers // 2
+    assert full - some == 12 * sliding * SMALL.heads * SMALL.head_dim * (SMALL.length - 5)
