@@ -20,6 +20,7 @@ import typer
 
 import ava_core
 from ava_core.cli import (
+    average,
     chat,
     checkout,
     compare,
@@ -71,6 +72,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("tasks")(tasks.tasks)
 app.command("import")(import_model.import_model)
+app.command("average")(average.average)
 app.command("show")(show.show)
 app.command("sweep")(sweep.sweep)
 app.command("keys")(keys.keys)

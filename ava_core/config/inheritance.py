@@ -16,9 +16,8 @@ from ava_core.config.routing import ROUTERS
 from ava_core.errors import AvaError, shorten
 from ava_core.files import parse_json
 
-CHANGEABLE = frozenset(
+OF_TRAINING = frozenset(
     {
-        # Of the training alone: noise, losses, what is dropped, how a balanced assignment is found.
         "dropout",
         "router_jitter",
         "balance_loss_weight",
@@ -30,19 +29,22 @@ CHANGEABLE = frozenset(
         "sinkhorn_iterations",
         "initializer_range",
         "experts_implementation",
-        # How many experts a token gets, and the context with what reaches it: neither is in the shape of a weight, and
-        # both are what a training goes on for.
-        "num_experts_per_token",
-        "max_experts_per_token",
-        "confidence_threshold",
-        "num_groups_per_token",
-        "max_position_embeddings",
-        "rope_theta",
-        "rope_scaling",
-        "sliding_window",
-        "layer_types",
     }
 )
+"""Fields of `model` that only a training reads: noise, losses, what is dropped, how a balanced assignment is found."""
+CHANGEABLE = OF_TRAINING | {
+    # How many experts a token gets, and the context with what reaches it: neither is in the shape of a weight, and
+    # both are what a training goes on for.
+    "num_experts_per_token",
+    "max_experts_per_token",
+    "confidence_threshold",
+    "num_groups_per_token",
+    "max_position_embeddings",
+    "rope_theta",
+    "rope_scaling",
+    "sliding_window",
+    "layer_types",
+}
 """Fields of `model` that may differ from the parent's. All others decide the weights, or what is computed of them."""
 CONFIG = "config.json"
 MODEL_TYPE = "ava_moe"

@@ -254,6 +254,18 @@ TOOLS: dict[str, StepSpec] = {
             timings=("wall_seconds",),
             headlines=("parameters", "active_parameters"),
         ),
+        StepSpec(
+            name="average",
+            summary="Make the mean of finished models: a soup of several, or a point on the arc between two.",
+            output="model",
+            kind=MODEL,
+            sections=(),
+            function="ava_core.remaking.averaging:Averaging",
+            inputs=(Input(name="models", kind=MODEL, repeated=True),),
+            metrics=("parameters", "active_parameters"),
+            timings=("wall_seconds",),
+            headlines=("parameters", "active_parameters"),
+        ),
     )
 }
 """Commands beside the pipeline whose output a step takes as that of a step: `ava_core.runtime.tool` runs them."""
