@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from ava_core.config.compiling import compile_fault
 from ava_core.config.data import DataConfig
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.config.kubernetes import KubernetesConfig
@@ -65,6 +66,12 @@ class AvaConfig(Section):
                 f"model.rope_scaling.original_max_position_embeddings = {original}: must be <"
                 f" model.max_position_embeddings = {context}: raise that to the context that is wanted"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_can_be_compiled(self) -> AvaConfig:
+        if self.train.compile and (fault := compile_fault(self.train, self.model)):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

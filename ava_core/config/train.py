@@ -51,8 +51,7 @@ class TrainConfig(Section):
     """`anew`: steps count from 0 and the rate warms up; `continue`: both go on where the parent ended (steps counts
     from its beginning). null: anew after --init, continue after --resume."""
     reset_optimizer: bool = False
-    """Take only the weights from a checkpoint given with --resume, so that the optimiser, its state and the precision
-    may be others. A model given with --init has no state of an optimiser."""
+    """Take only the weights from a checkpoint given with --resume: optimiser, its state, precision may be others."""
     freeze: list[Text] = []
     """Parameters that stay as they are: patterns of names as a shell has them (`layers.0.*`, `*.moe.gate.*`)."""
     steps: Positive = 300
@@ -93,8 +92,7 @@ class TrainConfig(Section):
     learning_rate_decay_by_layer: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Rate of each layer, and of the embedding, as a multiple of that of the layer above it (arXiv 2003.10555)."""
     learning_rate_groups: list[RateGroup] = []
-    """Parameters with a multiple of the rate that they would have, each `{pattern, multiplier}`; the first that matches
-    counts."""
+    """Parameters with a multiple of the rate that they would have: `{pattern, multiplier}`; the first match counts."""
     weight_decay: Weight = 0.05
     """Decoupled weight decay of matrices; norms, biases and constants have none."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -142,6 +140,8 @@ class TrainConfig(Section):
     default bf16, or fp32 on a machine without a GPU whose CPU has no AVX-512."""
     gradient_checkpointing: bool = False
     """Recompute the activations of every layer in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the layers with torch.compile: on a GPU and in bf16. See docs/training.md."""
     memory_budget: PositiveNumber | None = None
     """GiB that a training process may take: so many layers as it needs recompute their activations. null: no bound."""
     evaluate_every: Positive = 50

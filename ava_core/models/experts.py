@@ -56,7 +56,8 @@ class FFNExperts(nn.Module):
         """The configured way to evaluate, or the fastest that these tensors allow."""
         wanted = self.config.experts_implementation or "auto"
         if wanted == "auto":
-            wanted = "native" if x_TD.device.type == "cpu" else "grouped_mm"
+            traced = torch.compiler.is_compiling()  # the others read sizes from the data, or are opaque
+            wanted = "native" if x_TD.device.type == "cpu" and not traced else "grouped_mm"
         even = x_TD.shape[1] % 2 == 0 and self.down_proj.shape[2] % 2 == 0
         if wanted == "native" and not (even and kernels.products_pay() and kernels.usable(x_TD, self.down_proj)):
             return "looped"

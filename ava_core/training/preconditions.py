@@ -18,6 +18,7 @@ from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings
 from ava_core.data.tokenizer_identity import require_extension
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
+from ava_core.training.compiler import require_compiler
 from ava_core.training.precision import require_support
 from ava_core.training.request import TrainRequest
 from ava_core.training.teacher.lessons import require_teacher
@@ -37,6 +38,8 @@ def require_trainable(request: TrainRequest) -> None:
     """
     _require_tokenizer(request.shards / "tokenizer")
     _require_library(request.train_config)
+    if request.train_config.compile:
+        require_compiler()
     _require_one_beginning(request)
     if request.init:
         require_extension(request.init, request.shards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ava_core.models.diagnosis import NonFiniteError
 from ava_core.runtime.digests import digest_value
 from ava_core.training.batch import Batch
 from ava_core.training.engine.balance import BalanceMonitor, routing_figures
+from ava_core.training.engine.compiled import CompiledLayers
 from ava_core.training.engine.zero_muon import PartitionedMuon
 from ava_core.training.freezing import frozen_state, tell_rates
 from ava_core.training.gradients.surgery import GradientSurgery
@@ -61,7 +63,8 @@ class TrainingEngine:
         refuse_impossible(config, ranks)
         self.config, self.ranks, self.objective = config, ranks, objective
         # Else the first rank with a nan would leave the others waiting in a collective; and a loss scaler needs them.
-        model.raise_non_finite = self._stops_at_non_finite and ranks.size == 1
+        # And what names the layer looks into layers, which compiled ones can't be.
+        model.raise_non_finite = self._stops_at_non_finite and ranks.size == 1 and not config.compile
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.zero_stage == 0:
@@ -78,6 +81,7 @@ class TrainingEngine:
         self.surgery = GradientSurgery(model) if config.gradient_surgery else None
         # DeepSpeed's hooks on the outputs allow no other backward pass than its own; at stage 0 they do nothing else.
         self._forward = self.model if self.surgery else self.deepspeed
+        self._compiled = CompiledLayers(self.model, config) if config.compile else None
         self._steps = 0
         self._norm: Tensor | None = None
         self._passes: list[Batch] = []
@@ -113,14 +117,8 @@ class TrainingEngine:
         figures: dict[str, float] = {}
         fault: tuple[Batch, Tensor] | None = None
         for micro, divisor in zip(inputs, self._divisors(inputs), strict=True):
-            with marked("forward"):
-                output: ObjectiveLoss = self.objective.loss(self._forward, micro)
-            loss = output.total / divisor
-            scale = self.scaler.scale if self.scaler else 1.0
-            with marked("backward"):
-                if self.surgery:
-                    self.surgery.accumulate(output.auxiliary, scale / divisor)
-                self.deepspeed.backward(loss * scale if self.scaler else loss, scale_wrt_gas=False)
+            with self._compiled.in_force() if self._compiled else nullcontext():
+                output = self._pass(micro, divisor)
             self.balance.add(output.routing)
             for name, part in output.parts.items():
                 figures[name] = figures.get(name, 0.0) + float(part) / divisor
@@ -140,6 +138,18 @@ class TrainingEngine:
             figures["loss_scale"] = float(self.scaler.scale if self.scaler else self.deepspeed.optimizer.loss_scale)
         self._passes = inputs if isinstance(self.optimizer, Sophia) else []
         return {"train_loss": figures.pop("train_loss"), **figures}
+
+    def _pass(self, micro: Batch, divisor: float) -> ObjectiveLoss:
+        """Forward and backward of a micro-batch."""
+        with marked("forward"):
+            output: ObjectiveLoss = self.objective.loss(self._forward, micro)
+        loss = output.total / divisor
+        scale = self.scaler.scale if self.scaler else 1.0
+        with marked("backward"):
+            if self.surgery:
+                self.surgery.accumulate(output.auxiliary, scale / divisor)
+            self.deepspeed.backward(loss * scale if self.scaler else loss, scale_wrt_gas=False)
+        return output
 
     def gradient_norm(self) -> float | None:
         """The global norm of the accumulated gradient; None where only the update finds it.
