@@ -72,7 +72,7 @@ def sweep(
         queue(called, base, checked)
         return
     _require_optuna()
-    from ava_core.sweeping.study import require_storage
+    from ava_core.sweeping.storage import require_storage
     from ava_core.sweeping.sweep import SweepRequest, open_study, run_sweep, write_results
 
     folder = (output or Path("outputs/sweeps") / called).absolute()

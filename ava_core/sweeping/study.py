@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import socket
 import threading
 import uuid
@@ -22,20 +21,15 @@ from typing import Any
 
 import optuna
 import psutil
-import sqlalchemy.exc
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ava_core.errors import AvaError, ConfigError, first_line, shorten
+from ava_core.errors import ConfigError, shorten
 from ava_core.redaction import redact, redact_address
 from ava_core.sweeping.checks import Checked
 from ava_core.sweeping.sampling import NumberedSampler, directions_of, distributions, pruner_of, settings_of
+from ava_core.sweeping.storage import BEAT_SECONDS, open_storage, storage_errors
 
 log = logging.getLogger(__name__)
-SCHEMES = ("sqlite", "postgresql")
-LOCK_SECONDS = 30.0
-"""How long SQLite waits for another worker that is writing."""
-BEAT_SECONDS, GRACE_SECONDS = 20, 120
 DEFINITION, UID, WORKER, REASON, RESULT = "ava.definition", "ava.uid", "ava.worker", "ava.reason", "ava.result"
 
 
@@ -74,7 +68,7 @@ class SweepStudy:
         self.address, self.name, self.checked = storage, name, checked
         self._distributions = distributions(checked)
         with self._reached():
-            self._storage = _open(storage)
+            self._storage = open_storage(storage)
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,
@@ -208,58 +202,6 @@ class SweepStudy:
     def _reached(self) -> Iterator[None]:
         with storage_errors(self.address):
             yield
-
-
-@contextmanager
-def storage_errors(address: str) -> Iterator[None]:
-    """Turn what Optuna, SQLAlchemy and a database's driver raise in the block into one line.
-
-    Raises:
-        AvaError: the storage can't be reached, is locked, or refuses.
-    """
-    shown = redact_address(address)
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        text = redact(first_line(cause))
-        if "database is locked" in text:
-            raise AvaError(
-                f"--storage {shown}: is locked by another program for more than {LOCK_SECONDS:.0f} s: end that one, or"
-                " use PostgreSQL for many workers; run the same command again to go on"
-            ) from error
-        if "unable to open database file" in text:
-            raise AvaError(
-                f"--storage {shown}: can't be opened: does its folder exist, and may you write there?"
-            ) from error
-        raise AvaError(f"--storage {shown}: can't be used: {shorten(text)}") from error
-
-
-def require_storage(address: str) -> str:
-    """The address, if it is one of a database that a sweep can be kept in.
-
-    Raises:
-        ConfigError: it isn't.
-    """
-    scheme = re.match(r"([a-z0-9]+)(\+[a-z0-9]+)?://", address)
-    if not scheme or scheme[1] not in SCHEMES:
-        raise ConfigError(
-            f"--storage {redact_address(address)}: must be sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        )
-    return address
-
-
-def _open(address: str) -> RDBStorage:
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if address.startswith("sqlite"):
-        file = Path(re.sub(r"^[a-z0-9+]+:///", "", address).partition("?")[0])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        options["connect_args"] = {"timeout": LOCK_SECONDS}
-    else:
-        options["connect_args"] = {"connect_timeout": 10}
-    return RDBStorage(address, options, heartbeat_interval=BEAT_SECONDS, grace_period=GRACE_SECONDS)
 
 
 def _definition(checked: Checked) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Fakes:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.journal = folder / "journal"
         (folder / "params.yaml").write_text("train: {steps: 100, warmup_steps: 10}\n")
-        (folder / "shards").mkdir()
+        (folder / "shards").mkdir(exist_ok=True)
         self.tell()
 
     def tell(self, **told) -> None:

@@ -14,7 +14,7 @@ import pytest
 from ava_core.config import resolve
 from ava_core.errors import AvaError, ConfigError
 from ava_core.interruption import Interrupted
-from ava_core.sweeping import study as study_module
+from ava_core.sweeping import storage
 from ava_core.sweeping.sampling import random_settings
 from ava_core.sweeping.sweep import open_study, run_sweep
 from ava_core.sweeping.trial import TrialRunner
@@ -134,7 +134,6 @@ from types import SimpleNamespace
 from tests.sweeping.conftest import Fakes
 from ava_core.sweeping.sweep import run_sweep
 folder = Path(sys.argv[1])
-(folder / "shards").rmdir()
 run_sweep(Fakes(folder, SimpleNamespace(setenv=lambda *_: None)).request())
 """
 
@@ -181,7 +180,7 @@ def test_another_space_under_the_same_name_is_refused_and_more_trials_are_not(fa
 def test_a_storage_that_is_locked_or_away_is_named_in_one_line(fakes, monkeypatch):
     request = fakes.request()
     open_study(request)
-    monkeypatch.setattr(study_module, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.2)
     holder = sqlite3.connect(fakes.folder / "sweep.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(AvaError, match=r"sweep.db: is locked by another program") as error:
@@ -193,7 +192,21 @@ def test_a_storage_that_is_locked_or_away_is_named_in_one_line(fakes, monkeypatc
         run_sweep(request)
     assert "hidden" not in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="must be sqlite"):
-        study_module.require_storage("mysql://me:hidden@host/db")
+        storage.require_storage("mysql://me:hidden@host/db")
+
+
+def test_postgresql_without_a_driver_in_its_address_is_psycopg2_and_a_missing_one_is_named(fakes, monkeypatch):
+    """SQLAlchemy 2.1 takes psycopg 3 for such an address, 2.0 took psycopg2."""
+    assert storage.require_storage("postgresql://me@host/db") == "postgresql+psycopg2://me@host/db"
+    assert storage.require_storage("postgresql+pg8000://me@host/db") == "postgresql+pg8000://me@host/db"
+    request = fakes.request()
+    object.__setattr__(request, "storage", "postgresql+pg8000://me:hidden@host/db")
+    with pytest.raises(AvaError, match=r"^--storage postgresql\+pg8000://\S*: can't be used: \S.*$") as error:
+        run_sweep(request)
+    assert "hidden" not in str(error.value) and "\n" not in str(error.value)
+    monkeypatch.setattr(storage, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs psycopg2, which isn't installed: pip install psycopg2-binary$"):
+        storage.require_storage("postgresql://me@host/db")
 
 
 def test_several_objectives_give_a_front(fakes):
