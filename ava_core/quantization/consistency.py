@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ava_core.config.context import DYNAMIC
 from ava_core.data.shards import ShardedSplit
 from ava_core.quantization.parity import MAX_LOGITS
 
@@ -36,8 +37,12 @@ def cached_error(model: PreTrainedModel, split: ShardedSplit, length: int) -> fl
     Args:
         model: with Transformers' `forward`.
         split: the text.
-        length: tokens of the longest row, at most the model's context.
+        length: tokens of the longest row, at most the model's context; with "dynamic" positions at most the original
+            one, past which a cached key has the angles of its time (`ava_core.models.rope`).
     """
+    rope = model.config.rope_parameters
+    if rope["rope_type"] == DYNAMIC:
+        length = min(length, rope["original_max_position_embeddings"])
     length = _fitting(model, split, length)
     prompt, single = max(1, length // 2), max(1, length // 2, length - SINGLE_TOKENS)
     # Each row has a part of its own in the prompt; all grow together from there on.

@@ -146,6 +146,15 @@ def test_the_cache_and_padding_change_the_logits_by_rounding_only(trained, tiny_
     assert padded_error(model, split, length) < SELF_ERROR / 2
 
 
+def test_angles_that_follow_the_length_are_no_fault_of_the_cache(trained, tiny_shards, export):
+    split, model = ShardedSplit.open(tiny_shards, "validation"), copy.deepcopy(trained)
+    rope = {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 16}
+    model.config.rope_parameters = {**rope, "rope_theta": model.config.rope_theta}
+    exported = export(model, portable=True)
+    assert cached_error(exported, split, 64) < SELF_ERROR / 2
+    assert padded_error(exported, split, 64) < SELF_ERROR / 2
+
+
 def forget_the_first_positions(tokens_BS, cache, logits):
     for buffer in cache.buffers:
         buffer[:, :, :16] = 0

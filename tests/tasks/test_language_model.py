@@ -1,5 +1,7 @@
 """What lm-eval gets from our decoders is what it gets from the same model through its own `--model hf`."""
 
+import copy
+
 import pytest
 import torch
 from lm_eval.api.instance import Instance
@@ -51,6 +53,15 @@ def test_likelihoods_are_those_of_lm_evals_own_model(ours, hf):
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     else:  # rounded weights
         assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in expected], rel=0.05, abs=0.3)
+
+
+def test_likelihoods_of_a_model_with_a_sliding_window_are_those_of_lm_evals_own(float_model):
+    model, tokenizer = copy.deepcopy(float_model[0]), float_model[1]
+    model.config.sliding_window, model.config.layer_types = 6, ["sliding_attention"] * model.config.num_layers
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3, device="cpu")
+    found = BenchmarkedModel(model, tokenizer, rows=3).loglikelihood(pairs())
+    assert found == [(pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in theirs.loglikelihood(pairs())]
+    assert found[0][0] != pytest.approx(BenchmarkedModel(*float_model, rows=3).loglikelihood(pairs())[0][0], abs=1e-3)
 
 
 def test_order_and_rows_change_nothing(float_model):
