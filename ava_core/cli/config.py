@@ -12,6 +12,7 @@ from ava_core.steps.table import STEPS
 
 if TYPE_CHECKING:
     from ava_core.config.model import ModelConfig
+    from ava_core.config.tokenizer import TokenizerConfig
     from ava_core.config.train import TrainConfig
 
 app = typer.Typer(help="Look at the configuration.", no_args_is_help=True, rich_markup_mode=None)
@@ -61,9 +62,9 @@ def show(
     _print_values(values, resolved.origins)
     if resolved.preset_reason:
         print(f"\npreset auto: {resolved.preset_reason}")
-    model, train, entries = resolved.config.model, resolved.config.train, resolved.config.tokenizer.vocab_size
+    model, train, entries = resolved.config.model, resolved.config.train, _print_entries(resolved.config.tokenizer)
     sizes = estimate(model, train, entries, "gpu" if detect().gpus else kernels_path())
-    print(f"\nparameters         {sizes.parameters:>15,}")
+    print(f"parameters         {sizes.parameters:>15,}")
     print(f"active parameters  {sizes.active_parameters:>15,}  per token, at most")
     if sizes.frozen_parameters:
         print(f"trained            {sizes.parameters - sizes.frozen_parameters:>15,}  the others are frozen")
@@ -71,6 +72,28 @@ def show(
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.parts.items())
     whose = " for each process" if train.processes > 1 else ""
     print(f"training memory    {sizes.total_bytes / GIB:>11.2f} GiB  estimated{whose}: {parts}")
+
+
+def _print_entries(tokenizer: TokenizerConfig) -> int:
+    """Entries of the vocabulary; with a line for a finished tokenizer, which has others than `vocab_size`."""
+    print()
+    if tokenizer.source is None:
+        return tokenizer.vocab_size
+    from ava_core.config.register import REGISTERED
+    from ava_core.data.finished_tokenizer import count_entries
+    from ava_core.errors import AvaError
+
+    try:
+        if tokenizer.source.startswith(REGISTERED):
+            raise AvaError(f"tokenizer.from = {tokenizer.source}: isn't asked for here")
+        entries = count_entries(Path(tokenizer.source))
+    except AvaError as error:
+        print(
+            f"vocabulary         {tokenizer.vocab_size:>15,}  tokenizer.vocab_size, for its size isn't known: {error}"
+        )
+        return tokenizer.vocab_size
+    print(f"vocabulary         {entries:>15,}  entries of tokenizer.from {tokenizer.source}")
+    return entries
 
 
 def _print_rates(model: ModelConfig, train: TrainConfig, vocab_size: int) -> None:

@@ -114,6 +114,18 @@ def digest_tokenizer(source: Path) -> str:
     return hashlib.sha256(json.dumps([hashlib.sha256(item).hexdigest() for item in contents]).encode()).hexdigest()
 
 
+def count_entries(source: Path) -> int:
+    """Entries of the tokenizer that `source` stands for, with those that `take_tokenizer` adds; raises as that."""
+    path = find_tokenizer(source)
+    where = f"tokenizer.from = {source}"
+    tokenizer, content = _parse(path.read_bytes(), where)
+    _require_sound(tokenizer, content, where)
+    settings, template = _settings(path, where)
+    present = tokenizer.get_vocab(with_added_tokens=True)
+    boundary, padding, chat = _roles(settings, present, has_template=template is not None)
+    return vocabulary_size(tokenizer) + sum(token not in present for token in (boundary, padding, *chat))
+
+
 def take_tokenizer(source: Path, folder: Path) -> Taken:
     """Write the tokenizer that `source` stands for into `folder`, ready for shards and models.
 
@@ -132,8 +144,7 @@ def take_tokenizer(source: Path, folder: Path) -> Taken:
     original = path.read_bytes()
     tokenizer, content = _parse(original, where)
     _require_sound(tokenizer, content, where)
-    settings = {**_object(path, NAMES_FILE, where), **_object(path, CONFIG_FILE, where)}
-    template = settings.get("chat_template") or _beside(path, TEMPLATE_FILE).decode("utf-8", "replace") or None
+    settings, template = _settings(path, where)
     present = tokenizer.get_vocab(with_added_tokens=True)
     boundary, padding, chat = _roles(settings, present, has_template=template is not None)
     wanted = (boundary, padding, *chat)
@@ -203,6 +214,12 @@ def _require_sound(tokenizer: Any, content: dict[str, Any], where: str) -> None:
             f"{where}: doesn't give back what it encodes: {SAMPLE!r} becomes {decoded!r}: bits per byte would be those"
             " of another text; give one that loses nothing, such as byte-level BPE"
         )
+
+
+def _settings(path: Path, where: str) -> tuple[dict[str, Any], str | None]:
+    """What the files beside a tokenizer.json say of it, and its chat template."""
+    settings = {**_object(path, NAMES_FILE, where), **_object(path, CONFIG_FILE, where)}
+    return settings, settings.get("chat_template") or _beside(path, TEMPLATE_FILE).decode("utf-8", "replace") or None
 
 
 def _roles(

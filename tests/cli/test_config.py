@@ -3,6 +3,7 @@ import re
 import yaml
 
 from ava_core.config import resolve
+from ava_core.config.estimate import estimate
 
 
 def test_every_value_is_shown_with_where_it_came_from(ava, tmp_path):
@@ -23,6 +24,31 @@ def test_size_and_memory_are_estimated(ava):
     assert re.search(
         r"^training memory +\d+\.\d\d GiB  estimated: (process .*, )?weights 2\.\d", result.out, re.MULTILINE
     )
+
+
+def test_a_finished_tokenizer_counts_with_its_own_size_and_what_is_added_to_it(ava, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers.decoders import ByteLevel
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({entry: index for index, entry in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    from ava_core.data.finished_tokenizer import take_tokenizer
+
+    (tmp_path / "taken").mkdir()
+    added = take_tokenizer(tmp_path, tmp_path / "taken").added
+    shown = ava("config", "show", "--set", f"tokenizer.from={tmp_path}").out
+    entries = 256 + len(added)
+    assert added and re.search(rf"^vocabulary +{entries}  entries of tokenizer.from ", shown, re.MULTILINE)
+    plain = ava("config", "show").out
+    config = resolve().config
+    for text, size in ((shown, entries), (plain, config.tokenizer.vocab_size)):
+        parameters = estimate(config.model, config.train, size).parameters
+        assert re.search(rf"^parameters +{parameters:,}$", text, re.MULTILINE)
+    assert "vocabulary" not in plain
+    gone = ava("config", "show", "--set", "tokenizer.from=/gone").out
+    assert re.search(r"^vocabulary .* tokenizer.vocab_size, for its size isn't known: .*/gone", gone, re.MULTILINE)
 
 
 def test_auto_says_why(ava):
