@@ -29,6 +29,7 @@ from ava_core.cli import (
     generate,
     import_model,
     keys,
+    prune,
     record_outcome,
     serve,
     show,
@@ -72,6 +73,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("tasks")(tasks.tasks)
 app.command("import")(import_model.import_model)
+app.command("prune")(prune.prune)
 app.command("average")(average.average)
 app.command("show")(show.show)
 app.command("sweep")(sweep.sweep)
