@@ -11,6 +11,7 @@ import typer
 from ava_core.steps.table import STEPS
 
 if TYPE_CHECKING:
+    from ava_core.config.estimate import Estimate
     from ava_core.config.model import ModelConfig
     from ava_core.config.tokenizer import TokenizerConfig
     from ava_core.config.train import TrainConfig
@@ -67,7 +68,7 @@ def show(
     print(f"parameters         {sizes.parameters:>15,}")
     print(f"active parameters  {sizes.active_parameters:>15,}  per token, at most")
     if sizes.frozen_parameters:
-        print(f"trained            {sizes.parameters - sizes.frozen_parameters:>15,}  the others are frozen")
+        print(f"trained            {sizes.trained_parameters:>15,}  {_trained(train, sizes)}")
     _print_rates(model, train, entries)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.parts.items())
     whose = " for each process" if train.processes > 1 else ""
@@ -96,11 +97,19 @@ def _print_entries(tokenizer: TokenizerConfig) -> int:
     return entries
 
 
+def _trained(train: TrainConfig, sizes: Estimate) -> str:
+    if train.adapter.kind is None:
+        return "the others are frozen"
+    return f"of an adapter, {sizes.trained_parameters / sizes.parameters:.2%}; the model's are frozen"
+
+
 def _print_rates(model: ModelConfig, train: TrainConfig, vocab_size: int) -> None:
     """Multiples of the learning rate, where layers or patterns have rates of their own."""
     from ava_core.config.parameters import parameters_of
     from ava_core.config.patterns import frozen_names, known_beforehand, rate_multiple, require_meaning
 
+    if train.adapter.kind:  # its parameters have other names
+        return
     names = [name for parameter in parameters_of(model, vocab_size) for name in parameter.names]
     groups = known_beforehand(group.pattern for group in train.learning_rate_groups)
     require_meaning("learning_rate_groups", groups, names)

@@ -29,6 +29,7 @@ from ava_core.cli import (
     generate,
     import_model,
     keys,
+    merge,
     prune,
     record_outcome,
     serve,
@@ -75,6 +76,7 @@ app.command("tasks")(tasks.tasks)
 app.command("import")(import_model.import_model)
 app.command("prune")(prune.prune)
 app.command("average")(average.average)
+app.command("merge")(merge.merge)
 app.command("show")(show.show)
 app.command("sweep")(sweep.sweep)
 app.command("keys")(keys.keys)

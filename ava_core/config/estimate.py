@@ -8,9 +8,10 @@ aren't counted: they are mapped files, whose pages the kernel takes back when it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ava_core.config.activations import head_bytes, layer_memory
+from ava_core.config.activations import LayerMemory, head_bytes, layer_memory
+from ava_core.config.adapter import divide_adapted
 from ava_core.config.hardware import kernels_path
 from ava_core.config.model import ModelConfig
 from ava_core.config.optimizers import OPTIMIZERS
@@ -41,12 +42,14 @@ class Estimate:
         active_parameters: those that one token passes, at most: of the FFN experts only as many as a token may have.
         parts: bytes by what takes them, as `memory_parts` has them.
         frozen_parameters: of all, those that aren't trained.
+        trained_parameters: those that are: an adapter's aren't among `parameters`.
     """
 
     parameters: int
     active_parameters: int
     parts: dict[str, int]
     frozen_parameters: int = 0
+    trained_parameters: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -65,10 +68,14 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int, kernels: s
     """
     kernels = kernels or kernels_path()
     parameters = parameters_of(model, vocab_size)
-    trained, frozen = divide(parameters, train.freeze)
+    layers = layer_memory(model, train, vocab_size, kernels)
+    if train.adapter.kind:
+        trained, frozen, formed = divide_adapted(parameters, train.adapter)
+        layers = _with_sums(layers, formed, WIDTHS[train.precision])
+    else:
+        trained, frozen = divide(parameters, train.freeze)
     recomputed = model.num_layers if train.gradient_checkpointing else 0
-    head = head_bytes(train, model.hidden_size, vocab_size, kernels)
-    activations = layer_memory(model, train, vocab_size, kernels).peak(recomputed, head)
+    activations = layers.peak(recomputed, head_bytes(train, model.hidden_size, vocab_size, kernels))
     return Estimate(
         parameters=count(parameters),
         active_parameters=active_count(model, vocab_size),
@@ -82,6 +89,17 @@ def estimate(model: ModelConfig, train: TrainConfig, vocab_size: int, kernels: s
             frozen=count(frozen),
         ),
         frozen_parameters=count(frozen),
+        trained_parameters=count(trained),
+    )
+
+
+def _with_sums(layers: LayerMemory, formed: Sequence[Parameter], width: int) -> LayerMemory:
+    """Memory of layers that form sums of their weights with updates for a pass, and keep them for its backward pass."""
+    entries = [parameter.entries // parameter.copies for parameter in formed]
+    return replace(
+        layers,
+        saved=tuple(saved + width * sum(entries) for saved in layers.saved),
+        largest=tuple(max(largest, width * max(entries, default=0)) for largest in layers.largest),
     )
 
 

@@ -10,28 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.context import scaling_of
-from ava_core.config.model import ModelConfig
+from ava_core.config.model import OF_TRAINING, ModelConfig
 from ava_core.config.register import REGISTERED
 from ava_core.config.routing import ROUTERS
 from ava_core.errors import AvaError, shorten
 from ava_core.files import parse_json
 
-OF_TRAINING = frozenset(
-    {
-        "dropout",
-        "router_jitter",
-        "balance_loss_weight",
-        "router_z_loss_weight",
-        "router_diversity_weight",
-        "tau",
-        "capacity_factor",
-        "expert_bias_update_rate",
-        "sinkhorn_iterations",
-        "initializer_range",
-        "experts_implementation",
-    }
-)
-"""Fields of `model` that only a training reads: noise, losses, what is dropped, how a balanced assignment is found."""
 CHANGEABLE = OF_TRAINING | {
     # How many experts a token gets, and the context with what reaches it: neither is in the shape of a weight, and
     # both are what a training goes on for.

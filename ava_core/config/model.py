@@ -132,3 +132,21 @@ class ModelConfig(Section):
     def num_experts(self) -> int:
         """Experts that the router chooses from: FFN, zero, copy and constant."""
         return self.num_ffn_experts + self.num_zero_experts + self.num_copy_experts + self.num_constant_experts
+
+
+OF_TRAINING = frozenset(
+    {
+        "dropout",
+        "router_jitter",
+        "balance_loss_weight",
+        "router_z_loss_weight",
+        "router_diversity_weight",
+        "tau",
+        "capacity_factor",
+        "expert_bias_update_rate",
+        "sinkhorn_iterations",
+        "initializer_range",
+        "experts_implementation",
+    }
+)
+"""Fields of `model` that only a training reads: noise, losses, what is dropped, how a balanced assignment is found."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ava_core.config.adapter import AdapterConfig, require_adaptable
 from ava_core.config.hardware import natural_precision
 from ava_core.config.loss import LossConfig
 from ava_core.config.optimizers import OPTIMIZERS, OptimizerName
@@ -175,6 +175,7 @@ class TrainConfig(Section):
     regularization: RegularizationConfig = RegularizationConfig()
     guard: GuardConfig = GuardConfig()
     ema: EmaConfig = EmaConfig()
+    adapter: AdapterConfig = AdapterConfig()
 
     @model_validator(mode="after")
     def _batches_divide(self) -> TrainConfig:
@@ -228,20 +229,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _curriculum_fits(self) -> TrainConfig:
-        lengths = [*self.curriculum.sequence_lengths, self.sequence_length]
-        for shorter, longer in pairwise(lengths):
-            if longer % shorter or shorter == longer:
-                raise ValueError(
-                    f"curriculum.sequence_lengths = {self.curriculum.sequence_lengths}: each must divide the next, and"
-                    f" the last one sequence_length = {self.sequence_length}; {shorter} doesn't divide {longer}"
-                )
         unit = self.micro_batch_size * self.processes
-        sizes = [*self.curriculum.batch_sizes, self.global_batch_size]
-        if any(size % unit for size in sizes) or any(a >= b for a, b in pairwise(sizes)):
-            raise ValueError(
-                f"curriculum.batch_sizes = {self.curriculum.batch_sizes}: must grow up to global_batch_size"
-                f" = {self.global_batch_size} in multiples of micro_batch_size x processes = {unit}"
-            )
+        self.curriculum.require_fit(self.sequence_length, self.global_batch_size, unit)
         return self
 
     @model_validator(mode="after")
@@ -291,6 +280,11 @@ class TrainConfig(Section):
             )
         if not self.adam_beta1:
             raise ValueError(f"adam_beta1 = 0: {self.optimizer} divides by it: must be > 0")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> TrainConfig:
+        require_adaptable(self)
         return self
 
     @model_validator(mode="after")

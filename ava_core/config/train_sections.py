@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -38,6 +39,25 @@ class CurriculumConfig(Section):
     """Share of windows, the easiest, that the first step draws from (competence, arXiv 1903.09848)."""
     difficulty_share: Fraction = 0.5
     """Share of the steps after which all windows are drawn from."""
+
+    def require_fit(self, sequence_length: int, global_batch_size: int, unit: int) -> None:
+        """Refuse lengths that don't divide each other, and batches that don't grow in multiples of `unit` sequences.
+
+        Raises:
+            ValueError: they do that.
+        """
+        for shorter, longer in pairwise([*self.sequence_lengths, sequence_length]):
+            if longer % shorter or shorter == longer:
+                raise ValueError(
+                    f"curriculum.sequence_lengths = {self.sequence_lengths}: each must divide the next, and"
+                    f" the last one sequence_length = {sequence_length}; {shorter} doesn't divide {longer}"
+                )
+        sizes = [*self.batch_sizes, global_batch_size]
+        if any(size % unit for size in sizes) or any(a >= b for a, b in pairwise(sizes)):
+            raise ValueError(
+                f"curriculum.batch_sizes = {self.batch_sizes}: must grow up to global_batch_size"
+                f" = {global_batch_size} in multiples of micro_batch_size x processes = {unit}"
+            )
 
 
 class TeacherConfig(Section):

@@ -11,7 +11,7 @@ import ava_core.models  # noqa: F401  registers the architecture with AutoModelF
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, load_tokenizer
 from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.models.pretrained import GIVE_MODEL, WEIGHTS, load_pretrained
-from ava_core.runtime.manifest import verified
+from ava_core.runtime.manifest import adapter_line, verified
 
 ONNX_NAME = "model.onnx"
 CONFIG = "config.json"
@@ -51,6 +51,8 @@ def _require_files(folder: Path) -> None:
     remedy = f"{GIVE_MODEL}, or a quantised one, as `ava quantize` does"
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder: {remedy}")
+    if line := adapter_line(folder):
+        raise AvaError(line)
     for name in (CONFIG, FILE, CONFIG_FILE):
         if not (folder / name).is_file():
             raise AvaError(f"{folder}: has no {name}: {remedy}")

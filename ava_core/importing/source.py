@@ -13,6 +13,7 @@ from ava_core.importing.weights import INDEX, PICKLED, SINGLE
 from ava_core.origin import FILE as ORIGIN
 from ava_core.origin import licence_texts
 from ava_core.runtime.digests import digest_unchanged, digest_value
+from ava_core.runtime.manifest import adapter_line
 
 CONFIG, GENERATION, CARD, TRAINING, MANIFEST = (
     "config.json",
@@ -89,11 +90,8 @@ def _require_model(folder: Path) -> None:
     if (folder / CONFIG).is_file():
         return
     names = [path.name for path in folder.iterdir() if path.is_file()]
-    if "adapter_config.json" in names:
-        raise AvaError(
-            f"{folder}: is an adapter, not a model: merge it into its base first, as PEFT's merge_and_unload() and"
-            " save_pretrained() do"
-        )
+    if line := adapter_line(folder):
+        raise AvaError(f"{line}; of another maker's model with PEFT's merge_and_unload() and save_pretrained()")
     pickled = sorted(name for name in names if name.endswith(PICKLED))
     code = sorted(name for name in names if name.endswith(".py"))
     what = f"{pickled[0]} is a pickle, which is never read" if pickled else ""

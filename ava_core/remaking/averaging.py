@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ava_core.config.inheritance import OF_TRAINING
+from ava_core.config.model import OF_TRAINING
 from ava_core.data.tokenizer_identity import gives_same_ids
 from ava_core.errors import AvaError, ConfigError, IntegrityError
 from ava_core.models.conversion.recipes import Shape, Tensors

@@ -98,7 +98,8 @@ def read(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise AvaError(f"{folder}: no such folder: give the output folder of an earlier step")
     if not path.is_file():
-        raise AvaError(f"{folder}: holds no {NAME}: it is not a finished output of a step")
+        what = adapter_line(folder) or f"{folder}: holds no {NAME}: it is not a finished output of a step"
+        raise AvaError(what)
     content = path.read_bytes()
     remedy = "restore the folder or run its step again"
     try:
@@ -115,6 +116,16 @@ def read(folder: Path) -> Manifest:
     if content != text:
         raise IntegrityError(f"{path}: was changed after it was written: {remedy}")
     return manifest
+
+
+def adapter_line(folder: Path) -> str:
+    """What to say of an adapter's folder where a model's is asked for; empty if it is none."""
+    if not (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
+        return ""
+    return (
+        f"{folder}: is an adapter, not a model: give the model folder that `ava train` left it in, or make one with"
+        f" `ava merge --model BASE --adapter {folder}`"
+    )
 
 
 def verify(folder: Path, *producers: str) -> Manifest:

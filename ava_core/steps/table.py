@@ -284,6 +284,18 @@ TOOLS: dict[str, StepSpec] = {
             timings=("wall_seconds",),
             headlines=("parameters", "active_parameters"),
         ),
+        StepSpec(
+            name="merge",
+            summary="Add an adapter's updates to the weights of its base.",
+            output="model",
+            kind=MODEL,
+            sections=(),
+            function="ava_core.adapters.merging:Merge",
+            inputs=(Input(name="init", kind=MODEL), Input(name="adapter")),
+            metrics=("parameters", "active_parameters"),
+            timings=("wall_seconds",),
+            headlines=("parameters", "active_parameters"),
+        ),
     )
 }
 """Commands beside the pipeline whose output a step takes as that of a step: `ava_core.runtime.tool` runs them."""

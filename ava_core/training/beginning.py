@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ava_core.config.adapter import AdapterConfig
 from ava_core.config.model import ModelConfig
 from ava_core.data.curriculum import CurriculumBatches
 from ava_core.data.shards import ShardedSplit
@@ -25,6 +26,7 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.vocabulary import grow_vocabulary
+from ava_core.training.adapting import add_updates, require_same_model
 from ava_core.training.checkpoints import Checkpoint, Restored, check_resume, position_of, read_weights, resume_from
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.freezing import frozen_state
@@ -55,14 +57,27 @@ def build_model(config: ModelConfig, split: ShardedSplit, vocab_size: int = 0) -
     )
 
 
-def build_from(parent: Parent, config: ModelConfig, split: ShardedSplit) -> EnhancedMoEForCausalLM:
+def build_from(
+    parent: Parent, config: ModelConfig, split: ShardedSplit, adapter: AdapterConfig | None = None
+) -> EnhancedMoEForCausalLM:
     """A model with the weights of a finished one, and rows for the entries that its tokenizer has got since.
 
+    Args:
+        parent: the finished one.
+        config: the architecture.
+        split: of shards.
+        adapter: with a kind, the model gets its updates, and they alone are to be trained.
+
     Raises:
+        ConfigError: the parent has none of what the adapter is to update, or the adapter would be of another model.
         IntegrityError: the weights aren't those of the architecture, or can't be read.
     """
     model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**config.model_dump(), vocab_size=parent.vocab_size))
     load_parent(model, parent)
+    if adapter is not None and adapter.kind:
+        require_same_model(parent, config, split.vocab_size)
+        add_updates(model, adapter)
+        return model
     boundary = split.boundary_token_id
     grow_vocabulary(model, split.vocab_size, boundary_token_id=boundary, pad_token_id=split.pad_token_id)
     return model
@@ -162,10 +177,12 @@ class Beginning:
 
     @property
     def record(self) -> dict[str, Any]:
-        """For training.json: the model that it began from, by its digest; empty without one."""
+        """For training.json: the model that it began from, by its digest, and the adapter; empty without them."""
         if not self.parent:
             return {}
-        return {"parent": {"model": self.parent.digest, "steps": self.parent.steps, "schedule": self._schedule}}
+        parent = {"model": self.parent.digest, "steps": self.parent.steps, "schedule": self._schedule}
+        adapter = self.config.adapter
+        return {"parent": parent, **({"adapter": adapter.model_dump()} if adapter.kind else {})}
 
     @property
     def _schedule(self) -> str:
@@ -179,7 +196,8 @@ class Beginning:
 
     def _build(self, split: ShardedSplit) -> EnhancedMoEForCausalLM:
         config = self.request.model_config
-        model = build_from(self.parent, config, split) if self.parent else build_model(config, split)
+        parent, adapter = self.parent, self.config.adapter
+        model = build_from(parent, config, split, adapter) if parent else build_model(config, split)
         if self.checkpoint and (self.config.reset_optimizer or self.config.freeze):
             weights = read_weights(self.checkpoint, self.ranks)
             fill(model, {name: value for name, value in weights.items() if name in model.state_dict()}, "checkpoint")

@@ -53,7 +53,10 @@ def explore_rates(
     connect(ranks)
     prepare(threads, seed)
     split = ShardedSplit.open(shards, "train")
-    model = build_from(Parent.read(init), model_config, split) if init else build_model(model_config, split)
+    if init:
+        model = build_from(Parent.read(init), model_config, split, config.adapter)
+    else:
+        model = build_model(model_config, split)
     objective = NextToken(model, config)
     freeze(model, config)
     plan_memory(model, config, ranks).apply(model)

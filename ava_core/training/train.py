@@ -22,6 +22,7 @@ from ava_core.models.pretrained import load_pretrained
 from ava_core.origin import carry_origin
 from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree, digest_value
+from ava_core.training.adapting import keep_updates, parameters_without_updates
 from ava_core.training.beginning import Beginning
 from ava_core.training.callbacks import CallbackList, default_callbacks
 from ava_core.training.callbacks.profile import StepProfile
@@ -98,7 +99,7 @@ class _Training:
         self.lessons = prepare_lessons(self.request, self.training, self.ranks, self.progress)
         model = beginning.build(self.training)
         self.vocab_size = model.config.vocab_size
-        parameters = model.num_parameters()
+        parameters = parameters_without_updates(model)
         objective = NextToken(model, self.config)
         freeze(model, self.config)
         plan = plan_memory(model, self.config, self.ranks)
@@ -124,6 +125,8 @@ class _Training:
         result = self._result(trainer, plan, peak_bytes, parameters)
         if self.ranks.is_first:
             finished = beginning.finished(self.training, exact, trainer.model)
+            if beginning.parent and self.config.adapter.kind:
+                keep_updates(finished, self.config.adapter, beginning.parent.digest, self.request.output)
             self._write(finished, trainer.history, result, beginning.record)
         self.ranks.barrier()
         group.disconnect()
@@ -136,6 +139,7 @@ class _Training:
             "tokenizer": digest_tree(self.tokenizer),
             "optimizer": self.config.optimizer,
             "precision": self.config.precision,
+            **({"adapter": self.config.adapter.model_dump_json()} if self.config.adapter.kind else {}),
             "loss.multi_token_depth": self.config.loss.multi_token_depth if self.config.loss.multi_token_weight else 0,
         }
 

@@ -91,7 +91,7 @@ def test_lengths_beyond_the_context_are_refused(sources, options, message):
         ([], "has no config.json, and there is no model in it: give a folder"),
         (["modeling.py"], "has no config.json, and modeling.py is code, which is never run"),
         (["pytorch_model.bin"], "has no config.json, and pytorch_model.bin is a pickle, which is never read"),
-        (["adapter_config.json", "adapter_model.safetensors"], "is an adapter, not a model: merge it into its base"),
+        (["adapter_config.json", "adapter_model.safetensors"], "is an adapter, not a model: give the model folder"),
     ],
 )
 def test_folder_that_holds_something_else_is_called_by_its_name(tmp_path, names, message):

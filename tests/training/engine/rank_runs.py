@@ -14,6 +14,7 @@ from ava_core.config.train import TrainConfig
 from ava_core.distributed.ranks import Ranks
 from ava_core.losses import IGNORE_INDEX
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
+from ava_core.training.adapting import add_updates
 from ava_core.training.batch import Batch
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.freezing import freeze
@@ -63,6 +64,8 @@ def settings(**overrides) -> TrainConfig:
 
 def build_engine(model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks) -> TrainingEngine:
     """An engine that pretrains."""
+    if config.adapter.kind:
+        add_updates(model, config.adapter)
     objective = NextToken(model, config)
     freeze(model, config)
     return TrainingEngine(model, config, ranks, objective)

@@ -1,0 +1,46 @@
+"""`ava merge`: a base and an adapter become a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ava_core.steps.table import MODEL, TOOLS, makers
+
+
+def merge(
+    model: Annotated[Path, typer.Option(help="Model folder that the adapter was trained on; stays as it is.")],
+    adapter: Annotated[
+        Path, typer.Option(help="Adapter: a folder as `ava train` leaves it in its output, or as PEFT saves it.")
+    ],
+    output: Annotated[Path, typer.Option(help="Model folder to write; appears whole or not at all.")],
+    force: Annotated[bool, typer.Option(help="Replace an output that was made from something else.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+) -> None:
+    """Add an adapter's updates to the weights of its base, as a model folder of its own."""
+    from ava_core.adapters.merging import Merge
+    from ava_core.config.schema import AvaConfig
+    from ava_core.progress import Progress
+    from ava_core.runtime import logs
+    from ava_core.runtime.request import Request
+    from ava_core.runtime.tool import run_tool
+
+    output = output.absolute()
+    logs.configure(file=output.with_name(f"{output.name}.log"))
+    merging = Merge.of(model, adapter, *makers(MODEL))
+    request = Request(
+        spec=TOOLS["merge"],
+        config=AvaConfig(threads=1),
+        inputs={},
+        choices={},
+        output=output,
+        work=output.parent,
+        force=force,
+        progress=Progress(quiet=quiet),
+    )
+    run_tool(request, merging.inputs, merging.write)
+    settings = merging.adapter.settings
+    kind = "DoRA" if settings.use_dora else "LoRA"
+    print(f"{output}: {model} ({merging.origin.digest[:12]}) with a {kind} of rank {settings.r}")
