@@ -38,7 +38,7 @@ def require_same_model(parent: Parent, config: ModelConfig, vocab_size: int) -> 
     before = EnhancedMoEConfig.from_json_file(parent.folder / "config.json")
     now = EnhancedMoEConfig(**config.model_dump())
     for name in ModelConfig.model_fields.keys() - OF_TRAINING:
-        if (ours := getattr(now, name)) != (theirs := getattr(before, name)):
+        if (ours := getattr(now, name, None)) != (theirs := getattr(before, name, None)):
             faults.append(
                 f"model.{name} = {ours}: the model of train.init has {theirs}, and an adapter carries only updates of"
                 " its weights: leave it out, or train without train.adapter"
