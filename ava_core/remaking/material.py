@@ -24,6 +24,8 @@ from ava_core.models.conversion.recipes import Shape
 from ava_core.origin import licence_texts, read_origin, write_origin
 from ava_core.runtime import manifest
 
+PARENTS = ("init", "model", "models")
+"""Inputs by which a manifest names models that another one has its weights from."""
 CONFIG, GENERATION, TRAINING = "config.json", "generation_config.json", "training.json"
 
 
@@ -67,8 +69,9 @@ class Material:
 
     @property
     def ancestors(self) -> set[str]:
-        """Digests of what it was made of, and its own, as far as its manifest tells."""
-        return {self.digest, *manifest.read(self.folder).inputs.values()}
+        """Digests of the models that it was made of, and its own, as far as its manifest tells."""
+        inputs = manifest.read(self.folder).inputs
+        return {self.digest, *(digest for name, digest in inputs.items() if name.partition(".")[0] in PARENTS)}
 
 
 def write_model(

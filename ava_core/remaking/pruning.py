@@ -85,6 +85,12 @@ class Pruning:
             )
             for name in ("train", "validation")
         )
+        for part in (text, held_out):
+            if len(part.split.tokens) < self.sequence_length:
+                raise AvaError(
+                    f"{self.shards}: a split has {len(part.split.tokens)} tokens: must be at least the"
+                    f" {self.sequence_length} of a window: give shards of more text"
+                )
         original = self._load()
         figures = {"validation_bits_per_byte_whole": held_out.bits_per_byte(original)}
         scores = self._scores(original, text, progress)

@@ -15,6 +15,7 @@ from ava_core.remaking.pruning import choose, kept_columns, prune, pruned_config
 from ava_core.remaking.repair import repair
 from ava_core.runtime import manifest
 from tests.cli.conftest import ava  # noqa: F401  a fixture
+from tests.conftest import _finished as finished
 
 SMALL = {
     "vocab_size": 50,
@@ -180,6 +181,17 @@ def test_command_leaves_a_model_that_later_commands_take(ava, tmp_path, tiny_mod
     )
     assert begun.code == 0, begun.err
     assert json.loads((tmp_path / "next" / "config.json").read_text())["num_ffn_experts"] == 3
+
+
+def test_shards_of_less_than_a_window_are_refused(ava, tmp_path, tiny_model, tiny_shards):  # noqa: F811
+    longer = tmp_path / "longer"
+    shutil.copytree(tiny_model, longer)
+    record = json.loads((longer / "training.json").read_text()) | {"sequence_length": 10**6}
+    (longer / "training.json").write_text(json.dumps(record))
+    (longer / manifest.NAME).unlink()
+    finished(longer, "train", {})
+    result = ava("prune", "--model", longer, "--shards", tiny_shards, "--experts", 2, "--output", tmp_path / "pruned")
+    assert result.code == 1 and "must be at least the 1000000 of a window" in result.err, result.err
 
 
 def test_wrong_flags_are_refused_in_a_line(ava, tmp_path, tiny_model, tiny_shards):  # noqa: F811

@@ -132,3 +132,14 @@ def test_what_is_no_teacher_is_refused(ava_train, no_steps, tmp_path, tiny_model
     ]
     for flags, changes, code, line in cases:
         assert_refused(ava_train(*flags, **changes), tmp_path, line, code=code)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_computation_and_learn_the_same(run, tmp_path, tiny_model):
+    one, _ = run("one", teacher=tiny_model, **learning(steps=2, precision="fp32"))
+    alone = {path.name: path.read_bytes() for path in parts(tmp_path)}
+    shutil.rmtree(tmp_path / "work")
+    two, _ = run("two", teacher=tiny_model, **learning(steps=2, precision="fp32", processes=2))
+    assert {path.name: path.read_bytes() for path in parts(tmp_path)} == alone
+    first, second = (rows(output)[0]["teacher_kl"] for output in (one, two))
+    assert first == pytest.approx(second, rel=1e-3)
