@@ -59,7 +59,7 @@ def make_models(folder: Path, **changes: Any) -> dict[str, Path]:
         folder: gets a folder for each.
         changes: fields of the model's configuration.
     """
-    config = resolve(config_file=PRESET).config
+    config = resolve(config_files=[PRESET]).config
     torch.manual_seed(0)
     fields = {**config.model.model_dump(), "vocab_size": config.tokenizer.vocab_size, **changes}
     model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**fields)).eval()

@@ -115,7 +115,7 @@ def run(
     params.write_text(to_yaml(parameters(flags.steps, flags.threads)))
     file.write_text(to_yaml({"method": "grid", "metric": {"name": FIGURE}, "parameters": space, **more}))
     overrides = tuple(f"{key}={value}" for key, value in fixed.items())
-    base = Base(params=params, config=None, overrides=overrides, space=file)
+    base = Base(params=params, configs=(), overrides=overrides, space=file)
     request = SweepRequest(
         name=name,
         base=base,

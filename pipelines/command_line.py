@@ -28,7 +28,13 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="YAML file of parameters (default: %(default)s)"
     )
-    parser.add_argument("--config", type=Path, help="YAML file over the parameters, such as configs/cpu/small.yaml")
+    parser.add_argument(
+        "--config",
+        action="append",
+        type=Path,
+        default=[],
+        help="YAML file over the parameters, such as configs/cpu/small.yaml (repeatable: later ones win)",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -91,7 +97,7 @@ def resolve_flags(flags: argparse.Namespace) -> Resolved:
     Raises:
         ConfigError: one line per fault.
     """
-    return resolve(params=flags.params, config_file=flags.config, overrides=flags.overrides)
+    return resolve(params=flags.params, config_files=flags.config, overrides=flags.overrides)
 
 
 def params_yaml(config: AvaConfig) -> str:

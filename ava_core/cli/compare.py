@@ -73,7 +73,7 @@ def compare(
     _require_comparable(sides, shards, significance)
     if output is not None:
         _require_ours(output)
-    config = resolve(params=params, params_text=None, config_file=None, overrides=set_ or ()).config
+    config = resolve(params=params, params_text=None, overrides=set_ or ()).config
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
     from ava_core.evaluation.comparison.compare import Settings, worse_sides

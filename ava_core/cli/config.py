@@ -29,7 +29,8 @@ def show(
     params: Annotated[Path | None, typer.Option(help="Parameters; default: params.yaml if there is one.")] = None,
     params_yaml: Annotated[str | None, typer.Option(help="Parameters as YAML text.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="File whose values override the parameters, such as configs/cpu/small.yaml.")
+        list[Path] | None,
+        typer.Option(help="File whose values override the parameters, such as configs/cpu/small.yaml. Repeatable."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value; overrides all files. Repeatable.")
@@ -52,7 +53,7 @@ def show(
     resolved = resolve(
         params=params,
         params_text=params_yaml,
-        config_file=config,
+        config_files=config or (),
         overrides=overrides,
         inherit=architecture_reader(STEPS["train"], work),
     )

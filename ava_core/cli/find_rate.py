@@ -68,8 +68,8 @@ def _require_writable(request: Request, flags: Mapping[str, Any]) -> None:
     params: Path | None = flags["params"]
     if params is None:
         raise ConfigError("--write: writes into the file of --params: give one")
-    resolved = resolve(params=params, config_file=flags["config"], overrides=flags["set_"] or ())
-    above = {str(flags["config"]), "--set"}
+    resolved = resolve(params=params, config_files=flags["config"] or (), overrides=flags["set_"] or ())
+    above = {*map(str, flags["config"] or ()), "--set"}
     faults = [
         f"--write: {key} is set by {resolved.origins[key]}, above {params}: leave it out there"
         for key in _keys(request)

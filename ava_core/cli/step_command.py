@@ -75,7 +75,11 @@ COMMON = {
     "output": flag_of(Path, ..., "Output folder; written atomically."),
     "params": flag_of(Path | None, None, "File of parameters, such as params.yaml."),
     "params_yaml": flag_of(str | None, None, "Parameters as YAML text, for a container without such a file."),
-    "config": flag_of(Path | None, None, "File whose values override the parameters, such as configs/cpu/small.yaml."),
+    "config": flag_of(
+        list[Path] | None,
+        None,
+        "File whose values override the parameters, such as configs/cpu/small.yaml. Repeatable: later ones win.",
+    ),
     "set_": flag_of(list[str] | None, None, "key.path=value; overrides all files. Repeatable.", "--set"),
     "work": flag_of(
         Path, DEFAULT_WORK, "Work folder: state of unfinished steps, cache of finished outputs.", envvar="AVA_WORK"
@@ -191,7 +195,7 @@ def _request(
     resolved = resolve(
         params=flags["params"],
         params_text=flags["params_yaml"],
-        config_file=flags["config"],
+        config_files=flags["config"] or (),
         overrides=[*(flags["set_"] or ()), *settings, *as_settings(spec, flags)],
         inherit=architecture_reader(spec, flags["work"]),
     )

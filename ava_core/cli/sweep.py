@@ -40,7 +40,9 @@ def sweep(
         str | None, typer.Option(help="Instead of running: `dvc` queues experiments, `katib` prints its Experiment.")
     ] = None,
     image: Annotated[str | None, typer.Option(help="With --via katib: image of the trials.")] = None,
-    config: Annotated[Path | None, typer.Option(help="File whose values override the parameters.")] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option(help="File whose values override the parameters. Repeatable.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value; overrides all files.")] = None,
     work: Annotated[Path, typer.Option(help="Work folder.", envvar="AVA_WORK")] = DEFAULT_WORK,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.", envvar="AVA_LOG_LEVEL")] = "info",
@@ -57,7 +59,7 @@ def sweep(
     if log_level not in logs.LEVELS:
         raise ConfigError(f"--log-level {log_level}: must be one of {', '.join(logs.LEVELS)}")
     read = read_space(space)
-    base = Base(params=params, config=config, overrides=tuple(set_ or ()), space=space)
+    base = Base(params=params, configs=tuple(config or ()), overrides=tuple(set_ or ()), space=space)
     checked = check(read, base, trials)
     called = _require_name(name or read.name or space.stem)
     if via == "katib":

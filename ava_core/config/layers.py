@@ -53,7 +53,7 @@ def resolve(
     *,
     params: Path | None = None,
     params_text: str | None = None,
-    config_file: Path | None = None,
+    config_files: Sequence[Path] = (),
     overrides: Sequence[str] = (),
     inherit: Callable[[str], Mapping[str, Any] | None] = find_architecture,
     above_all: tuple[str, Mapping[str, Any]] | None = None,
@@ -63,7 +63,7 @@ def resolve(
     Args:
         params: params.yaml, or None.
         params_text: the same as text, for a container that has no file.
-        config_file: the file given with --config, or the name of one under configs/, such as hardware/a100.
+        config_files: those given with --config, later ones win; or names of some under configs/, such as hardware/a100.
         overrides: `key.path=value`, value in YAML, from --set.
         inherit: gives the section `model` of what `train.init` names; None where that isn't known here.
         above_all: one more layer, over all others: what messages call it, and its values by dotted key.
@@ -78,8 +78,7 @@ def resolve(
         above.append(_file_layer(str(params), params))
     if params_text is not None:
         above.append(_text_layer("--params-yaml", params_text))
-    if config_file is not None:
-        above.append(_file_layer(str(config_file), presets.shipped(config_file)))
+    above += [_file_layer(str(file), presets.shipped(file)) for file in config_files]
     if overrides:
         above.append(_override_layer(overrides))
     if above_all is not None:
@@ -104,14 +103,14 @@ def resolve(
     return _validate([*below, *above], reason)
 
 
-def overlay(config_file: Path | None, overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(config_files: Sequence[Path], overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
     """What a file would have to say that stands for --config, --set and `values` (by dotted key) over both.
 
     A null, which in a file means "as the layers below say", stays as it is.
     """
     merged: dict[str, Any] = {}
-    if config_file is not None:
-        merged = _file_layer(str(config_file), presets.shipped(config_file)).values
+    for file in config_files:
+        merged = _merge(merged, _file_layer(str(file), presets.shipped(file)).values)
     return _merge(_merge(merged, _override_layer(overrides).values), nested(values))
 
 

@@ -26,12 +26,12 @@ class Base:
     """The configuration that trials vary.
 
     Attributes:
-        params, config, overrides: what --params, --config and --set name.
+        params, configs, overrides: what --params, --config and --set name.
         space: the sweep's file, which messages name for the values of its parameters.
     """
 
     params: Path | None
-    config: Path | None
+    configs: tuple[Path, ...]
     overrides: tuple[str, ...]
     space: Path
 
@@ -42,11 +42,11 @@ class Base:
             ConfigError: it refuses them.
         """
         above = (str(self.space), values) if values else None
-        return resolve(params=self.params, config_file=self.config, overrides=self.overrides, above_all=above)
+        return resolve(params=self.params, config_files=self.configs, overrides=self.overrides, above_all=above)
 
     def overlay(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What a file for --config has to say to make a trial of the same params.yaml."""
-        return overlay(self.config, self.overrides, values)
+        return overlay(self.configs, self.overrides, values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ def trial_settings(base: Base, checked: Checked) -> Iterator[dict[str, Any]]:
         faults.append("method = tpe: goes by what earlier trials gave, which a queue doesn't know: use grid or random")
     if space.pruner:
         faults.append("pruner: DVC ends no experiment early: leave it out")
-    if base.config or base.overrides:
+    if base.configs or base.overrides:
         faults.append("--config, --set: DVC reads params.yaml alone: write the values there")
     if base.params is None or base.params.name != QUEUED_FILE:
         faults.append(f"{base.params}: DVC's stages read {QUEUED_FILE}: give that")

@@ -229,7 +229,7 @@ class TrialRunner:
         """The flags that a person would give."""
         base = self.base
         flags = ["--params", str(base.params)] if base.params else []
-        flags += ["--config", str(base.config)] if base.config else []
+        flags += [word for file in base.configs for word in ("--config", str(file))]
         overrides = [*base.overrides, *(f"{key}={json.dumps(value)}" for key, value in settings.items())]
         return flags + [word for override in overrides for word in ("--set", override)]
 

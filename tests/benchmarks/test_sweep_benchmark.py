@@ -24,7 +24,7 @@ def test_the_grid_has_sixteen_points_that_the_configuration_takes(tmp_path):
     asha = {"asha": {"min_steps": sweep.first_rung(450), "reduction_factor": sweep.REDUCTION}}
     space = {"method": "grid", "metric": {"name": sweep.FIGURE}, "parameters": sweep.SPACE, "pruner": asha}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(space))
-    base = Base(params=tmp_path / "params.yaml", config=None, overrides=(), space=tmp_path / "sweep.yaml")
+    base = Base(params=tmp_path / "params.yaml", configs=(), overrides=(), space=tmp_path / "sweep.yaml")
     assert check(read_space(tmp_path / "sweep.yaml"), base).trials == 16
     train = resolve(params=tmp_path / "params.yaml").config.train
     assert train.steps > train.evaluate_every * sweep.REDUCTION  # or ASHA's second rung would save nothing

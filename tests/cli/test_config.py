@@ -17,6 +17,16 @@ def test_every_value_is_shown_with_where_it_came_from(ava, tmp_path):
     assert origins["weight_decay"] == "default"
 
 
+def test_several_files_can_be_given_and_the_last_one_wins(ava, tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {micro_batch_size: 4, global_batch_size: 8}\n")
+    shown = ava("config", "show", "--config", "hardware/a100", "--config", "mine.yaml", "--yaml")
+    assert shown.code == 0, shown.err
+    values = yaml.safe_load(shown.out)["train"]
+    only = yaml.safe_load(ava("config", "show", "--config", "hardware/a100", "--yaml").out)["train"]
+    assert values["micro_batch_size"] == 4 != only["micro_batch_size"]
+    assert values["memory_budget"] == only["memory_budget"] is not None
+
+
 def test_size_and_memory_are_estimated(ava):
     result = ava("config", "show", "--preset", "gpu/large")
     assert re.search(r"^parameters +1,5\d\d,\d{3},\d{3}$", result.out, re.MULTILINE)

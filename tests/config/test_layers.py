@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ava_core.config import AvaConfig, resolve, to_yaml
 from ava_core.config.faults import known_keys
+from ava_core.config.layers import overlay
 from ava_core.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -60,7 +61,7 @@ def test_later_layers_win_and_every_origin_is_known(tmp_path):
     params, config = tmp_path / "params.yaml", tmp_path / "config.yaml"
     params.write_text("preset: cpu/small\ntrain: {steps: 50, warmup_steps: 5, momentum: 0.5}\n")
     config.write_text("train: {steps: 60, warmup_steps: 6}\n")
-    resolved = resolve(params=params, config_file=config, overrides=["train.steps=70"])
+    resolved = resolve(params=params, config_files=[config], overrides=["train.steps=70"])
     train = resolved.config.train
     assert (train.steps, train.warmup_steps, train.momentum, train.global_batch_size) == (70, 6, 0.5, 64)
     origins = {key: resolved.origins[f"train.{key}"] for key in ("steps", "warmup_steps", "momentum", "weight_decay")}
@@ -71,6 +72,20 @@ def test_later_layers_win_and_every_origin_is_known(tmp_path):
         "weight_decay": "default",
     }
     assert resolved.origins["model.hidden_size"] == "configs/cpu/small.yaml"
+
+
+def test_files_over_the_parameters_win_in_the_order_that_they_are_given_in(tmp_path):
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("train: {steps: 60, warmup_steps: 6}\n")
+    other.write_text("train: {steps: 70, momentum: 0.8}\n")
+    resolved = resolve(config_files=[one, other])
+    train = resolved.config.train
+    assert (train.steps, train.warmup_steps, train.momentum) == (70, 6, 0.8)
+    assert (resolved.origins["train.steps"], resolved.origins["train.warmup_steps"]) == (str(other), str(one))
+    assert resolve(config_files=[other, one]).config.train.steps == 60
+    merged = {"train": {"steps": 70, "warmup_steps": 6, "momentum": 0.8}}
+    assert overlay([one, other], [], {}) == merged
+    assert overlay([one, other], ["seed=3"], {"train.steps": 5})["train"]["steps"] == 5
 
 
 def test_a_preset_named_later_takes_the_place_of_the_earlier_one(tmp_path):

@@ -140,14 +140,14 @@ def test_overlays_lie_between_preset_and_parameters(tmp_path):
 
 def test_config_takes_the_name_of_a_shipped_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    resolved = resolve(config_file=Path("hardware/a100"), overrides=["preset=gpu/large"])
+    resolved = resolve(config_files=[Path("hardware/a100")], overrides=["preset=gpu/large"])
     assert resolved.config.train.memory_budget == 72 and not resolved.config.train.gradient_checkpointing
     (tmp_path / "hardware").mkdir()
     (tmp_path / "hardware" / "a100").write_text("train: {memory_budget: 5}")
-    assert resolve(config_file=Path("hardware/a100")).config.train.memory_budget == 5  # what is there goes first
+    assert resolve(config_files=[Path("hardware/a100")]).config.train.memory_budget == 5  # what is there goes first
     for outside in ("../params", "nowhere"):
         with pytest.raises(ConfigError, match="no such file"):
-            resolve(config_file=Path(outside))
+            resolve(config_files=[Path(outside)])
 
 
 def test_unknown_hardware_is_refused_with_the_nearest_name():

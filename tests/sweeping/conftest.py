@@ -38,7 +38,7 @@ class Fakes:
         space = {name: value for name, value in {**SPACE, **changes}.items() if value is not None}
         path = self.folder / "sweep.yaml"
         path.write_text(yaml.safe_dump(space, sort_keys=False))
-        configuration = Base(params=self.folder / "params.yaml", config=None, overrides=tuple(base), space=path)
+        configuration = Base(params=self.folder / "params.yaml", configs=(), overrides=tuple(base), space=path)
         work = self.folder / "work"
         return SweepRequest(
             name=name,

@@ -45,7 +45,7 @@ seed: 7
 def render(folder: Path, space: str = SPACE, params: str = PARAMS, **changes) -> str:
     (folder / "params.yaml").write_text(params)
     (folder / "sweep.yaml").write_text(space)
-    base = Base(params=folder / "params.yaml", config=None, overrides=(), space=folder / "sweep.yaml")
+    base = Base(params=folder / "params.yaml", configs=(), overrides=(), space=folder / "sweep.yaml")
     given = {"image": IMAGE, "shards": Path("/ava/work/shards"), "max_failures": 3, **changes}
     return experiment(given.pop("name", "rates"), base, check(read_space(base.space), base), **given)
 

@@ -15,7 +15,7 @@ def checked(tmp_path):
         space = tmp_path / "sweep.yaml"
         space.write_text(yaml.safe_dump({k: v for k, v in {**SPACE, **changes}.items() if v is not None}))
         (tmp_path / "params.yaml").write_text(params)
-        base = Base(params=tmp_path / "params.yaml", config=None, overrides=(), space=space)
+        base = Base(params=tmp_path / "params.yaml", configs=(), overrides=(), space=space)
         return check(read_space(space), base, trials)
 
     return run

@@ -32,7 +32,7 @@ def test_a_grid_runs_every_point_once_and_writes_the_best(fakes):
     assert rates(fakes) == RATES and len(fakes.calls("preprocess")) == 1
     assert [row.settings["train.learning_rate"] for row in results.rows] == [0.01, 0.1, 0.001]
     out = fakes.folder / "out"
-    config = resolve(params=fakes.folder / "params.yaml", config_file=out / "best.yaml").config
+    config = resolve(params=fakes.folder / "params.yaml", config_files=[out / "best.yaml"]).config
     assert config.train.learning_rate == 0.01
     assert json.loads((out / "sweep.json").read_text())["best"] == 1
     again = run_sweep(fakes.request())
@@ -41,7 +41,7 @@ def test_a_grid_runs_every_point_once_and_writes_the_best(fakes):
 
 def test_best_settings_hold_what_was_set_for_the_whole_sweep(fakes):
     run_sweep(fakes.request(base=["train.weight_decay=0.7"]))
-    best = resolve(params=fakes.folder / "params.yaml", config_file=fakes.folder / "out" / "best.yaml").config
+    best = resolve(params=fakes.folder / "params.yaml", config_files=[fakes.folder / "out" / "best.yaml"]).config
     assert best.train.weight_decay == 0.7
 
 

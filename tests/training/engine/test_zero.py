@@ -163,5 +163,5 @@ def test_overlay_sets_the_stage_over_any_preset_and_is_no_preset(stage):
     assert not any("distributed" in name for name in presets.names())
     for preset in presets.names():
         plain = resolve(overrides=[f"preset={preset}"]).config
-        both = resolve(config_file=overlay, overrides=[f"preset={preset}"]).config
+        both = resolve(config_files=[overlay], overrides=[f"preset={preset}"]).config
         assert both.train == plain.train.model_copy(update=settings)
