@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from ava_core.evaluation.losses import FLOAT
-from ava_core.evaluation.report import Report, comparison, task_rows, text_note
+from ava_core.evaluation.report import Report, comparison, text_note
 from ava_core.evaluation.report.context import context_rows
+from ava_core.evaluation.report.tasks import task_rows
 
 STRATEGY = "nucleus"
 

@@ -14,6 +14,7 @@ from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation import charts
 from ava_core.evaluation.losses import FLOAT
 from ava_core.evaluation.report.context import context_rows
+from ava_core.evaluation.report.tasks import task_rows
 from ava_core.evaluation.samples import STRATEGIES
 from ava_core.models.routing.statistics import DEAD_SHARE
 from ava_core.pages import page_environment
@@ -205,42 +206,6 @@ def comparison(report: Report) -> list[dict[str, Any]]:
         cells = [_cell(row, value, values[FLOAT], is_float=name == FLOAT) for name, value in values.items()]
         rows.append({"label": row.label, "name": row.name, "cells": cells})
     return rows
-
-
-def task_rows(contents: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the benchmarks: task, metric, questions, and a cell for each model with its `value` and `error` as text,
-    and where the value lies in [0, 1] the `bar`: ends and middle of one error to either side, in percent."""
-    by_model = contents.get("tasks", {})
-    found = {
-        (result["name"], metric): None
-        for results in by_model.values()
-        for result in results
-        for metric in result["metrics"]
-    }
-    rows = []
-    for name, metric in found:
-        results = [next((item for item in by_model[model] if item["name"] == name), None) for model in by_model]
-        first = next(item for item in results if item is not None)
-        rows.append(
-            {
-                "task": name,
-                "metric": metric,
-                "questions": first["items"],
-                "num_fewshot": first["num_fewshot"],
-                "cells": [_task_cell(item, metric) for item in results],
-            }
-        )
-    return rows
-
-
-def _task_cell(result: dict[str, Any] | None, metric: str) -> dict[str, Any]:
-    if result is None or metric not in result["metrics"]:
-        return {"value": "", "error": "", "bar": None}
-    value, error = result["metrics"][metric], result["errors"].get(metric)
-    bar = None
-    if error is not None and 0 <= value <= 1:
-        bar = [round(100 * min(max(point, 0.0), 1.0), 2) for point in (value - error, value, value + error)]
-    return {"value": f"{value:.4f}", "error": "" if error is None else f"± {error:.4f}", "bar": bar}
 
 
 def _cell(row: Row, value: float | None, base: float | None, *, is_float: bool) -> dict[str, str]:
