@@ -11,7 +11,7 @@ from typing import Any
 from kfp import dsl
 
 from ava_core.steps.spec import Export, Input, StepSpec, flag
-from ava_core.steps.table import STEPS, producers
+from ava_core.steps.table import STEPS
 from components.container import EXECUTOR_OUTPUT, PARAMETERS, with_environment
 from components.image import IMAGE
 
@@ -75,7 +75,8 @@ def _folders(
 ) -> Iterator[tuple[str, tuple[Input, str]]]:
     """The component's inputs, with the step's input that each belongs to and its description."""
     for port in (*spec.pipeline_inputs, *(port for port in spec.named_inputs if port.name in named)):
-        origin = f"Output of {' or '.join(producers(port.kind))}"
+        steps = [name for name, other in STEPS.items() if port.kind is not None and other.kind == port.kind]
+        origin = f"Output of {' or '.join(steps)}"
         if not port.repeated:
             yield port.name, (port, port.description or f"{origin}.")
             continue
