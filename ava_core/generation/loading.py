@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 import ava_core.models  # noqa: F401  registers the architecture with AutoModelForCausalLM
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, load_tokenizer
 from ava_core.errors import AvaError, IntegrityError, first_line
-from ava_core.models.pretrained import GIVE_MODEL, WEIGHTS, load_pretrained
+from ava_core.models.pretrained import GIVE_MODEL, load_pretrained
+from ava_core.models.weight_files import WEIGHTS
 from ava_core.runtime.manifest import adapter_line, verified
 
 ONNX_NAME = "model.onnx"

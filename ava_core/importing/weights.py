@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ava_core.errors import AvaError, IntegrityError, first_line
-from ava_core.files import parse_json
+from ava_core.errors import AvaError, IntegrityError
 from ava_core.models.conversion.recipes import Shape, Tensors
+from ava_core.models.weight_files import INDEX, SINGLE, find_weights, opened
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+REMEDY = "fetch it again"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What weights may be kept as, by the format's names."""
@@ -67,13 +65,8 @@ class Checkpoint:
             IntegrityError: it can't be read, or a value is nan or infinite.
         """
         file = self.entries[need.name].file
-        try:
-            with _open(file) as opened:
-                tensor: Tensor = (
-                    opened.get_tensor(need.name) if need.row is None else opened.get_slice(need.name)[need.row]
-                )
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(file, error) from error
+        with opened(file, REMEDY) as found:
+            tensor: Tensor = found.get_tensor(need.name) if need.row is None else found.get_slice(need.name)[need.row]
         if not tensor.isfinite().all():
             where = f"{need.name}[{need.row}]" if need.row is not None else need.name
             what = "nan" if tensor.isnan().any() else "infinity"
@@ -83,15 +76,9 @@ class Checkpoint:
 
 def _find(folder: Path) -> tuple[list[Path], Mapping[str, Path]]:
     """The files, and by an index what lies in which."""
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE], {}
-    if (folder / INDEX).is_file():
-        placed = {name: folder / file for name, file in _read_index(folder / INDEX).items()}
-        files = sorted(set(placed.values()))
-        for file in files:
-            if not file.is_file():
-                raise IntegrityError(f"{file}: is missing, though {INDEX} names it: fetch it again")
-        return files, placed
+    found = find_weights(folder, REMEDY)
+    if found is not None:
+        return found
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickled:
         raise AvaError(
@@ -101,38 +88,15 @@ def _find(folder: Path) -> tuple[list[Path], Mapping[str, Path]]:
     raise AvaError(f"{folder}: has neither {SINGLE} nor {INDEX}: give a folder as save_pretrained leaves it")
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        placed = parse_json(path.read_bytes())["weight_map"]
-        found = {str(name): str(file) for name, file in placed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({first_line(error)}): fetch it again") from error
-    for file in found.values():
-        if Path(file).name != file or not file.endswith(".safetensors"):
-            raise IntegrityError(f"{path}: names the file {file!r}: must be a safetensors beside it")
-    return found
-
-
-def _open(file: Path) -> Any:
-    return safe_open(str(file), framework="pt", device="cpu")
-
-
 def _read_header(file: Path) -> dict[str, Entry]:
     found = {}
-    try:
-        with _open(file) as opened:
-            for name in opened.keys():  # noqa: SIM118  not a mapping
-                view = opened.get_slice(name)
-                found[name] = Entry(file, view.get_dtype(), tuple(view.get_shape()))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(file, error) from error
+    with opened(file, REMEDY) as read:
+        for name in read.keys():  # noqa: SIM118  not a mapping
+            view = read.get_slice(name)
+            found[name] = Entry(file, view.get_dtype(), tuple(view.get_shape()))
     for name, entry in found.items():
         if entry.dtype not in TYPES:
             raise AvaError(
                 f"{file}: {name} is {entry.dtype}: must be one of {', '.join(TYPES)}: give the model that was quantised"
             )
     return found
-
-
-def _unreadable(file: Path, error: Exception) -> IntegrityError:
-    return IntegrityError(f"{file}: can't be read as safetensors ({first_line(error)}): fetch it again")

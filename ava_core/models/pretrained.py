@@ -9,8 +9,6 @@ import torch
 
 from ava_core.models.quiet import quiet
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-"""The weights, or the index of the files that they are spread over."""
 GIVE_MODEL = "give a model folder, as `ava train` or `ava import` leaves it"
 """The way out for whoever gave something else."""
 

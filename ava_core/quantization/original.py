@@ -8,7 +8,8 @@ from pathlib import Path
 from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.models.pretrained import GIVE_MODEL, WEIGHTS, load_pretrained
+from ava_core.models.pretrained import GIVE_MODEL, load_pretrained
+from ava_core.models.weight_files import WEIGHTS
 from ava_core.runtime.manifest import verified
 
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "training.json")

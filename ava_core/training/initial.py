@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ava_core.errors import IntegrityError, first_line
 from ava_core.files import parse_json
+from ava_core.models.weight_files import SINGLE, find_weights, opened
 from ava_core.runtime import manifest
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+REMEDY = "restore the folder or run its step again"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def load_parent(model: nn.Module, parent: Parent) -> None:
         IntegrityError: a weight is missing, left over, or of another shape; a file can't be read.
     """
     weights = dict(_tensors(parent.folder))
-    fill(model, weights, str(parent.folder / WEIGHTS))
+    fill(model, weights, str(parent.folder / SINGLE))
 
 
 @torch.no_grad()
@@ -74,37 +74,30 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     Raises:
         IntegrityError: a parameter's weight is missing, left over, or of another shape.
     """
-    remedy = "restore the folder or run its step again"
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     if strange := sorted(weights.keys() - tensors.keys()):
-        raise IntegrityError(f"{source}: {strange[0]}: the model has no such weight: {remedy}")
+        raise IntegrityError(f"{source}: {strange[0]}: the model has no such weight: {REMEDY}")
     filled = set()
     for name, value in weights.items():
         if value.shape != tensors[name].shape:
             shapes = f"{tuple(value.shape)}, not {tuple(tensors[name].shape)}"
-            raise IntegrityError(f"{source}: {name}: has the shape {shapes} as the configuration says: {remedy}")
+            raise IntegrityError(f"{source}: {name}: has the shape {shapes} as the configuration says: {REMEDY}")
         tensors[name].copy_(value)
         filled.add(id(tensors[name]))
     for name, parameter in model.named_parameters():
         if id(parameter) not in filled and not name.startswith("prediction_heads."):
-            raise IntegrityError(f"{source}: lacks the weight {name}: {remedy}")
+            raise IntegrityError(f"{source}: lacks the weight {name}: {REMEDY}")
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Name and value of each weight, one file mapped at a time."""
-    names = [WEIGHTS]
-    if (folder / INDEX).is_file():
-        names = sorted(set(_read(folder / INDEX)["weight_map"].values()))
-    for name in names:
-        path = folder / name
-        if path.parent != folder or not path.is_file():
-            raise IntegrityError(f"{path}: no such file: restore the folder or run its step again")
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118  no dictionary
-                    yield key, file.get_tensor(key)
-        except SafetensorError as error:
-            raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error
+    found = find_weights(folder, REMEDY)
+    if found is None:
+        raise IntegrityError(f"{folder / SINGLE}: no such file: {REMEDY}")
+    for path in found[0]:
+        with opened(path, REMEDY) as file:
+            for key in file.keys():  # noqa: SIM118  no dictionary
+                yield key, file.get_tensor(key)
 
 
 def _read(path: Path) -> dict:
