@@ -12,7 +12,8 @@ from ava_core.importing.weights import Checkpoint
 from ava_core.models.conversion import Upcycling
 from tests.importing.conftest import change, imported
 
-SCALED = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+SCALED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4}
+SCALED["original_max_position_embeddings"] = 32
 COPIES = Upcycling(experts=4, experts_per_token=2)
 
 
@@ -26,15 +27,11 @@ def refusal(source, kind=AvaError, **options):
 @pytest.mark.parametrize(
     "kind, changes, message",
     [
-        (
-            "mixtral",
-            {"sliding_window": 64},
-            "sliding_window = 64: must be None for Ava: attention has no",
-        ),
+        ("olmoe", {"sliding_window": 64}, "sliding_window = 64: must be None for Ava: olmoe passes over it"),
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv = 8.0: must be None"),
         ("olmoe", {"attention_bias": True}, "attention_bias = True: must be False"),
         ("llama", {"mlp_bias": True}, "mlp_bias = True: must be False for Ava: the experts have no bias"),
-        ("llama", {"rope_parameters": SCALED}, "rope_parameters.rope_type = 'yarn': must be 'default'"),
+        ("llama", {"rope_parameters": SCALED}, "rope_parameters.rope_type = 'llama3': must be one of default"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu': must be 'silu'"),
         ("qwen3_moe", {"mlp_only_layers": [1]}, "mlp_only_layers = [1]: must be []"),
         (
