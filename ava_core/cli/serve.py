@@ -1,4 +1,4 @@
-"""`ava serve`: an OpenAI-compatible server of a quantised model."""
+"""`ava serve`: an OpenAI-compatible server of a model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,18 @@ _ORIGIN = re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0
 
 def serve(
     model: Annotated[
-        str, typer.Option(help="Output folder of `ava quantize`, or models:/NAME@ALIAS, models:/NAME/VERSION.")
+        str,
+        typer.Option(
+            help="Output folder of `ava quantize`, model folder, or models:/NAME@ALIAS, models:/NAME/VERSION."
+        ),
     ] = DEFAULT_MODEL,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Adapter of a model folder, served beside it: clients send NAME as the model. Repeatable.",
+        ),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -81,7 +91,7 @@ def serve(
         int, typer.Option(min=0, max=1024, help="CPU threads of the decoder; 0: all cores that this process may use.")
     ] = 0,
 ) -> None:
-    """Serve a quantised model over OpenAI's HTTP interface until SIGTERM or Ctrl-C."""
+    """Serve a model over OpenAI's HTTP interface until SIGTERM or Ctrl-C."""
     started = time.perf_counter()
     from ava_core.config.hardware import usable_cores
     from ava_core.errors import ConfigError
@@ -107,9 +117,11 @@ def serve(
     from ava_core.serving.http.server import run
 
     registered = model.startswith(REGISTERED)
+    called = name or _name(model)
     run(
         resolve=_source(model, weights),
-        name=name or _name(model),
+        name=called,
+        adapters=_adapters(adapter or [], model, called),
         host=host,
         port=port,
         access=Access(keys=keys, hosts=hosts, origins=[origin.lower() for origin in origins]),
@@ -135,6 +147,31 @@ def _source(model: str, weights: str) -> Any:
     from ava_core.tracking import tracking_uri
 
     return make_resolver(model, weights, tracking_uri(), CACHE)
+
+
+def _adapters(given: list[str], model: str, name: str) -> dict[str, Path]:
+    """The adapters' folders by name."""
+    from ava_core.errors import ConfigError
+
+    found: dict[str, Path] = {}
+    for item in given:
+        called, separator, folder = item.partition("=")
+        if not (called and separator and folder):
+            raise ConfigError(f"--adapter {item}: must be NAME=FOLDER")
+        if called == name or called in found:
+            raise ConfigError(f"--adapter {item}: something is served as {called} already: give it another name")
+        if model.startswith(REGISTERED):
+            raise ConfigError(
+                f"--adapter {item}: a registered model is served with rounded weights, which have no place for an"
+                " update: serve its model folder, or merge both, quantise that and serve it by its own name"
+            )
+        found[called] = Path(folder)
+    if found:
+        from ava_core.serving.float_models import require_float
+
+        for path in found.values():
+            require_float(Path(model), path)
+    return found
 
 
 def _name(model: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import AvaError
 from ava_core.onnx.session import DecoderSession
+from ava_core.onnx.shape import GRAPH_FILE
 from ava_core.runtime import manifest
 from ava_core.serving.engine import Deliver, Engine
 
 log = logging.getLogger(__name__)
+TRAINING = "training.json"
+"""What a model folder has, and no other."""
 DRAIN_CHECK_SECONDS = 1.0
 """Seconds between two checks whether the server ends, while a replaced engine finishes its requests."""
 
@@ -57,10 +61,12 @@ class ServedModels:
         poll_seconds: seconds between two calls of `resolve`; 0: never again.
         drain_seconds: how long `close` waits for the poller. An engine that was exchanged finishes its requests however
             long they take: the server's own limit per request bounds that.
+        adapters: folders of adapters of that model, by the names that clients call the model with them: each becomes a
+            model of its own, with an engine. Only for a source that never changes.
         settings: `slots`, `max_queue` and `chunk` of `Engine`.
 
     Raises:
-        AvaError: the first model can't be resolved or loaded.
+        AvaError: the first model, or an adapter of it, can't be resolved or loaded.
         IntegrityError: it is damaged.
     """
 
@@ -73,12 +79,16 @@ class ServedModels:
         threads: int = 0,
         poll_seconds: float = 0.0,
         drain_seconds: float = 30.0,
+        adapters: Mapping[str, Path] | None = None,
         **settings: int,
     ) -> None:
         self.name, self._resolve, self._deliver = name, resolve, deliver
         self._threads, self._drain_seconds, self._settings = threads, drain_seconds, settings
         self._source = resolve()
         self._served = self._load(self._source)
+        self._adapted: tuple[Served, ...] = ()
+        for called, folder in (adapters or {}).items():
+            self._adapted += (self._load_adapter(called, folder),)
         self._refused: str | None = None
         self._complaint = ""
         self._stop, self._exchange = threading.Event(), threading.Lock()
@@ -91,24 +101,38 @@ class ServedModels:
         """The model that new requests go to."""
         return self._served
 
+    def all(self) -> tuple[Served, ...]:
+        """The model, and that with each adapter."""
+        return self._served, *self._adapted
+
     def close(self, timeout: float) -> bool:
-        """Finish running requests and end the engine; whether they finished within `timeout` seconds."""
+        """Finish running requests and end the engines; whether they finished within `timeout` seconds."""
         with self._exchange:
             self._stop.set()
-            served = self._served
-        done = served.engine.drain(timeout)
-        served.engine.close()
+            everything = self.all()
+        end = time.monotonic() + timeout
+        finished = [served.engine.drain(max(0.0, end - time.monotonic())) for served in everything]
+        for served in everything:
+            served.engine.close()
         if self._poller is not None:
             self._poller.join(timeout=self._drain_seconds)
-        return done
+        return all(finished)
 
     def _load(self, source: Source) -> Served:
         manifest.read(source.folder)  # a folder without one is not served
         with manifest.verified(source.folder):
             tokenizer = load_tokenizer(source.folder)
-            decoder = DecoderSession.load(source.folder, self._threads)
+            decoder = load_decoder(source.folder, self._threads)
         engine = Engine(decoder, tokenizer, self._deliver, **self._settings)
         return Served(self.name, source.version, engine, tokenizer, source.created)
+
+    def _load_adapter(self, name: str, folder: Path) -> Served:
+        """The served model with an adapter: its own decoder, which shares no memory with the others."""
+        from ava_core.serving.float_models import adapted_decoder
+
+        decoder = adapted_decoder(self._source.folder, folder, self._threads)
+        engine = Engine(decoder, self._served.tokenizer, self._deliver, **self._settings)
+        return Served(name, "", engine, self._served.tokenizer, self._source.created)
 
     def _poll(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
@@ -150,8 +174,17 @@ class ServedModels:
         log.warning("serve: %s goes on: %s", self._source.version, error, exc_info=traceback)
 
 
+def load_decoder(folder: Path, threads: int) -> DecoderSession:
+    """The decoder in an output folder of `ava quantize`, or one of a model folder's float weights."""
+    if (folder / GRAPH_FILE).is_file() or not (folder / TRAINING).is_file():
+        return DecoderSession.load(folder, threads)
+    from ava_core.serving.float_models import float_decoder
+
+    return float_decoder(folder, threads)
+
+
 def folder_source(folder: Path) -> Callable[[], Source]:
-    """A source that never changes: an output folder of `ava quantize`."""
+    """A source that never changes: an output folder of `ava quantize`, or a model folder."""
     try:
         created = int((folder / manifest.NAME).stat().st_mtime)
     except OSError:

@@ -18,7 +18,9 @@ def adapted(folder, **settings):
     """The model in `folder` with an adapter of random updates in it, and the adapter's settings."""
     model = EnhancedMoEForCausalLM.from_pretrained(folder).eval()
     adapter = AdapterConfig(**{"kind": "lora", "rank": 2, **settings})
-    add_adapter(model, peft_config(adapter))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        add_adapter(model, peft_config(adapter))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

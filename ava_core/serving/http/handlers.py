@@ -106,7 +106,7 @@ class Handlers:
 
     async def list_models(self, _http: HttpRequest) -> Response:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [_describe(self.models.current())]})
+        return JSONResponse({"object": "list", "data": [_describe(served) for served in self.models.all()]})
 
     async def show_model(self, http: HttpRequest) -> Response:
         """GET /v1/models/NAME."""
@@ -114,7 +114,7 @@ class Handlers:
 
     async def health(self, _http: HttpRequest) -> Response:
         """GET /healthz."""
-        failed = self.models.current().engine.stats().failed
+        failed = any(served.engine.stats().failed for served in self.models.all())
         status = "failed" if failed else "draining" if self.draining else "ready"
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
@@ -169,13 +169,16 @@ class Handlers:
         return await self.workers.run(lambda: JSONResponse(answer.whole(choices)))
 
     def _served(self, name: str) -> Served:
-        served = self.models.current()
-        if name != served.name:
+        everything = self.models.all()
+        found = next((served for served in everything if served.name == name), None)
+        if found is None:
             shown = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}..."
+            known = ", ".join(served.name for served in everything)
+            verb = "are" if len(everything) > 1 else "is"
             raise HttpError(
-                404, f"model {shown!r}: is not served: {served.name} is", code="model_not_found", param="model"
+                404, f"model {shown!r}: is not served: {known} {verb}", code="model_not_found", param="model"
             )
-        return served
+        return found
 
     async def _timed(self, streams: Streams, count: int, call: Call) -> AsyncIterator[tuple[int, Any]]:
         """The deltas, with their times measured, until the request's time is over."""

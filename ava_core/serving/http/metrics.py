@@ -43,20 +43,28 @@ class Metrics:
 
 
 class _Engine(Collector):
-    """The engine's own counts, read when they are asked for."""
+    """The engines' own counts, of all together, read when they are asked for."""
 
     def __init__(self, models: ServedModels) -> None:
         self.models = models
 
     def collect(self) -> Iterator[Metric]:
         """All of them."""
-        served = self.models.current()
-        stats = served.engine.stats()
-        yield GaugeMetricFamily("ava_queue_requests", "Requests that wait for a slot.", value=stats.queued)
-        yield GaugeMetricFamily("ava_running_requests", "Requests in a slot.", value=stats.running)
-        yield GaugeMetricFamily("ava_cache_bytes", "Keys and values of all slots.", value=stats.cache_bytes)
-        yield CounterMetricFamily("ava_prompt_tokens", "Prompt tokens read.", value=stats.prompt_tokens)
-        yield CounterMetricFamily("ava_generated_tokens", "Tokens generated.", value=stats.generated_tokens)
-        yield CounterMetricFamily("ava_steps", "Passes of the model.", value=stats.steps)
-        labels = {"name": served.name, "version": served.version, "ava": __version__}
-        yield InfoMetricFamily("ava_model", "The model that is served.", value=labels)
+        everything = self.models.all()
+        stats = [served.engine.stats() for served in everything]
+        for gauge, field, text in (
+            ("ava_queue_requests", "queued", "Requests that wait for a slot."),
+            ("ava_running_requests", "running", "Requests in a slot."),
+            ("ava_cache_bytes", "cache_bytes", "Keys and values of all slots."),
+        ):
+            yield GaugeMetricFamily(gauge, text, value=sum(getattr(each, field) for each in stats))
+        for counter, field, text in (
+            ("ava_prompt_tokens", "prompt_tokens", "Prompt tokens read."),
+            ("ava_generated_tokens", "generated_tokens", "Tokens generated."),
+            ("ava_steps", "steps", "Passes of the model."),
+        ):
+            yield CounterMetricFamily(counter, text, value=sum(getattr(each, field) for each in stats))
+        info = InfoMetricFamily("ava_model", "The models that are served.", labels=("name", "version", "ava"))
+        for served in everything:
+            info.add_metric((served.name, served.version, __version__), {})
+        yield info

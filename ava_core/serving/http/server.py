@@ -7,9 +7,10 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import uvicorn
 
@@ -42,6 +43,7 @@ def run(
     slots: int,
     max_queue: int,
     started: float,
+    adapters: Mapping[str, Path] | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests are finished first.
 
@@ -68,6 +70,7 @@ def run(
                 threads=threads,
                 poll_seconds=poll_seconds,
                 drain_seconds=drain_seconds,
+                adapters=adapters,
                 slots=slots,
                 max_queue=max_queue,
             )
@@ -95,8 +98,9 @@ def run(
 
             def ready() -> None:
                 shown = f"[{address}]" if ":" in address else address
+                whole = f"{name} version {version}" if version else name
                 print(
-                    f"ava serve: {name}{f' version {version}' if version else ''} on http://{shown}:{bound} after"
+                    f"ava serve: {', '.join((whole, *(adapters or ())))} on http://{shown}:{bound} after"
                     f" {time.perf_counter() - started:.1f} s",
                     flush=True,
                 )

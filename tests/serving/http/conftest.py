@@ -116,7 +116,9 @@ def serve(byte_tokenizer):
         loop = asyncio.new_event_loop()
         engine = ScriptedEngine(Bridge(loop).deliver)
         served = SimpleNamespace(name="ava-test", version="3", engine=engine, tokenizer=byte_tokenizer, created=CREATED)
-        models = SimpleNamespace(served=served, current=lambda: models.served)
+        models = SimpleNamespace(
+            served=served, others=(), current=lambda: models.served, all=lambda: (models.current(), *models.others)
+        )
         app = create_app(models, **options)
         config = uvicorn.Config(
             app,
