@@ -107,10 +107,13 @@ def write_model(
         write_origin(output, replace(origin, changes=(*origin.changes, *changes)))
     architecture = ModelConfig(**read_architecture(output))
     total = sum(prod(shape) for name, shape in shapes.items() if not name.endswith(".expert_bias"))
-    figures = {"parameters": float(total), "active_parameters": float(active_count(architecture, config.vocab_size))}
+    figures: dict[str, float] = {
+        "parameters": total,
+        "active_parameters": active_count(architecture, config.vocab_size),
+    }
     # Of how it was trained the context stays true, and the text that it knows.
     kept = {name: material.training[name] for name in ("sequence_length", "corpus") if name in material.training}
-    write_json(output / TRAINING, {**kept, **{name: int(value) for name, value in figures.items()}})
+    write_json(output / TRAINING, {**kept, **figures})
     return figures
 
 
