@@ -18,7 +18,7 @@ SPEC = """        StepSpec(
             kind=MODEL,
             sections=("seed",),
             function="ava_core.models.copycat:copy",
-            inputs=(_MODEL,),
+            inputs=(MODEL_IN,),
             metrics=("files",),
         ),
 """

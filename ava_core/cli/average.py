@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ava_core.steps.table import TOOLS
+from ava_core.steps.tools import TOOLS
 
 
 def average(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ava_core.steps.table import MODEL, TOOLS, makers
+from ava_core.steps.kinds import MODEL
+from ava_core.steps.tools import TOOLS, makers
 
 
 def merge(

@@ -50,7 +50,7 @@ def architecture_reader(spec: StepSpec, work: Path) -> Callable[[str], Mapping[s
     """
     from ava_core.config.inheritance import find_architecture, read_architecture
     from ava_core.runtime import manifest
-    from ava_core.steps.table import makers
+    from ava_core.steps.tools import makers
 
     port = next((port for port in spec.named_inputs if port.setting == BEGINNING), None)
     if port is None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ava_core.steps.table import STEPS, TOOLS
+from ava_core.steps.table import STEPS
+from ava_core.steps.tools import TOOLS
 
 if TYPE_CHECKING:
     from ava_core.config.run import RunConfig

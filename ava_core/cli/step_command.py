@@ -14,7 +14,8 @@ import typer
 
 from ava_core.cli.version import version_option
 from ava_core.steps.spec import Input, StepSpec, flag
-from ava_core.steps.table import STEPS, origin
+from ava_core.steps.table import STEPS
+from ava_core.steps.tools import origin
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun

@@ -10,7 +10,7 @@ from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
 from ava_core.runtime.request import Request
 from ava_core.steps.spec import Input
-from ava_core.steps.table import makers
+from ava_core.steps.tools import makers
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,20 @@ configuration, dvc.yaml (`python -m pipelines.stages`) and the tables of figures
 
 from __future__ import annotations
 
+from ava_core.steps.kinds import (
+    DECISION,
+    EVALUATION,
+    EVALUATION_IN,
+    MODEL,
+    MODEL_IN,
+    QUANTIZED,
+    QUANTIZED_IN,
+    REGISTRATION,
+    SHARDS,
+    SHARDS_IN,
+)
 from ava_core.steps.schemes import SCHEMES
-from ava_core.steps.spec import Choice, Export, Input, Kind, StepSpec
-
-SHARDS = Kind(name="shards", artifact="Dataset")
-MODEL = Kind(name="model", artifact="Model")
-QUANTIZED = Kind(name="quantized", artifact="Model")
-EVALUATION = Kind(name="evaluation")
-DECISION = Kind(name="decision")
-REGISTRATION = Kind(name="registration")
-
-_SHARDS = Input(name="shards", kind=SHARDS)
-_MODEL = Input(name="model", kind=MODEL)
-_QUANTIZED = Input(name="quantized", kind=QUANTIZED, required=False, repeated=True)
-_EVALUATION = Input(name="evaluation", kind=EVALUATION)
+from ava_core.steps.spec import Choice, Export, Input, StepSpec
 
 STEPS: dict[str, StepSpec] = {
     spec.name: spec
@@ -64,7 +64,7 @@ STEPS: dict[str, StepSpec] = {
             sections=("seed", "model", "train"),
             function="ava_core.launching.launch:launch",
             inputs=(
-                _SHARDS,
+                SHARDS_IN,
                 Input(
                     name="init",
                     kind=MODEL,
@@ -127,7 +127,7 @@ STEPS: dict[str, StepSpec] = {
             kind=QUANTIZED,
             sections=("quantize",),
             function="ava_core.quantization.quantize:quantize",
-            inputs=(_MODEL, _SHARDS),
+            inputs=(MODEL_IN, SHARDS_IN),
             choices=(
                 Choice(
                     name="scheme",
@@ -153,7 +153,7 @@ STEPS: dict[str, StepSpec] = {
             kind=EVALUATION,
             sections=("seed", "evaluate"),
             function="ava_core.evaluation.evaluate:evaluate",
-            inputs=(_MODEL, _SHARDS, _QUANTIZED),
+            inputs=(MODEL_IN, SHARDS_IN, QUANTIZED_IN),
             metrics=(
                 "test_loss",
                 "test_perplexity",
@@ -188,7 +188,7 @@ STEPS: dict[str, StepSpec] = {
             kind=DECISION,
             sections=("register",),
             function="ava_core.registry.gate:gate",
-            inputs=(_MODEL, _QUANTIZED, _EVALUATION),
+            inputs=(MODEL_IN, QUANTIZED_IN, EVALUATION_IN),
             metrics=("passed", "bounds_checked", "bounds_failed", "smallest_margin"),
             timings=("wall_seconds",),
             headlines=("passed", "bounds_checked", "bounds_failed"),
@@ -215,9 +215,9 @@ STEPS: dict[str, StepSpec] = {
             sections=("register",),
             function="ava_core.registry.register:register",
             inputs=(
-                _MODEL,
-                _QUANTIZED,
-                _EVALUATION,
+                MODEL_IN,
+                QUANTIZED_IN,
+                EVALUATION_IN,
                 Input(
                     name="gate",
                     kind=DECISION,
@@ -238,74 +238,3 @@ STEPS: dict[str, StepSpec] = {
         ),
     )
 }
-
-TOOLS: dict[str, StepSpec] = {
-    spec.name: spec
-    for spec in (
-        StepSpec(
-            name="import",
-            summary="Make a model of another maker's a model folder.",
-            output="model",
-            kind=MODEL,
-            sections=(),
-            function="ava_core.importing.importer:Import",
-            inputs=(Input(name="source"),),
-            metrics=("parameters", "active_parameters"),
-            timings=("wall_seconds",),
-            headlines=("parameters", "active_parameters"),
-        ),
-        StepSpec(
-            name="prune",
-            summary="Remove experts from every layer of a model, by load or effect, and repair what is left.",
-            output="model",
-            kind=MODEL,
-            sections=(),
-            function="ava_core.remaking.pruning:Pruning",
-            inputs=(_MODEL, _SHARDS),
-            metrics=(
-                "parameters",
-                "active_parameters",
-                "validation_bits_per_byte_whole",
-                "validation_bits_per_byte_pruned",
-                "validation_bits_per_byte",
-            ),
-            timings=("wall_seconds",),
-            headlines=("validation_bits_per_byte", "parameters"),
-        ),
-        StepSpec(
-            name="average",
-            summary="Make the mean of finished models: a soup of several, or a point on the arc between two.",
-            output="model",
-            kind=MODEL,
-            sections=(),
-            function="ava_core.remaking.averaging:Averaging",
-            inputs=(Input(name="models", kind=MODEL, repeated=True),),
-            metrics=("parameters", "active_parameters"),
-            timings=("wall_seconds",),
-            headlines=("parameters", "active_parameters"),
-        ),
-        StepSpec(
-            name="merge",
-            summary="Add an adapter's updates to the weights of its base.",
-            output="model",
-            kind=MODEL,
-            sections=(),
-            function="ava_core.adapters.merging:Merge",
-            inputs=(Input(name="init", kind=MODEL), Input(name="adapter")),
-            metrics=("parameters", "active_parameters"),
-            timings=("wall_seconds",),
-            headlines=("parameters", "active_parameters"),
-        ),
-    )
-}
-"""Commands beside the pipeline whose output a step takes as that of a step: `ava_core.runtime.tool` runs them."""
-
-
-def makers(kind: Kind | None) -> tuple[str, ...]:
-    """Names of the steps and tools that give a kind of output; none give a raw folder, which has no kind."""
-    return tuple(name for name, spec in {**STEPS, **TOOLS}.items() if kind is not None and spec.kind == kind)
-
-
-def origin(kind: Kind) -> str:
-    """Where a folder of a kind comes from, for messages: `output folder of `ava train` or `ava import``."""
-    return f"output folder of {' or '.join(f'`ava {name}`' for name in makers(kind))}"

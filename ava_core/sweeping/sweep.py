@@ -16,7 +16,8 @@ from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_value
 from ava_core.runtime.identity import values_read
 from ava_core.runtime.work import Entry
-from ava_core.steps.table import STEPS, makers
+from ava_core.steps.table import STEPS
+from ava_core.steps.tools import makers
 from ava_core.sweeping.checks import Base, Checked
 from ava_core.sweeping.report import render
 from ava_core.sweeping.results import Results, TrialRow, gather

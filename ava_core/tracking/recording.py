@@ -26,7 +26,7 @@ from ava_core.runtime.outcome import Outcome
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.work import timings_path
 from ava_core.server_address import WEB_SCHEMES
-from ava_core.steps.table import SHARDS
+from ava_core.steps.kinds import SHARDS
 from ava_core.tracking.address import RUN_ID, recording_uri, run_url
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit

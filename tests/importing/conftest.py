@@ -83,7 +83,7 @@ def finish(source: Path | str, output: Path, **options) -> Path:
     from ava_core.config import AvaConfig
     from ava_core.runtime.request import Request
     from ava_core.runtime.tool import run_tool
-    from ava_core.steps.table import TOOLS
+    from ava_core.steps.tools import TOOLS
 
     importing = Import(str(source), ImportOptions(**options))
     request = Request(

@@ -10,8 +10,9 @@ from ava_core.errors import AvaError
 from ava_core.progress import Progress
 from ava_core.runtime import manifest
 from ava_core.runtime.step import Request, run_step
+from ava_core.steps.kinds import MODEL
 from ava_core.steps.spec import StepSpec
-from ava_core.steps.table import MODEL, STEPS
+from ava_core.steps.table import STEPS
 
 TUNE = StepSpec(
     name="tune",
