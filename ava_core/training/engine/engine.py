@@ -15,24 +15,17 @@ from ava_core.config.train import TrainConfig
 from ava_core.distributed.deepspeed_setup import exact_parameters, initialize
 from ava_core.distributed.group import connect
 from ava_core.distributed.ranks import Ranks
-from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.diagnosis import NonFiniteError
 from ava_core.runtime.digests import digest_value
 from ava_core.training.batch import Batch
 from ava_core.training.engine.balance import BalanceMonitor, routing_figures
 from ava_core.training.engine.compiled import CompiledLayers
+from ava_core.training.engine.curvature import estimate_curvature
 from ava_core.training.engine.zero_muon import PartitionedMuon
 from ava_core.training.freezing import frozen_state, tell_rates
 from ava_core.training.gradients.surgery import GradientSurgery
 from ava_core.training.objective import Objective, ObjectiveLoss, TrainedModel
-from ava_core.training.optimizers import (
-    Sophia,
-    build_optimizer,
-    curvature_generator,
-    exact_state_dict,
-    sampled_label_gradients,
-)
-from ava_core.training.optimizers.parameters import parameter_groups
+from ava_core.training.optimizers import Sophia, build_optimizer, exact_state_dict
 from ava_core.training.precision import LossScaler, scale_exhausted, set_weight_dtype, weight_dtype
 from ava_core.training.preconditions import refuse_impossible
 from ava_core.training.speed.phases import marked
@@ -69,7 +62,12 @@ class TrainingEngine:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.zero_stage == 0:
             set_weight_dtype(model, weight_dtype(config), accumulated=accumulates(config))
-        self.optimizer = _build_optimizer(model, config)
+        partitioned = config.zero_stage > 0 and config.optimizer == "muon"
+        self.optimizer: Optimizer = (
+            PartitionedMuon.of(model, config)
+            if partitioned
+            else build_optimizer(model, config, masters=config.zero_stage == 0)
+        )
         tell_rates(self.optimizer, config)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.groups = digest_value([[names[id(p)] for p in group["params"]] for group in self.optimizer.param_groups])
@@ -264,7 +262,8 @@ class TrainingEngine:
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
-        self._estimate_curvature()
+        if isinstance(self.optimizer, Sophia) and self.optimizer.due(self._steps):
+            estimate_curvature(self.optimizer, self.model, self._passes, self._steps, self.ranks)
         self.deepspeed.step()
         return float(norm)
 
@@ -295,30 +294,3 @@ class TrainingEngine:
     def _end_step(self) -> None:
         self._norm, self._passes = None, []
         self._steps += 1
-
-    def _estimate_curvature(self) -> None:
-        """Sophia's second backward pass, on labels drawn from the model, every few steps."""
-        if not isinstance(self.optimizer, Sophia) or not self.optimizer.due(self._steps):
-            return
-        generator = curvature_generator(torch.initial_seed(), self._steps, self.ranks.rank)
-        with torch.enable_grad():
-            assert isinstance(self.model, EnhancedMoEForCausalLM), "Sophia draws labels from a model of tokens"
-            passes = [micro.model_inputs for micro in self._passes]
-            sums, tokens = sampled_label_gradients(self.model, passes, generator)
-        if self.ranks.size > 1:
-            for parameter in self.model.parameters():  # in the same order on all ranks
-                if parameter in sums:
-                    torch.distributed.all_reduce(sums[parameter])
-            tokens *= self.ranks.size
-        self.optimizer.update_curvature(sums, tokens)
-
-
-def _build_optimizer(model: TrainedModel, config: TrainConfig) -> Optimizer:
-    if config.zero_stage and config.optimizer == "muon":
-        return PartitionedMuon(
-            parameter_groups(model, config),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            betas=(config.adam_beta1, config.adam_beta2),
-        )
-    return build_optimizer(model, config, masters=config.zero_stage == 0)

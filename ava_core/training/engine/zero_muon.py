@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
+from ava_core.config.train import TrainConfig
 from ava_core.training.optimizers import Muon, orthogonalize
 from ava_core.training.optimizers.masters import gradient
+from ava_core.training.optimizers.parameters import parameter_groups
 
 GATHERED_DTYPE = torch.bfloat16
 """That of the Newton-Schulz iteration, so that gathering rounds nothing that isn't rounded anyway."""
@@ -66,6 +68,16 @@ class PartitionedMuon(Muon):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._pieces: dict[Tensor, list[Piece]] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module, config: TrainConfig) -> PartitionedMuon:
+        """As `build_optimizer` builds `Muon`, for a model that DeepSpeed is about to cut up."""
+        return cls(
+            parameter_groups(model, config),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            betas=(config.adam_beta1, config.adam_beta2),
+        )
 
     def find_partitions(self, zero_optimizer: Any) -> None:
         """Read the layout of the partitions from DeepSpeed's optimiser."""
