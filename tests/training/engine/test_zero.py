@@ -36,7 +36,9 @@ def assert_same_curve(result: dict, reference: dict, fields: dict) -> None:
         assert value.dtype == torch.float32
         # The optimiser's step hardly depends on the size of a gradient, so a small one's last bits move the weight.
         difference = (value - reference["state"][name]).abs()
-        assert difference.mean() <= 5 * bound and difference.max() <= 0.02, name
+        # In bfloat16 rounding moves a token to another expert, whose gate is moved by it; on CPUs with AMX by 0.0201.
+        largest = 0.03 if fields.get("precision") == "bf16" else 0.02
+        assert difference.mean() <= 5 * bound and difference.max() <= largest, name
     assert reference["losses"][-1] < reference["losses"][0] - 0.05  # it learns: a flat curve would prove nothing
 
 
