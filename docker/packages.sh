@@ -18,9 +18,11 @@ PATH="/opt/ava/bin:$PATH" sh /docker/pip.sh /opt/tools/bin/python --run requirem
     --into "$python" --torch "$build" --check steps
 
 # What runs nothing here: headers and static libraries, tests, sources of extensions; ninja, which is good for nothing
-# without a compiler; Arrow's protocol for servers. torch/bin holds tests, and torch_shm_manager, which is needed.
+# without a compiler; Arrow's protocol for servers; the pages of MLflow's server. torch/bin holds tests, and
+# torch_shm_manager, which is needed.
 cd "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 rm -rf torch/include torch/test torch/share ninja ninja-*.dist-info /opt/ava/bin/ninja
+rm -rf mlflow/server/js
 rm -f pyarrow/*_flight.*
 # bitsandbytes brings its library for every version of every accelerator, 120 MB of them.
 [ "$target" != cpu ] || find bitsandbytes -name 'lib*.so' ! -name '*_cpu.so' -delete
