@@ -26,6 +26,7 @@ def adapted(run, tiny_model, name="adapted", **train):  # noqa: F811
     return run(name, init=tiny_model, model=MODEL, train={**LORA, **train})[0]
 
 
+@pytest.mark.slow
 def test_loss_falls_and_only_what_was_to_be_updated_is_another(run, tiny_model):  # noqa: F811
     before = digest_tree(tiny_model)
     output = adapted(run, tiny_model, adapter={"kind": "lora", "rank": 2, "targets": ["experts", "router"]}, steps=30)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 
@@ -12,6 +13,7 @@ def ava_tasks(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_both_tasks_are_written_and_an_existing_folder_is_refused(tiny_shards, tmp_path):
     output = tmp_path / "tasks"
     done = ava_tasks("--shards", tiny_shards, "--output", output, "--limit", 25)

@@ -175,6 +175,7 @@ def nested(values: dict) -> dict:
 choices = st.fixed_dictionaries({}, optional=SAFE).filter(lambda values: "${" not in str(values))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @example({"evaluate.prompts": ["a\x85b\u2028c"]}, None)
 @given(choices, st.sampled_from([None, "cpu/tiny", "cpu/small", "gpu/large"]))

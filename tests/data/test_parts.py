@@ -143,6 +143,7 @@ def test_parts_of_several_processes_meet_in_the_work_folder(command, tmp_path):
     assert describe_files(tmp_path / "shards") == describe_files(tmp_path / "apart")
 
 
+@pytest.mark.slow
 def test_part_tells_kubeflow_what_it_did_and_a_second_time_that_nothing_was_left_to_do(command, tmp_path):
     message = json.dumps({"inputs": {}, "outputs": {"outputFile": str(tmp_path / "kfp" / "output.json")}})
     flags = ("--part", "1/1", "--executor-output", "{{$.outputs.output_file}}", "--executor-input", message)

@@ -213,6 +213,7 @@ def run_killed(corpus: Path, tmp_path: Path, where: str) -> int:
     return subprocess.run(command, env=environment, cwd=ROOT).returncode
 
 
+@pytest.mark.slow
 def test_run_killed_in_every_stage_ends_with_the_bytes_of_an_undisturbed_one(corpus, finished, tmp_path):
     done: list[set[str]] = []
     for where in ("clean", "deduplicate", "train_tokenizer", "write_split", "write_splits_info"):
@@ -286,6 +287,7 @@ def ava(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_command_makes_a_verified_output_and_takes_it_again(corpus, tmp_path):
     params = "data:\n  sources: [{path: '*.txt'}]\ntokenizer:\n  vocab_size: 400\n"
     flags = ["--params-yaml", params, "--data", str(corpus), "--output", "shards"]

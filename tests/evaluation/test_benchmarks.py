@@ -107,6 +107,7 @@ def test_without_tasks_nothing_is_written_of_them(evaluated):
     assert "Benchmarks" not in (evaluated.output / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_step_without_tasks_and_the_command_line_import_no_lm_eval():
     code = "import sys, ava_core.cli.main, ava_core.evaluation.evaluate as e; print('lm_eval' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

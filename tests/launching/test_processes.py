@@ -134,8 +134,8 @@ train_in_processes(request, quiet=True, module="tests.launching.fake_worker")
     ("number", "code"),
     [
         (signal.SIGKILL, -9),
-        (signal.SIGINT, 130),
-        (signal.SIGHUP, 129),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
     ],
 )

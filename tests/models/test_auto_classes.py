@@ -30,6 +30,7 @@ def run(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *words], cwd="/", capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.slow
 def test_fresh_script_loads_a_model_that_ava_trained(tiny_model):
     """In the tests' environment the package is installed, with the line that Python runs at its start."""
     answer = run("-c", SCRIPT, str(tiny_model))

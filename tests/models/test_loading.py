@@ -30,6 +30,7 @@ def assert_same_state(model, other):
         assert torch.equal(value, other.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_saved_models_load_bit_equal_in_a_fresh_process(make_model, tokens, tmp_path):
     for name, model in {
         "tied": build(make_model, "top_k", tie_word_embeddings=True),

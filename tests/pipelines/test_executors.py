@@ -133,6 +133,7 @@ def test_command_that_takes_too_long_is_asked_to_end(run, tmp_path):
     assert (tmp_path / "log").read_text() == "ending\n"
 
 
+@pytest.mark.slow
 @on_both_executors
 def test_command_that_will_not_end_is_killed(run, monkeypatch):
     monkeypatch.setattr("pipelines.executor.end.__defaults__", (1.0,))

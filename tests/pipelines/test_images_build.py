@@ -141,6 +141,7 @@ def test_image_is_built_named_and_recorded_with_its_size(docker, capsys):
     assert "ava-moe:cpu: built: ava 0.1.0" in printed
 
 
+@pytest.mark.slow
 def test_unchanged_files_are_not_built_again_and_changed_ones_are(docker, capsys):
     make()
     make()

@@ -22,6 +22,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()
 SECTIONS = (KubernetesConfig, PodConfig, RetryConfig, SecretConfig, TolerationConfig, WorkConfig)
 
 
+@pytest.mark.slow
 def test_the_example_compiles():
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     config = resolve(params_text=example).config

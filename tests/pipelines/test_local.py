@@ -185,6 +185,7 @@ def test_steps_find_this_environment_s_ava_first_and_share_one_work_folder(tmp_p
     assert local.task_variables("train", {"AVA_WORK": "/scratch/work"}, server)["AVA_WORK"] == "/scratch/work"
 
 
+@pytest.mark.slow
 def test_from_a_step_forces_it_and_what_depends_on_it_and_going_on_does_not(run_local, host):
     code, output = run_local("--from", "evaluate", FAKE_FAULT="gate=exit code")
     assert code == 1
@@ -202,6 +203,7 @@ def test_step_that_there_is_not_is_refused_before_any_work(run_local, host, flag
     assert host.journal == []
 
 
+@pytest.mark.slow
 def test_step_past_its_time_limit_is_reported_as_failed(run_local):
     code, output = run_local("--timeout", "train=6", FAKE_FAULT="train=hang")
     assert code == 1 and "train failed: timed out after 6 s: hanging" in output

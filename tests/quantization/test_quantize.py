@@ -89,6 +89,7 @@ def test_two_runs_give_the_same_bytes_and_figures(run, tmp_path):
     assert one.metrics == other.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["plan", "export_onnx", "load_onnx", "measure_parity", "decode_rates"])
 def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bytes(run, tmp_path, monkeypatch, stage):
     undisturbed = run("undisturbed")

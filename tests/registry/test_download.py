@@ -69,6 +69,7 @@ def test_what_is_no_address_of_a_version_is_refused(uri, tmp_path):
         download_model(uri, "http://127.0.0.1:9", tmp_path)
 
 
+@pytest.mark.slow
 def test_versions_are_listed_newest_first_with_aliases_and_figures(
     make_inputs, run_register, mlflow_server, model_name
 ):

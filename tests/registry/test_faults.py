@@ -60,6 +60,7 @@ def test_server_that_refuses_us_is_one_line(make_inputs, run_register, mlflow_se
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_server_that_fails_on_uploads_is_one_line_and_the_next_call_goes_on(
     make_inputs, run_register, mlflow_server, client, model_name
 ):
@@ -75,6 +76,7 @@ def test_server_that_fails_on_uploads_is_one_line_and_the_next_call_goes_on(
     assert registered_once(client, model_name)
 
 
+@pytest.mark.slow
 def test_server_that_dies_half_way_is_one_line_and_the_next_call_goes_on(
     make_inputs, run_register, mlflow_server, client, model_name
 ):
@@ -102,6 +104,7 @@ POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.replace(" ", "_"))
 def test_killed_registration_run_again_ends_with_one_version_and_one_run(
     make_inputs, run_register, mlflow_server, client, model_name, point

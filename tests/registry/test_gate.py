@@ -72,6 +72,7 @@ def test_server_that_does_not_answer_is_one_line(make_inputs, run_gate):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_registered_evaluation_gets_the_same_decision_byte_by_byte(make_inputs, run_gate, run_register):
     run_register(make_inputs(2.0))
     inputs = make_inputs(1.9)
@@ -83,6 +84,7 @@ def test_registered_evaluation_gets_the_same_decision_byte_by_byte(make_inputs, 
     assert digest_tree(before) == digest_tree(after) == digest_tree(later)
 
 
+@pytest.mark.slow
 def test_registration_that_was_killed_at_the_alias_is_compared_with_the_champion_before(
     make_inputs, run_gate, run_register, client, model_name
 ):
@@ -103,6 +105,7 @@ def test_register_promotes_what_the_gate_let_through(make_inputs, run_gate, run_
     assert aliases(client, model_name) == {"challenger": "1", "champion": "1"}
 
 
+@pytest.mark.slow
 def test_refusal_stands_even_if_the_champion_is_gone_meanwhile(make_inputs, run_gate, run_register, client, model_name):
     run_register(make_inputs(2.0))
     inputs = make_inputs(2.05)
@@ -114,6 +117,7 @@ def test_refusal_stands_even_if_the_champion_is_gone_meanwhile(make_inputs, run_
     assert aliases(client, model_name) == {"challenger": "2"}
 
 
+@pytest.mark.slow
 def test_champion_that_changed_since_the_gate_is_compared_with_again(
     make_inputs, run_gate, run_register, client, model_name, caplog, monkeypatch
 ):
@@ -188,6 +192,7 @@ def test_command_ends_green_either_way_and_tells_kubeflow(make_inputs, tmp_path,
     assert dict(listed["metrics"].artifacts[0].metadata.items())["passed"] == (passed == "true")
 
 
+@pytest.mark.slow
 def test_significance_is_judged_by_the_losses_that_the_champion_was_registered_with(
     make_inputs, run_gate, run_register, caplog
 ):

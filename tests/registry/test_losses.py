@@ -55,6 +55,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
 def test_lost_version_is_registered_anew_and_takes_the_alias(
     make_inputs, run_register, client, mlflow_folder, mlflow_server, model_name, tmp_path, said, lose
@@ -70,6 +71,7 @@ def test_lost_version_is_registered_anew_and_takes_the_alias(
     assert versions(client, model_name) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lose", [lose for lose in LOSSES if lose is not forget_pins], ids=lambda lose: lose.__name__)
 def test_champion_that_can_not_be_loaded_is_an_error_of_gate_and_register(
     make_inputs, run_register, run_gate, client, mlflow_folder, model_name, lose
@@ -95,6 +97,7 @@ def test_champion_of_an_older_register_is_compared_with_by_its_figures(
     assert "version 1, the champion: the registry knows no digests of its files: only its figures count" in said.text
 
 
+@pytest.mark.slow
 def test_gate_lets_through_what_register_makes_anew(make_inputs, run_register, run_gate, client, mlflow_folder):
     inputs = make_inputs(2.0)
     delete_files(client, mlflow_folder, run_register(inputs))
@@ -103,6 +106,7 @@ def test_gate_lets_through_what_register_makes_anew(make_inputs, run_register, r
     assert run_register(inputs, gate=folder).metrics == {"promoted": 1.0, "model_version": 2.0}
 
 
+@pytest.mark.slow
 def test_lost_logged_model_is_not_taken_for_a_new_version(
     make_inputs, run_register, client, mlflow_folder, model_name, mlflow_server, tmp_path
 ):
@@ -137,6 +141,7 @@ def test_removed_alias_is_set_again_by_the_same_run(make_inputs, run_register, r
     assert client.get_registered_model(model_name).aliases == {"challenger": "1", "champion": "1"}
 
 
+@pytest.mark.slow
 def test_removed_challenger_is_set_again_where_a_champion_is_left(make_inputs, run_register, client, model_name):
     run_register(make_inputs(2.0))
     worse = make_inputs(2.2)
@@ -146,6 +151,7 @@ def test_removed_challenger_is_set_again_where_a_champion_is_left(make_inputs, r
     assert client.get_registered_model(model_name).aliases == {"challenger": "2", "champion": "1"}
 
 
+@pytest.mark.slow
 def test_roll_back_by_hand_stays_and_the_same_run_claims_no_promotion(
     make_inputs, run_register, run_gate, client, model_name, said
 ):
@@ -161,6 +167,7 @@ def test_roll_back_by_hand_stays_and_the_same_run_claims_no_promotion(
     assert client.get_run(again.run_id).data.tags["ava.promoted"] == "false"
 
 
+@pytest.mark.slow
 def test_refused_version_is_decided_anew_once_there_is_no_champion(make_inputs, run_register, client, model_name):
     run_register(make_inputs(2.0))
     inputs = make_inputs(2.1)
@@ -182,6 +189,7 @@ def test_missing_champion_names_the_refusal_the_challenger_and_the_bound(
     )
 
 
+@pytest.mark.slow
 def test_missing_champion_without_a_refusal_is_named_too(make_inputs, run_register, client, mlflow_server, model_name):
     uri = f"models:/{model_name}@champion"
     with pytest.raises(AvaError, match=f"{model_name} has no champion: `make pipeline-local` trains and registers one"):

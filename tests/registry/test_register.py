@@ -89,6 +89,7 @@ def test_registered_model_holds_no_pickle(registered, tmp_path):
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".bin", ".pyc"))]
 
 
+@pytest.mark.slow
 def test_version_worse_than_the_champion_beyond_the_tolerance_is_refused_with_the_excess(
     make_inputs, run_register, client, model_name, caplog, monkeypatch
 ):
@@ -104,6 +105,7 @@ def test_version_worse_than_the_champion_beyond_the_tolerance_is_refused_with_th
     assert (tags["ava.promoted"], json.loads(tags["ava.gate"])["previous_champion"]) == ("false", 1)
 
 
+@pytest.mark.slow
 def test_version_within_the_tolerance_replaces_the_champion_and_leaves_a_trail(
     make_inputs, run_register, client, model_name
 ):
@@ -144,6 +146,7 @@ def test_same_evaluation_again_makes_no_second_version_and_no_second_run(
     assert digest_tree(tmp_path / "registration1") == digest_tree(tmp_path / "registration2")
 
 
+@pytest.mark.slow
 def test_same_evaluation_again_does_not_undo_a_later_promotion(make_inputs, run_register, client, model_name):
     old = make_inputs(2.0)
     run_register(old)
@@ -225,6 +228,7 @@ def test_sqlite_file_serves_where_there_is_no_server(make_inputs, run_register, 
     assert (download_model(f"models:/{model_name}@champion", uri, tmp_path / "cache").folder / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_champion_measured_on_another_text_is_pointed_out(
     make_inputs, run_register, copy_of, caplog, monkeypatch, tmp_path
 ):
@@ -241,6 +245,7 @@ def test_champion_measured_on_another_text_is_pointed_out(
     assert "version 1, was measured on another test text" in caplog.text
 
 
+@pytest.mark.slow
 def test_mlflow_finds_the_tables_of_a_run_and_the_data_set_of_the_models_figures(make_inputs, run_register, client):
     made = make_inputs(2.0)
     (made.evaluation / "losses.jsonl").write_text(losses_text(0.0, count=3))

@@ -134,6 +134,7 @@ def test_a_cache_that_cannot_be_written_to_is_no_fault_of_the_model(registered, 
     assert "can't be remembered" in warnings_of(caplog)[0]
 
 
+@pytest.mark.slow
 def test_resolving_begins_with_the_remembered_version_and_goes_on_when_the_registry_is_back(
     make_inputs, run_register, registry, tmp_path, model_name, caplog
 ):

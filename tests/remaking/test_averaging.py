@@ -67,6 +67,7 @@ def test_soup_is_the_weighted_mean_in_whatever_order(average, tmp_path, tiny_mod
     assert refused.code == 2 and "exists" in refused.err
 
 
+@pytest.mark.slow
 def test_mean_is_a_model_that_later_commands_take(average, ava, tmp_path, tiny_model, other, tiny_shards, make_params):  # noqa: F811
     assert average(tiny_model, other).code == 0
     mean = tmp_path / "mean"

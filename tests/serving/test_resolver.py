@@ -133,6 +133,7 @@ def _ask_until(url: str, promote) -> tuple[list[str], list[Exception], bool]:
     return texts, failures, moved
 
 
+@pytest.mark.slow
 def test_a_version_is_fetched_and_verified_once(promote, mlflow_server, tmp_path, monkeypatch):
     fetched = []
     real = resolver.download_model

@@ -93,6 +93,7 @@ def test_a_training_that_is_faster_than_its_judge_is_judged_by_the_same_rows(fak
     assert not (fakes.folder / "out" / "trials" / "0001" / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_one_worker_gives_the_same_trials_in_the_same_order_however_often_it_is_interrupted(
     fakes, monkeypatch, tmp_path, method
@@ -138,6 +139,7 @@ run_sweep(Fakes(folder, SimpleNamespace(setenv=lambda *_: None)).request())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_takes_its_trial_again_and_no_training_outlives_it(fakes):
     fakes.tell(hang=[1])
     environment = {**os.environ, "FAKE": json.dumps({"journal": str(fakes.journal), "hang": [1]})}

@@ -207,6 +207,7 @@ def test_exit_handler_fails_nothing_without_a_server(caplog):
     assert "the end of the pipeline isn't recorded: http://127.0.0.1:9: no MLflow server answers" in caplog.text
 
 
+@pytest.mark.slow
 def test_slow_server_that_answers_gets_everything(recording, monkeypatch):
     """Each answer takes less than the patience, and all of them together several times as much."""
     monkeypatch.setattr("ava_core.tracking.recording.PATIENCE", 3.0)

@@ -138,6 +138,7 @@ def test_model_and_checkpoint_at_once_are_refused(ava_train, no_steps, tmp_path,
     )
 
 
+@pytest.mark.slow
 def test_rate_is_searched_for_the_model_that_is_begun_from(ava_train, tmp_path, tiny_model):  # noqa: F811
     assert ava_train("--init", tiny_model, "--find-lr", model={"dropout": 0.0}).code == 0
     losses = json.loads((tmp_path / "model" / "learning_rate.json").read_text())["losses"]

@@ -202,6 +202,7 @@ def kept(ava_train, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_policies_leave_checkpoints_that_another_training_goes_on_from(kept, ava_train, tmp_path):
     history = [json.loads(line) for line in (tmp_path / "finished" / "history.jsonl").read_text().splitlines()]
     measured = {row["step"]: row["validation_loss"] for row in history if "validation_loss" in row}
@@ -238,6 +239,7 @@ def test_resume_folder_of_something_else(kept, ava_train, tmp_path, no_steps, ti
 # The learning-rate finder
 
 
+@pytest.mark.slow
 def test_finder_writes_its_files_and_no_work(ava_train, tmp_path, monkeypatch):
     monkeypatch.setattr(explore, "STEPS", 24)
     result = ava_train("--find-lr")

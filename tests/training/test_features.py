@@ -64,6 +64,7 @@ def test_skipped_step_counts_and_changes_no_weight(run, monkeypatch, after_steps
     assert result.metrics["steps"] == 4 and math.isfinite(result.metrics["train_loss"])
 
 
+@pytest.mark.slow
 def test_rewind_goes_back_to_a_good_checkpoint_with_other_batches_and_a_lower_rate(run, monkeypatch, tmp_path):
     """Step 6 fails; step 5 proved the checkpoint of step 4. Batches 4 and 5 are passed over."""
     spoil_batches(monkeypatch, 5)
@@ -128,6 +129,7 @@ def test_curriculum_is_in_the_history_row_by_row(run):
     assert result.metrics["tokens_seen"] == 1536
 
 
+@pytest.mark.slow
 def test_model_that_is_given_orders_the_curriculum(run):
     curriculum = {"difficulty": "reference", "difficulty_share": 1.0}
     reference, _ = run("reference")
@@ -174,6 +176,7 @@ def test_run_that_no_longer_gets_better_ends_early(run):
     assert result.metrics["steps"] == 4
 
 
+@pytest.mark.slow
 def test_samples_are_in_the_output_and_change_nothing(run):
     changes = {"model": {"dropout": 0.1, "router_jitter": 0.1}, "train": {"steps": 4}}
     without, _ = run("without", **changes)
@@ -198,6 +201,7 @@ def test_policies_keep_their_checkpoints_whatever_the_interval_of_the_others_is(
 # Memory
 
 
+@pytest.mark.slow
 def test_budget_lets_the_fewest_layers_recompute_and_changes_no_bit(run, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(resource, "getpagesize", lambda: 0)  # the process itself counts nothing: the rest is exact
@@ -234,6 +238,7 @@ def run_out_of_memory(monkeypatch, *, at_call):
     monkeypatch.setattr(TrainingEngine, "accumulate", limited)
 
 
+@pytest.mark.slow
 def test_run_that_runs_out_of_memory_ends_like_one_with_half_the_micro_batch(run, monkeypatch, caplog):
     halved, _ = run("halved", train={"micro_batch_size": 2})
     run_out_of_memory(monkeypatch, at_call=1)
@@ -242,6 +247,7 @@ def test_run_that_runs_out_of_memory_ends_like_one_with_half_the_micro_batch(run
     assert "train.micro_batch_size = 2 instead of 4, and 2 passes accumulated for the same global batch" in caplog.text
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_later_loses_no_step(run, monkeypatch):
     whole, _ = run("whole", train={"micro_batch_size": 4})
     run_out_of_memory(monkeypatch, at_call=4)
@@ -264,6 +270,7 @@ def test_heads_for_further_tokens_are_trained_and_not_in_the_folder(run):
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 
+@pytest.mark.slow
 def test_smoothed_labels_change_the_training_and_not_the_measurement(run):
     (plain, first), (smoothed, second) = (
         run(f"smoothing-{value}", train={**FROZEN, "steps": 2, "loss": {"label_smoothing": value}})

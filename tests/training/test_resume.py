@@ -102,12 +102,14 @@ def test_killed_in_a_step_with_everything_on(run, monkeypatch, optimizer, precis
     assert biases and all(value.any() for value in biases.values())
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written(run, monkeypatch, tmp_path):
     changes = {"train": {"checkpoint_every": 2, "ema": {"decay": 0.9}}}
     assert_survives(run, monkeypatch, writing, "publish", 2, changes)
     assert steps_kept(tmp_path / "resumed.state" / "checkpoints") == [4, 6]
 
 
+@pytest.mark.slow
 def test_killed_in_an_evaluation(run, monkeypatch):
     changes = {
         "model": {"dropout": 0.1},
@@ -121,6 +123,7 @@ def test_killed_after_the_last_checkpoint(run, monkeypatch):
     assert_survives(run, monkeypatch, CheckpointFolder, "keep", 1, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ends",
     [
@@ -134,6 +137,7 @@ def test_killed_after_it_has_ended_early_makes_no_further_step(run, monkeypatch,
     assert len(rows(whole)) < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", [6, 8])
 def test_killed_after_a_rewind(run, monkeypatch, update):
     """Step 6 fails and goes back to step 4. So the sixth update is that of step 5, with which the rewind isn't in any
@@ -193,6 +197,7 @@ def branch(**train):
     return {"train": {**common, "evaluate_every": 100, "warmup_steps": 1, **train}}
 
 
+@pytest.mark.slow
 def test_another_run_goes_on_where_a_checkpoint_ends(run, stable, tmp_path):
     """The stable phase of six steps is three long; from step 2, a branch of four decays over its last two."""
     _, longer = run("longer", resume=stable / "step-00000002", **branch(steps=6))
@@ -234,6 +239,7 @@ def test_run_with_other_batches_goes_on_after_the_windows_that_were_dealt(
     assert np.array_equal(np.concatenate([batch.labels for batch in trained]), dealt[:, 1:])
 
 
+@pytest.mark.slow
 def test_checkpoint_brings_all_that_steers_the_steps(run, monkeypatch, tmp_path):
     changes = everything(monkeypatch, keep_checkpoint_every=5)  # after the skipped step
     whole, _ = run("whole", **changes)
@@ -242,6 +248,7 @@ def test_checkpoint_brings_all_that_steers_the_steps(run, monkeypatch, tmp_path)
     assert (branch / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_branch_goes_on_from_its_own_checkpoint(run, stable, monkeypatch, tmp_path):
     changes, start = branch(steps=6), stable / "step-00000002"
     run("whole", resume=start, **changes)
@@ -262,6 +269,7 @@ def test_killed_branch_goes_on_from_its_own_checkpoint(run, stable, monkeypatch,
     assert digest_tree(tmp_path / "branch") == digest_tree(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_branch_whose_own_checkpoints_are_all_damaged_begins_again_where_it_began(run, stable, monkeypatch, tmp_path):
     changes, start = branch(steps=6), stable / "step-00000002"
     run("whole", resume=start, **changes)

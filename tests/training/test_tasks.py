@@ -11,6 +11,7 @@ from tests.training.whole_runs import rows
 EVERY = {"tasks_every": 2, "tasks_limit": 20, "steps": 5}
 
 
+@pytest.mark.slow
 def test_figures_come_at_their_steps_and_the_weights_are_the_same_bytes(run):
     watched, _ = run("watched", train=EVERY)
     plain, _ = run("plain", train={"steps": 5})

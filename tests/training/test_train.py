@@ -42,6 +42,7 @@ def test_training_lowers_the_loss(run):
     assert result.metrics["validation_loss"] < untrained.metrics["validation_loss"] - 0.5
 
 
+@pytest.mark.slow
 def test_checkpoint_with_a_flipped_byte_is_passed_over_for_the_one_before(run, monkeypatch, tmp_path, caplog):
     whole, _ = run("whole")
     with monkeypatch.context() as patch:
@@ -59,12 +60,14 @@ def test_checkpoint_with_a_flipped_byte_is_passed_over_for_the_one_before(run, m
     assert digest_tree(resumed) == digest_tree(whole)
 
 
+@pytest.mark.slow
 def test_only_so_many_checkpoints_are_kept(run, tmp_path):
     run("model", train={"steps": 8, "checkpoint_every": 1, "keep_checkpoints": 3})
     kept = sorted(path.name for path in (tmp_path / "model.state" / "checkpoints").iterdir())
     assert kept == ["step-00000006", "step-00000007", "step-00000008"]
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_give_the_same_step(run):
     (_, whole), (_, parts) = (
         run(
@@ -77,6 +80,7 @@ def test_accumulated_micro_batches_give_the_same_step(run):
     assert whole.metrics["validation_loss"] == pytest.approx(parts.metrics["validation_loss"], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_weight(run):
     (plain, _), (recomputed, _) = (
         run(name, train={"gradient_checkpointing": value}) for name, value in (("plain", False), ("recomputed", True))

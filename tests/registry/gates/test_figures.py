@@ -49,6 +49,7 @@ def test_every_figure_is_on_the_version_and_outlives_the_run(
     assert set(version.headlines) == few
 
 
+@pytest.mark.slow
 def test_bound_on_a_new_figure_compares_with_the_champions(make_measured, run_gate, run_register):
     run_register(make_measured(reading_score=0.8))
     assert run_gate(make_measured(reading_score=0.71), bounds=NEVER_WORSE)[0].passed
@@ -67,6 +68,7 @@ def test_bounded_figure_has_a_tag_of_its_own(make_measured, run_register, client
     assert client.get_model_version(model_name, "1").tags["reading_score"] == "0.8"
 
 
+@pytest.mark.slow
 def test_figure_that_the_champion_was_not_measured_in_stops_with_the_ways_out(make_measured, run_gate, run_register):
     run_register(make_measured())
     newer = make_measured(reading_score=0.8)
@@ -82,6 +84,7 @@ def test_a_tag_that_somebody_sets_does_not_move_the_limit(make_measured, run_gat
     assert decision.bounds[0].limit == pytest.approx(2.01)
 
 
+@pytest.mark.slow
 def test_a_thousand_figures_with_long_names_fit_every_database(
     make_measured, run_register, client, model_name, mlflow_server
 ):

@@ -95,6 +95,7 @@ def on_text(inputs, size: int):
     return inputs
 
 
+@pytest.mark.slow
 def test_champion_measured_anew_makes_a_refused_model_comparable(make_inputs, run_register, copy_of):
     assert run_register(on_text(make_inputs(2.0), 10)).promoted
     other = make_inputs(1.0)

@@ -13,8 +13,9 @@ CHOSEN = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_two_ranks_at_every_stage_train_what_one_rank_trains(tmp_path, optimizer, precision):
     fields = {**CHOSEN, "optimizer": optimizer, "precision": precision}
     reference = train(settings(**fields), Ranks())

@@ -73,6 +73,7 @@ def test_one_of_several_processes_does_not_recompute_other_layers_than_the_other
     assert recomputing == [False] * 3
 
 
+@pytest.mark.slow
 def test_peak_is_not_that_of_the_program_that_started_this_one():
     held = b"x" * (1 << 30)
     program = "from ava_core.training.process import peak_memory_bytes as peak; print(peak())"

@@ -49,6 +49,7 @@ def test_teacher_brings_its_student_nearer_to_itself_and_to_the_text(run, tiny_m
     assert record == {"model": manifest.read(tiny_model).digest, "weight": 0.7, "temperature": 1.0, "top_k": 16}
 
 
+@pytest.mark.slow
 def test_killed_student_ends_with_the_same_bytes(run, monkeypatch, tiny_model):
     changes = learning(steps=6, checkpoint_every=2, curriculum={"sequence_lengths": [32]})
     assert_survives(run, monkeypatch, TrainingEngine, "update", 5, {"teacher": tiny_model, **changes})
