@@ -38,10 +38,10 @@ def choose(
     """
     from pydantic import ValidationError
 
+    from ava_core.cli.uses import USES
     from ava_core.config.generation import GenerationConfig
     from ava_core.errors import ConfigError
     from ava_core.generation.strategies import require_strategy
-    from ava_core.generation.uses import USES
 
     if use is not None and use not in USES:
         raise ConfigError(f"--for {use}: must be one of {', '.join(USES)}")

@@ -11,7 +11,7 @@ import typer
 
 from ava_core.cli.chosen_model import DEFAULT_MODEL, FLOAT, Model, Threads, Weights, model_folder, require_weights
 from ava_core.cli.decoding_settings import choose
-from ava_core.generation.uses import USES
+from ava_core.cli.uses import USES
 
 if TYPE_CHECKING:
     from ava_core.config.generation import GenerationConfig
