@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ava_core.steps.tools import TOOLS
+from ava_core.cli.tool_command import tool_request
 
 
 def average(
@@ -25,27 +25,12 @@ def average(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Make the mean of finished models: a soup of several, or a point on the arc between two."""
-    from ava_core.config import AvaConfig
-    from ava_core.progress import Progress
     from ava_core.remaking.averaging import Averaging
-    from ava_core.runtime import logs
     from ava_core.runtime.inputs import verify_inputs
-    from ava_core.runtime.request import Request
     from ava_core.runtime.tool import run_tool
 
-    output = output.absolute()
-    logs.configure(file=output.with_name(f"{output.name}.log"))
     folders = [path.absolute() for path in models]
-    request = Request(
-        spec=TOOLS["average"],
-        config=AvaConfig(threads=1),
-        inputs={"models": folders},
-        choices={},
-        output=output,
-        work=output.parent,
-        force=force,
-        progress=Progress(quiet=quiet),
-    )
+    request = tool_request("average", output, force=force, quiet=quiet, inputs={"models": folders})
     inputs = verify_inputs(request)
     averaging = Averaging(folders, method, None if weights is None else _shares(weights))
     request = replace(request, choices=averaging.choices)

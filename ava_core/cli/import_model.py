@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ava_core.steps.tools import TOOLS
+from ava_core.cli.tool_command import tool_request
 
 TYPES = ("float32", "bfloat16")
 
@@ -49,17 +50,12 @@ def import_model(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Make a model of another maker's a model folder that every step takes."""
-    from ava_core.config import AvaConfig
     from ava_core.errors import ConfigError
     from ava_core.importing.importer import Import, ImportOptions, describe_options
     from ava_core.models.conversion import Upcycling
-    from ava_core.progress import Progress
-    from ava_core.runtime import logs
-    from ava_core.runtime.request import Request
     from ava_core.runtime.tool import run_tool
 
-    output = output.absolute()
-    logs.configure(file=output.with_name(f"{output.name}.log"))
+    request = tool_request("import", output, force=force, quiet=quiet)
     if dtype and dtype not in TYPES:
         raise ConfigError(f"--dtype {dtype}: must be one of {', '.join(TYPES)}")
     if experts is None and (experts_per_token is not None or granularity != 1 or noise):
@@ -73,17 +69,8 @@ def import_model(
     importing = Import(
         source, ImportOptions(dtype=dtype, context=context, sequence_length=sequence_length, upcycling=upcycling)
     )
-    request = Request(
-        spec=TOOLS["import"],
-        config=AvaConfig(threads=1),
-        inputs={},
-        choices=describe_options(importing),
-        output=output,
-        work=output.parent,
-        force=force,
-        progress=Progress(quiet=quiet),
-    )
+    request = replace(request, choices=describe_options(importing))
     run_tool(request, importing.inputs, lambda folder: importing.write(folder, request.progress))
-    print(f"{output}: {importing.origin}")
+    print(f"{request.output}: {importing.origin}")
     for change in importing.origin.changes:
         print(f"  {change}")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ava_core.cli.tool_command import tool_request
 from ava_core.steps.kinds import MODEL
-from ava_core.steps.tools import TOOLS, makers
+from ava_core.steps.tools import makers
 
 
 def merge(
@@ -22,26 +23,11 @@ def merge(
 ) -> None:
     """Add an adapter's updates to the weights of its base, as a model folder of its own."""
     from ava_core.adapters.merging import Merge
-    from ava_core.config.schema import AvaConfig
-    from ava_core.progress import Progress
-    from ava_core.runtime import logs
-    from ava_core.runtime.request import Request
     from ava_core.runtime.tool import run_tool
 
-    output = output.absolute()
-    logs.configure(file=output.with_name(f"{output.name}.log"))
+    request = tool_request("merge", output, force=force, quiet=quiet)
     merging = Merge.of(model, adapter, *makers(MODEL))
-    request = Request(
-        spec=TOOLS["merge"],
-        config=AvaConfig(threads=1),
-        inputs={},
-        choices={},
-        output=output,
-        work=output.parent,
-        force=force,
-        progress=Progress(quiet=quiet),
-    )
     run_tool(request, merging.inputs, merging.write)
     settings = merging.adapter.settings
     kind = "DoRA" if settings.use_dora else "LoRA"
-    print(f"{output}: {model} ({merging.origin.digest[:12]}) with a {kind} of rank {settings.r}")
+    print(f"{request.output}: {model} ({merging.origin.digest[:12]}) with a {kind} of rank {settings.r}")

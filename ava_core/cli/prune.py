@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ava_core.steps.tools import TOOLS
+from ava_core.cli.tool_command import tool_request
 
 
 def prune(
@@ -24,37 +24,23 @@ def prune(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Remove experts from every layer of a model, by their load or their effect, and repair what is left."""
-    from ava_core.config import AvaConfig
     from ava_core.config.threads import limit_threads
     from ava_core.files import parse_json
-    from ava_core.progress import Progress
     from ava_core.remaking.pruning import Pruning, PruningOptions
-    from ava_core.runtime import logs
     from ava_core.runtime.inputs import verify_inputs
-    from ava_core.runtime.request import Request
     from ava_core.runtime.tool import run_tool
 
-    output = output.absolute()
-    logs.configure(file=output.with_name(f"{output.name}.log"))
-    request = Request(
-        spec=TOOLS["prune"],
-        config=AvaConfig(),
-        inputs={"model": [model.absolute()], "shards": [shards.absolute()]},
-        choices={},
-        output=output,
-        work=output.parent,
-        force=force,
-        progress=Progress(quiet=quiet),
-    )
+    folders = {"model": [model.absolute()], "shards": [shards.absolute()]}
+    request = tool_request("prune", output, force=force, quiet=quiet, inputs=folders, threads=0)
     limit_threads(request.threads)
     inputs = verify_inputs(request)
     options = PruningOptions(experts=_left(model, experts, share), by=by, repair=repair, sequences=sequences)
     pruning = Pruning(model.absolute(), shards.absolute(), options)
     request = replace(request, choices=pruning.choices)
     run_tool(request, inputs, lambda folder: pruning.write(folder, request.progress))
-    figures = parse_json((output / "metrics.json").read_bytes())
+    figures = parse_json((request.output / "metrics.json").read_bytes())
     print(
-        f"{output}: bits per byte {figures['validation_bits_per_byte_whole']:.4f} before,"
+        f"{request.output}: bits per byte {figures['validation_bits_per_byte_whole']:.4f} before,"
         f" {figures['validation_bits_per_byte_pruned']:.4f} pruned, {figures['validation_bits_per_byte']:.4f} repaired"
     )
 
