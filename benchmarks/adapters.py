@@ -25,7 +25,7 @@ from ava_core.config.adapter import AdapterConfig, divide_adapted
 from ava_core.config.parameters import count, parameters_of
 from ava_core.data.corpora import SHAKESPEARE
 from benchmarks import hardware, report
-from benchmarks.continuation import FIRST, RATES, SECOND, train
+from benchmarks.continuation import FIRST, SECOND, lowered_rates, train
 from benchmarks.corpora import shards_of_files
 
 TARGETS = ("attention", "experts", "shared")
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = resolve(overrides=[f"{key}={value}" for key, value in settings.items()]).config
     vocab_size = config.tokenizer.vocab_size
     rank, share = rank_of_share(config, vocab_size, flags.share)
-    lower = {f"train.{name}": flags.whole_rate * getattr(config.train, name) for name in RATES}
+    lower = lowered_rates(config, flags.whole_rate)
     adapter = {
         "train.optimizer": "adamw",
         "train.learning_rate": flags.rate,
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "adapter": updated,
     }
     path = report.keep(hardware.slug(described), f"adapters, {flags.preset}", described, values, flags.results)
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    print(report.kept_in(path))
     return 0
 
 

@@ -28,7 +28,7 @@ from ava_core.evaluation.long_context import LongContext, LongScore, bucket_star
 from ava_core.generation.loading import load_model
 from ava_core.progress import Progress
 from benchmarks import hardware, report
-from benchmarks.continuation import RATES, train
+from benchmarks.continuation import lowered_rates, train
 from benchmarks.corpora import shards_of_files
 
 PLAIN, KINDS = "plain", (LINEAR, DYNAMIC, YARN)
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = resolve(overrides=[f"{key}={value}" for key, value in settings.items()]).config
     tokens = config.train.global_batch_size * config.train.sequence_length
     short, long = lengths(tokens, flags.short), lengths(tokens, flags.long)
-    lower = {f"train.{name}": flags.rate * getattr(config.train, name) for name in RATES}
+    lower = lowered_rates(config, flags.rate)
     described = hardware.describe("cpu", len(os.sched_getaffinity(0)))
     print(hardware.line(described))
     found: dict[str, LongScore] = {}
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "losses": {column: score.losses for column, score in found.items()},
     }
     path = report.keep(hardware.slug(described), f"context, {flags.preset}", described, values, flags.results)
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    print(report.kept_in(path))
     return 0
 
 

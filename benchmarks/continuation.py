@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ava_core.config import presets, resolve
+from ava_core.config import AvaConfig, presets, resolve
 from ava_core.data.corpora import SHAKESPEARE
 from benchmarks import hardware, report
 from benchmarks.corpora import shards_of_files
@@ -44,6 +44,11 @@ def train(
     if done.returncode:
         raise SystemExit(f"{name}: ava train ended with {done.returncode}\n{done.stderr[-2000:]}")
     return output
+
+
+def lowered_rates(config: AvaConfig, share: float) -> dict[str, float]:
+    """Settings that go on with `share` of the configuration's learning rates."""
+    return {f"train.{name}": share * getattr(config.train, name) for name in RATES}
 
 
 def losses(model: Path) -> dict[int, float]:
@@ -88,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = {kind: [path for path in plays if path.parent.name == kind] for kind in (FIRST, SECOND)}
     settings: dict[str, Any] = {"preset": flags.preset, **dict(item.split("=", 1) for item in flags.overrides)}
     config = resolve(overrides=[f"{key}={value}" for key, value in settings.items()]).config
-    lower = {f"train.{name}": flags.rate * getattr(config.train, name) for name in RATES}
+    lower = lowered_rates(config, flags.rate)
     described = hardware.describe("cpu", len(os.sched_getaffinity(0)))
     print(hardware.line(described))
     with tempfile.TemporaryDirectory(prefix="ava-continuation-") as name:
@@ -111,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "continued": {str(step): loss for step, loss in continued.items()},
     }
     path = report.keep(hardware.slug(described), f"continuation, {flags.preset}", described, values, flags.results)
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    print(report.kept_in(path))
     return 0 if everywhere else 1
 
 

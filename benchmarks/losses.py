@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seed": flags.seed,
     }
     path = report.keep(hardware.slug(described), f"losses, {flags.preset}", described, values, flags.results)
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    print(report.kept_in(path))
     return 0
 
 

@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compared = {"ratios": ratios(measured, work), "memory": memory(measured)}
     values = {**measured, **compared, "workload": dataclasses.asdict(work), "steps": flags.steps}
     path = report.keep(hardware.slug(described), f"training step, {work.label}", described, values, flags.results)
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    print(report.kept_in(path))
     return 1 if measured["failures"] else 0
 
 

@@ -60,3 +60,8 @@ def keep(name: str, section: str, hardware: Mapping[str, Any], values: Mapping[s
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, kept)
     return path
+
+
+def kept_in(path: Path) -> str:
+    """The line that says where `keep` has written, without naming folders of this machine."""
+    return f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}"

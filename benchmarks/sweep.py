@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(show([grid, pruned, seeds], verdict))
     values = {"steps": flags.steps, "seeds": flags.seeds, **verdict, "bests": [grid.figure, pruned.figure]}
     path = report.keep(hardware.slug(described), "sweep", described, values, flags.results)
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    print(report.kept_in(path))
     return 0
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from ava_core.config import presets, resolve
 from ava_core.data.corpora import SHAKESPEARE
 from benchmarks import hardware, report
-from benchmarks.continuation import RATES, losses, train
+from benchmarks.continuation import losses, lowered_rates, train
 from benchmarks.corpora import shards_of_files
 
 DENSE = {
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plays = SHAKESPEARE.verify(flags.data / SHAKESPEARE.name)
     given = {"preset": flags.preset, **dict(item.split("=", 1) for item in flags.overrides)}
     config = resolve(overrides=[f"{key}={value}" for key, value in given.items()]).config
-    lower = {f"train.{name}": flags.rate * getattr(config.train, name) for name in RATES}
+    lower = lowered_rates(config, flags.rate)
     described = hardware.describe("cpu", len(os.sched_getaffinity(0)))
     print(hardware.line(described))
     with tempfile.TemporaryDirectory(prefix="ava-upcycling-") as name:
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "validation_loss": {key: {str(step): loss for step, loss in curve.items()} for key, curve in curves.items()},
     }
     path = report.keep(hardware.slug(described), f"upcycling, {flags.preset}", described, values, flags.results)
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    print(report.kept_in(path))
     return 0 if last["upcycled"] < last["dense"] else 1
 
 
