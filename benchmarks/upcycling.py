@@ -5,8 +5,8 @@ Usage: python -m benchmarks.upcycling [--seconds N] [--parent-steps N] [--expert
 
 A dense model (one expert of --width per layer) learns the plays (`make data`). `ava import` makes a mixture of it
 (arXiv 2212.05055). Then both go on from there with the same data, rates and seed, at the same time, on one core each:
-whatever slows the machine down slows both. How many steps fit into --seconds is measured for each before, in a short
-training at the same time too, so that each has a schedule of its own that ends with its time. Prints both validation
+whatever slows the machine down slows both. How many steps fit into --seconds is measured for each before, in two short
+trainings at the same time too, so that each has a schedule of its own that ends with its time. Prints both validation
 losses (nats per token) over time, and keeps them in benchmarks/results/.
 """
 
@@ -43,6 +43,7 @@ DENSE = {
 }
 EVALUATIONS = 10
 """Of each training, the last at its end."""
+PROBES = 4
 
 
 def upcycle(dense: Path, output: Path, flags: argparse.Namespace) -> Path:
@@ -70,8 +71,17 @@ def train_both(
         return dict(zip(parents, pool.map(go_on, parents), strict=True))
 
 
+def steps_that_fit(budget: float, count: int, short: float, long: float) -> int:
+    """Steps of a training of `budget` seconds, from what one of `count` steps took, and one of PROBES times as many.
+
+    Both spent as much on all that isn't steps, the evaluations among it, as the long one will.
+    """
+    each = (long - short) / (count * (PROBES - 1))
+    return max(2, round((budget - (short - count * each)) / each)) if each > 0 else 2
+
+
 def seconds(model: Path) -> float:
-    """What the training took, without its start."""
+    """What the training took, its evaluations included and the process's start not."""
     found = json.loads(model.with_name(f"{model.name}.timings.json").read_text())
     return float(found["wall_seconds"])
 
@@ -129,10 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "dense", shards, flags.parent_steps, given | DENSE | {"model.expert_intermediate_size": flags.width}, folder
         )
         parents = {"dense": dense, "upcycled": upcycle(dense, folder / "upcycled", flags)}
-        probes = dict.fromkeys(parents, flags.probe_steps)
-        probed = train_both(parents, probes, shards, given | lower, folder)
+        probed = [
+            train_both(parents, dict.fromkeys(parents, count), shards, given | lower, folder)
+            for count in (flags.probe_steps, PROBES * flags.probe_steps)
+        ]
         steps = {
-            key: max(2, round(flags.probe_steps * flags.seconds / seconds(model))) for key, model in probed.items()
+            key: steps_that_fit(flags.seconds, flags.probe_steps, seconds(probed[0][key]), seconds(probed[1][key]))
+            for key in parents
         }
         trained = train_both(parents, steps, shards, given | lower, folder)
         curves = {key: losses(model) for key, model in trained.items()}

@@ -17,10 +17,12 @@ GIB = 2**30
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 KERNELS = "AVA_KERNELS"
-KERNEL_CHOICES = ("auto", "native", "onednn", "off")
+KERNEL_CHOICES = ("auto", "native", "avx512", "emulated", "onednn", "off")
 KERNELS_FOLDER = Path(__file__).parents[1] / "kernels"
 NEEDED_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
 """CPU flags that Ava's native kernels need."""
+TILE_FLAGS = ("amx_tile", "amx_bf16")
+"""CPU flags that their products in AMX's tiles need."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def usable_cores() -> int:
 def requested_kernels() -> str:
     """What AVA_KERNELS asks of a CPU in bfloat16, whatever this one would do fastest: one of KERNEL_CHOICES.
 
-    native: products by Ava's own kernels, with AMX too; onednn: products by PyTorch, as with AMX; off: all by PyTorch.
+    native: products by Ava's own kernels, as auto; avx512: without AMX's tiles; emulated: with tiles in software, for
+    tests; onednn: products by PyTorch; off: all by PyTorch.
 
     Raises:
         ConfigError: it is something else.
@@ -106,7 +109,7 @@ def kernels_path() -> str:
     requested = requested_kernels()
     if requested == "off" or not cpu_flags().issuperset(NEEDED_FLAGS) or not any(KERNELS_FOLDER.glob("_native-*.so")):
         return "off"
-    return "onednn" if requested == "onednn" or (requested == "auto" and "amx_bf16" in cpu_flags()) else "native"
+    return "onednn" if requested == "onednn" else "native"
 
 
 def kernels_choice() -> dict[str, str]:

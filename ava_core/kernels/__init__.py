@@ -10,6 +10,7 @@ from ava_core.kernels.cross_entropy import cross_entropy_and_gradient
 from ava_core.kernels.experts import swiglu_experts
 from ava_core.kernels.library import products_pay, usable
 from ava_core.kernels.linear import head_gradients, head_logits, linear
+from ava_core.kernels.matrices import product_plus, symmetric_product
 from ava_core.kernels.norm import norm_rotate, rms_norm
 from ava_core.kernels.tokens import narrow_linear, zero_computation
 
@@ -22,9 +23,11 @@ __all__ = [
     "linear",
     "narrow_linear",
     "norm_rotate",
+    "product_plus",
     "products_pay",
     "rms_norm",
     "swiglu_experts",
+    "symmetric_product",
     "usable",
     "zero_computation",
 ]

@@ -126,10 +126,14 @@ class Entry:
         passed: those that callers pass.
         optional: tensors that may be None; all of them are given, or none.
         rules: conditions on the sizes beyond the shapes, by the words of the error.
+        products: whether it multiplies matrices: the library has it once per path (ava_core/kernels/build.py).
         indices: what an element of each integer tensor may be, in words; the function checks it.
     """
 
-    def __init__(self, signature: str, *, rules: Mapping[str, Rule] | None = None, **indices: str):
+    def __init__(
+        self, signature: str, *, rules: Mapping[str, Rule] | None = None, products: bool = False, **indices: str
+    ):
+        self.products = products
         self.parameters = [_parse(parameter) for parameter in signature.split()]
         self.rules = dict(rules or {})
         self.indices = indices
@@ -229,11 +233,13 @@ ENTRIES = {
         "q:bf16[B,H,S,A] k:bf16[B,G,S,A] v:bf16[B,G,S,A] mask:bool[M,1,S,S]? M B H G S A scale:float out:bf16[B,H,S,A]"
         " lse:f32[B,H,S]",
         rules=_ATTENTION_RULES,
+        products=True,
     ),
     "ava_attention_backward": Entry(
         "grad:bf16[B,H,S,A] q:bf16[B,H,S,A] k:bf16[B,G,S,A] v:bf16[B,G,S,A] out:bf16[B,H,S,A] lse:f32[B,H,S]"
         " mask:bool[M,1,S,S]? M B H G S A scale:float grad_q:bf16[B,H,S,A] grad_k:bf16[B,G,S,A] grad_v:bf16[B,G,S,A]",
         rules=_ATTENTION_RULES,
+        products=True,
     ),
     "ava_cross_entropy": Entry(
         "logits:f32[T,V] labels:i64[T] T V label_smoothing:float z_weight:float losses:f32[T] normalisers:f32[T]"
@@ -245,6 +251,7 @@ ENTRIES = {
         " down:bf16[N,D,F] T K N D F R activations:bf16[R,2F] out:bf16[T,D]",
         rules=_even("D", "F"),
         **_ROWS,
+        products=True,
     ),
     "ava_experts_backward": Entry(
         "grad:bf16[T,D] x:bf16[T,D] token:i64[R] row:i64[T,K] slot:i64[R] weights:f32[T,K] starts:i64[N+1]"
@@ -252,12 +259,15 @@ ENTRIES = {
         " grad_gate_up:bf16[N,2F,D] grad_down:bf16[N,D,F] grad_weights:f32[T,K]",
         rules=_even("D", "F"),
         **_ROWS,
+        products=True,
     ),
-    "ava_linear": Entry("x:bf16[R,k] weight:bf16[n,k] R k n out:bf16[R,n]", rules=_even("k")),
-    "ava_linear_input": Entry("grad:bf16[R,k] weight:bf16[k,n] R k n grad_x:bf16[R,n]", rules=_even("k")),
-    "ava_linear_weight": Entry("grad:bf16[R,m] x:bf16[R,n] R m n grad_weight:bf16[m,n]"),
-    "ava_logits": Entry("hidden:bf16[T,D] weight:bf16[V,D] T D V out:f32[T,V]", rules=_even("D")),
-    "ava_add_head_gradient": Entry("grad:bf16[T,V] hidden:bf16[T,D] T V D grad_weight:f32[V,D]"),
+    "ava_linear": Entry("x:bf16[R,k] weight:bf16[n,k] R k n out:bf16[R,n]", rules=_even("k"), products=True),
+    "ava_linear_input": Entry(
+        "grad:bf16[R,k] weight:bf16[k,n] R k n grad_x:bf16[R,n]", rules=_even("k"), products=True
+    ),
+    "ava_linear_weight": Entry("grad:bf16[R,m] x:bf16[R,n] R m n grad_weight:bf16[m,n]", products=True),
+    "ava_logits": Entry("hidden:bf16[T,D] weight:bf16[V,D] T D V out:f32[T,V]", rules=_even("D"), products=True),
+    "ava_add_head_gradient": Entry("grad:bf16[T,V] hidden:bf16[T,D] T V D grad_weight:f32[V,D]", products=True),
     "ava_narrow_linear": Entry("x:bf16[T,D] weight:bf16[n,D] T n D out:f32[T,n]"),
     "ava_narrow_linear_backward": Entry(
         "grad:f32[T,n] x:bf16[T,D] weight:bf16[n,D] T n D grad_x:bf16[T,D] grad_weight:bf16[n,D]"
@@ -272,9 +282,19 @@ ENTRIES = {
         " scales:f32[B,S,H]? B S H A grad_x:bf16[B,S,H,A] grad_weight:bf16[A]?",
         rules=_ANGLES,
     ),
+    "ava_product": Entry(
+        "a:bf16[N,m,k] b:bf16[N,k,n] plus:bf16[N,m,n] N m k n beta:float out:bf16[N,m,n]",
+        rules=_even("k"),
+        products=True,
+    ),
     "ava_rms_norm": Entry("x:bf16[*R,n] weight:bf16[n] R n eps:float out:bf16[*R,n] scales:f32[*R]"),
     "ava_rms_norm_backward": Entry(
         "grad:bf16[*R,n] x:bf16[*R,n] weight:bf16[n] scales:f32[*R] R n grad_x:bf16[*R,n] grad_weight:bf16[n]"
+    ),
+    "ava_symmetric": Entry(
+        "x:bf16[N,m,k] plus:bf16[N,m,m]? N m k alpha:float beta:float out:bf16[N,m,m]",
+        rules=_even("k"),
+        products=True,
     ),
     "ava_zero_computation": Entry(
         "base:bf16[T,D] x:bf16[T,D] scale:f32[T] mix:f32[T,C] constants:bf16[C,D] T C D out:bf16[T,D]"

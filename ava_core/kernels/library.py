@@ -10,25 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ava_core.config.hardware import NEEDED_FLAGS, cpu_flags, requested_kernels
+from ava_core.config.hardware import NEEDED_FLAGS, TILE_FLAGS, cpu_flags, requested_kernels
 from ava_core.errors import ConfigError
 from ava_core.kernels.entries import ENTRIES, SOUND
 
 log = logging.getLogger(__name__)
+
+AMX = "amx"
+PATHS = ("avx512", AMX, "emulated")
+"""Ways to multiply matrices that the library has; see `ava_core.kernels.build`."""
 
 
 def library() -> Any | None:
     """The loaded library; None where it wasn't built, the CPU lacks AVX-512 BF16, or AVA_KERNELS says off.
 
     Raises:
-        ConfigError: AVA_KERNELS is native where the library can't be used, or has a value that it may not have.
+        ConfigError: AVA_KERNELS asks for our products where the library can't be used, or has a value that it may not
+            have.
     """
     requested = requested_kernels()
     if requested == "off":
         return None
-    if requested == "native" and loaded() is None:
+    if requested in ("native", *PATHS) and loaded() is None:
         raise ConfigError(
-            "environment: AVA_KERNELS = native: this machine can't: it needs Linux, a CPU with AVX-512 BF16, and"
+            f"environment: AVA_KERNELS = {requested}: this machine can't: it needs Linux, a CPU with AVX-512 BF16, and"
             " `python -m ava_core.kernels.build`"
         )
     return loaded()
@@ -56,15 +61,33 @@ def loaded() -> Any | None:
 
 
 def products_pay() -> bool:
-    """Whether our matrix products are the fastest here: with AMX, oneDNN's are several times as fast.
-
-    AVA_KERNELS = native or onednn overrides it.
-    """
+    """Whether matrix products are ours here: not where AVA_KERNELS says onednn or off."""
     # Asked first: torch.compile would trace the file reads behind `library`.
-    if torch.compiler.is_compiling() or library() is None:
-        return False
+    return not torch.compiler.is_compiling() and library() is not None and requested_kernels() != "onednn"
+
+
+def products_path() -> str:
+    """Which of the library's products run here, one of PATHS: with AMX's tiles where this process may use them, unless
+    AVA_KERNELS names another."""
     requested = requested_kernels()
-    return requested == "native" or (requested == "auto" and "amx_bf16" not in cpu_flags())
+    if requested in PATHS:
+        return requested
+    return AMX if has_tiles() else "avx512"
+
+
+@functools.cache
+def has_tiles() -> bool:
+    """Whether the library has products for AMX, and the kernel let this process use it, asked once.
+
+    Linux grants tiles to a process, for their state makes every thread's larger (Documentation/arch/x86/xstate.rst).
+    """
+    library = loaded()
+    if library is None or not cpu_flags().issuperset(TILE_FLAGS) or not hasattr(library, f"ava_linear_{AMX}"):
+        return False
+    if library.ava_allow_tiles():
+        log.info("this CPU has AMX, but the system lets no process use it: training goes without")
+        return False
+    return True
 
 
 def path() -> str:
@@ -98,13 +121,13 @@ def call(name: str, *arguments: Tensor | float | None) -> None:
         IndexError: an index is out of its range. What the function should have written is undefined then.
     """
     entry = ENTRIES[name]
-    code = _function(name)(*entry.bind(arguments))
+    code = _function(name, products_path() if entry.products else None)(*entry.bind(arguments))
     if code != SOUND:
         raise entry.explain(code, arguments)
 
 
 @functools.cache
-def _function(name: str) -> Any:
-    function = getattr(loaded(), name)
+def _function(name: str, path: str | None) -> Any:
+    function = getattr(loaded(), f"{name}_{path}" if path else name)
     function.argtypes, function.restype = ENTRIES[name].types, ctypes.c_int64
     return function

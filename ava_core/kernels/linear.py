@@ -37,7 +37,7 @@ class _Linear(torch.autograd.Function):
 def linear(x: Tensor, weight_OI: Tensor) -> Tensor | None:
     """x (..., in) times the transposed weight, (..., out), bfloat16.
 
-    None where PyTorch is to do it: it isn't bfloat16 on a CPU, oneDNN is faster (AMX, few rows), or a width is odd.
+    None where PyTorch is to do it: it isn't bfloat16 on a CPU, oneDNN is faster (few rows), or a width is odd.
     """
     rows = x.numel() // x.shape[-1]
     even = x.shape[-1] % 2 == 0 and weight_OI.shape[0] % 2 == 0

@@ -20,7 +20,7 @@ def attend(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) 
     `mask` is boolean (B or 1, 1, S, S_kv), True where a query may look; None is causal. A position that the mask
     excludes adds exactly nothing to the result, and gets no gradient from it.
 
-    Three implementations of one result: our native kernel where it is the fastest (a CPU with AVX-512 BF16 and no AMX);
+    Three implementations of one result: our native kernel on a CPU with AVX-512 BF16;
     two batched matrix products for other bfloat16 training on a CPU, where `scaled_dot_product_attention`, slow in its
     backward pass, takes 1.3 to 1.8 times as long (`make bench`); and that function for the rest.
     """

@@ -103,7 +103,7 @@ MEANT_FOR = {
     "sapphire-rapids": ("cpu/tiny", "cpu/small", "cpu/medium"),
     "laptop": ("cpu/tiny", "cpu/small"),
 }
-KERNELS = {"a100": "gpu", "h100": "gpu", "epyc": "off", "sapphire-rapids": "onednn", "laptop": "off"}
+KERNELS = {"a100": "gpu", "h100": "gpu", "epyc": "off", "sapphire-rapids": "native", "laptop": "off"}
 
 
 def test_every_overlay_is_meant_for_something():

@@ -4,18 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from ava_core.kernels.library import loaded
+from ava_core.kernels.library import has_tiles, loaded
+
+PATHS = ["avx512", "emulated", *(["native"] if has_tiles() else [])]
+"""With AMX native is another path than avx512."""
 
 
-@pytest.fixture(autouse=True)
-def native_kernels(monkeypatch):
-    """Kernels for all that they can do, wherever they run, whatever this machine would choose for speed.
+@pytest.fixture(autouse=True, params=PATHS)
+def native_kernels(request, monkeypatch):
+    """Kernels for all that they can do, wherever they run, with each of their ways to multiply.
 
-    Skips where they don't (test_library.py says where they must); the same inputs on every run.
+    Skips where they don't run (test_library.py says where they must); the same inputs on every run.
     """
     if loaded() is None:
         pytest.skip("the native kernels aren't built, or this CPU lacks AVX-512 BF16")
-    monkeypatch.setenv("AVA_KERNELS", "native")
+    monkeypatch.setenv("AVA_KERNELS", request.param)
     torch.manual_seed(0)
 
 

@@ -54,3 +54,24 @@ def test_query_that_may_look_at_nothing_gets_zeros():
     out.float().sum().backward()
     assert out[0, 0, 2].eq(0).all()
     assert q.grad.isfinite().all() and q.grad[0, 0, 2].eq(0).all()
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_keys_far_from_a_block_are_passed_over(window):
+    """Documents and a window leave blocks of queries far fewer keys than the sequence has; some see nothing."""
+    S = 300
+    q, k, v = random(2, 2, S, 32), random(2, 1, S, 32), random(2, 1, S, 32)
+    mask = document_mask(torch.tensor([[0] * 130 + [1] * 6 + [2] * 164, [0] * 64 + [1] * 128 + [2] * 108]))
+    if window:
+        mask = mask & torch.ones(S, S, dtype=torch.bool).triu(1 - window)
+    mask[1, :, 64:192] = False
+    out = kernels.attention(q, k, v, mask)
+    grad = torch.randn_like(out)
+    out.backward(grad)
+    references = exact(q, k, v)
+    expected = F.scaled_dot_product_attention(*references, attn_mask=mask, enable_gqa=True).nan_to_num()
+    expected.backward(grad.float() * mask.any(-1)[..., None])
+    assert out[1, :, 64:192].eq(0).all()
+    assert_close(out, expected)
+    for tensor, reference in zip((q, k, v), references, strict=True):
+        assert_close(tensor.grad, reference.grad.nan_to_num(), tolerance=2e-2)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,3 +64,22 @@ def test_experts_and_gradients_are_their_equations(tokens, experts, others, k, w
             assert (tensor.grad - wanted).abs().max() <= 1e-2 * (grad.float().norm() + wanted.norm())
         else:
             assert_close(tensor.grad, wanted)
+
+
+@pytest.mark.parametrize("experts", [2, 16])
+def test_result_does_not_depend_on_the_number_of_threads(experts):
+    """With few experts threads share the products of each; with many each thread has its own experts."""
+    ids_TK = torch.rand(600, experts).topk(2).indices
+    weights = torch.rand(600, 2).requires_grad_()
+    x, gate_up, down = random(600, 34), random(experts, 96, 34, scale=0.2), random(experts, 34, 48, scale=0.2)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            out = run(x, weights, ids_TK, torch.ones_like(ids_TK, dtype=torch.bool), gate_up, down)
+            results.append((out, *torch.autograd.grad(out.float().square().sum(), (x, weights, gate_up, down))))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)

@@ -6,12 +6,12 @@ import torch
 
 from ava_core import kernels
 from ava_core.errors import ConfigError
-from ava_core.kernels import build, usable
+from ava_core.kernels import build, library, usable
 from ava_core.kernels.build import library_path
-from ava_core.kernels.library import NEEDED_FLAGS, cpu_flags, loaded
+from ava_core.kernels.library import NEEDED_FLAGS, TILE_FLAGS, cpu_flags, has_tiles, loaded
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, params=[None])
 def native_kernels():
     """These tests run everywhere."""
 
@@ -25,31 +25,52 @@ def test_kernels_are_built_where_they_can_be():
 
 def test_changed_sources_have_another_library(tmp_path, monkeypatch):
     before = library_path().name
-    for source in build.SOURCES.iterdir():
-        (tmp_path / source.name).write_bytes(source.read_bytes())
+    shutil.copytree(build.SOURCES, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(build, "SOURCES", tmp_path)
     assert library_path().name == before
-    (tmp_path / "linear.cpp").write_text("// changed")
+    (tmp_path / "products" / "tiles.h").write_text("// changed")
     assert library_path().name != before
 
 
 BFLOAT16 = torch.zeros(2, dtype=torch.bfloat16)
 
 
-def test_with_amx_products_are_torchs_and_the_other_kernels_stay(monkeypatch):
-    """oneDNN's products are several times as fast there. AVA_KERNELS may ask for either, and for neither."""
-    able = loaded() is not None
-    monkeypatch.delenv("AVA_KERNELS", raising=False)
-    for flags, pay in ((set(NEEDED_FLAGS), able), ({*NEEDED_FLAGS, "amx_bf16"}, False)):
-        monkeypatch.setattr("ava_core.kernels.library.cpu_flags", lambda flags=flags: frozenset(flags))
-        assert kernels.products_pay() is pay and usable(BFLOAT16) is able
-        for asked, pays, works in (("onednn", False, able), ("off", False, False)):
-            monkeypatch.setenv("AVA_KERNELS", asked)
-            assert kernels.products_pay() is pays and usable(BFLOAT16) is works
-        if able:
-            monkeypatch.setenv("AVA_KERNELS", "native")
-            assert kernels.products_pay() and usable(BFLOAT16)
-        monkeypatch.delenv("AVA_KERNELS")
+def test_each_choice_has_its_products(monkeypatch):
+    """By default, and as `native`, those of AMX where a process may use it, and else those of AVX-512."""
+    able, best = loaded() is not None, "amx" if has_tiles() else "avx512"
+    for asked, path, products in (
+        ("auto", "native", best),
+        ("onednn", "onednn", None),
+        ("off", "off", None),
+        *(
+            (asked, "native", best if asked == "native" else asked)
+            for asked in ("native", "avx512", "emulated")
+            if able
+        ),
+    ):
+        monkeypatch.setenv("AVA_KERNELS", asked)
+        assert library.path() == (path if able else "off")
+        assert kernels.products_pay() is (able and products is not None)
+        assert usable(BFLOAT16) is (able and asked != "off")
+        if able and products:
+            assert library.products_path() == products
+
+
+@pytest.mark.skipif(loaded() is None, reason="no native kernels here")
+@pytest.mark.parametrize("why", ["another CPU", "an assembler without AMX", "refused by the system"])
+def test_without_tiles_products_are_those_of_avx512(why, monkeypatch):
+    class Without:
+        def __getattr__(self, name):
+            if why == "an assembler without AMX" and name.endswith("_amx"):
+                raise AttributeError(name)
+            return (lambda: -1) if name == "ava_allow_tiles" else getattr(loaded(), name)
+
+    flags = {*NEEDED_FLAGS, *(() if why == "another CPU" else TILE_FLAGS)}
+    monkeypatch.setattr(library, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(library, "loaded", Without)
+    monkeypatch.setattr(library, "has_tiles", has_tiles.__wrapped__)
+    monkeypatch.setenv("AVA_KERNELS", "native")
+    assert library.products_path() == "avx512"
 
 
 def test_kernels_that_are_asked_for_and_not_there_are_an_error(monkeypatch):

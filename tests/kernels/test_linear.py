@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,8 +48,29 @@ def test_products_of_any_size(rows, k, n):
     assert_close(added - 1, grad.float().T @ x.float(), tolerance=1e-5)
 
 
-def test_result_does_not_depend_on_the_number_of_threads():
-    x, weight = random(100, 64), random(200, 64)
+@pytest.mark.parametrize(
+    ("rows", "k", "n"),
+    [(1100, 34, 70), (1100, 600, 70), (600, 66, 1300), (1, 2, 2), (1537, 514, 516)],
+    ids=lambda size: str(size),
+)
+def test_sums_in_several_chunks_and_strips_are_those_of_torch(rows, k, n):
+    """Sizes past what the caches hold, with ends within a tile in each direction."""
+    x, weight, grad = random(rows, k).detach(), random(n, k).detach(), random(rows, n).detach()
+    out, grad_x = torch.full((rows, n), torch.nan).bfloat16(), torch.full_like(x, torch.nan)
+    grad_weight, added = torch.full_like(weight, torch.nan), torch.ones(n, k)
+    call("ava_linear", x, weight, out)
+    call("ava_linear_input", grad, weight, grad_x)
+    call("ava_linear_weight", grad, x, grad_weight)
+    call("ava_add_head_gradient", grad, x, added)
+    assert_close(out, x.float() @ weight.float().T)
+    assert_close(grad_x, grad.float() @ weight.float())
+    assert_close(grad_weight, grad.float().T @ x.float())
+    assert_close(added - 1, grad.float().T @ x.float(), tolerance=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "k", "n"), [(100, 64, 200), (1100, 64, 64)])
+def test_result_does_not_depend_on_the_number_of_threads(rows, k, n):
+    x, weight = random(rows, k), random(n, k)
     results = []
     threads = torch.get_num_threads()
     try:

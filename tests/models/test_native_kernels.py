@@ -1,5 +1,7 @@
 """Whole models in bfloat16: the native kernels against plain torch, which stands in where they aren't built."""
 
+import statistics
+
 import pytest
 import torch
 
@@ -57,9 +59,12 @@ def test_loss_and_gradients_are_no_further_from_float32_than_those_of_plain_torc
     torch.testing.assert_close(native.loss, plain.loss, rtol=2e-3, atol=0)
     torch.testing.assert_close(native.loss, exact.loss, rtol=2e-3, atol=0)
     assert native_gradients.keys() == gradients.keys()
+    ratios = []
     for name, gradient in gradients.items():
-        error, allowed = (native_gradients[name] - gradient).norm(), (plain_gradients[name] - gradient).norm()
-        assert error <= 1.5 * allowed + 2e-3 * gradient.norm(), name
+        error, theirs = (native_gradients[name] - gradient).norm(), (plain_gradients[name] - gradient).norm()
+        assert error <= 3 * theirs + 2e-3 * gradient.norm(), name  # of a small matrix, chance
+        ratios.append(float(error / theirs))
+    assert statistics.median(ratios) <= 1.2
 
 
 def test_products_may_be_torchs_while_the_other_kernels_stay(monkeypatch):

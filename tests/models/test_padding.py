@@ -61,10 +61,12 @@ def test_gradients_dont_depend_on_padding(model, tokens, dtype):
 
     plain = gradients(input_ids=tokens, labels=tokens)
     inputs = padded(model, tokens, left=3)
-    tolerance = CLOSE if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.05}
     for name, grad in gradients(**inputs, labels=labels_of(inputs)).items():
         assert torch.isfinite(grad).all(), name
-        torch.testing.assert_close(grad, plain[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        if dtype == torch.float32:
+            torch.testing.assert_close(grad, plain[name], **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
+        else:  # as a whole: rounding may send a token to another expert
+            assert (grad - plain[name]).norm() <= 0.2 * plain[name].norm() + 1e-3, name
 
 
 def test_what_stands_in_the_padding_makes_no_difference(model, tokens):

@@ -182,7 +182,7 @@ def test_what_is_compiled_or_left_by_an_editor_and_presets_rerun_nothing(copy):
 
 
 def test_each_file_alone_changes_the_digest():
-    files = dict.fromkeys(("ava_core.models", "ava_core.models.moe", "kernels/native/experts.cpp"), "0")
+    files = dict.fromkeys(("ava_core.models", "ava_core.models.moe", "kernels/native/products/experts.cpp"), "0")
     digests = {code.Code({**files, name: "1"}).digest for name in files} | {code.Code(files).digest}
     assert len(digests) == len(files) + 1
 
@@ -201,7 +201,7 @@ def test_each_file_alone_changes_the_digest():
         ("config/quantize.py", appended("ADDED = 1"), {"quantize"}),
         ("config/register.py", appended("ADDED = 1"), {"gate", "register"}),
         ("models/__init__.py", appended("ADDED = 1"), {"train", "quantize", "evaluate", "register"}),
-        ("kernels/native/product.h", appended("#define ADDED"), {"train", "quantize", "evaluate", "register"}),
+        ("kernels/native/products/product.h", appended("#define ADDED"), {"train", "quantize", "evaluate", "register"}),
         # the module of the launching that calls the training, and how many threads a rank has of those in the key
         ("launching/launch.py", appended("ADDED = 1"), {"train"}),
         ("distributed/ranks.py", replaced("max(1, threads // ", "max(2, threads // "), {"train"}),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ava_core import kernels
 from ava_core.config.hardware import has_bfloat16_products
 from ava_core.config.train import TrainConfig
 from ava_core.training.optimizers.adamw import AdamW
@@ -36,13 +37,27 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = No
     x = x.reshape(-1, *shape[-2:])
     # The iteration needs a spectral norm of at most 1; the Frobenius norm bounds it.
     x = x / (torch.linalg.matrix_norm(x.float(), keepdim=True) + 1e-7).to(dtype)
-    a, b, c = _QUINTIC
+    even = x.shape[-2] % 2 == 0 and x.shape[-1] % 2 == 0
+    step = _native_step if even and kernels.usable(x) and kernels.products_pay() else _step
     for _ in range(steps):
-        gram = torch.bmm(x, x.mT)
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        x = step(x)
     x = x.view(shape)
     return (x.mT if transposed else x).to(matrix.dtype)
+
+
+def _step(x: Tensor) -> Tensor:
+    a, b, c = _QUINTIC
+    gram = torch.bmm(x, x.mT)
+    polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    return torch.baddbmm(x, polynomial, x, beta=a)
+
+
+def _native_step(x: Tensor) -> Tensor:
+    """`_step` in two thirds of the operations: the Gram matrix is symmetric, and so is its square."""
+    a, b, c = _QUINTIC
+    gram = kernels.symmetric_product(x.contiguous())
+    polynomial = kernels.symmetric_product(gram, gram, alpha=c, beta=b)
+    return kernels.product_plus(polynomial, x.contiguous(), x.contiguous(), beta=a)
 
 
 class Muon(AdamW):

@@ -1,15 +1,18 @@
-// Operands in the order in which the product kernel reads them.
+// Operands in the order in which products read them.
 //
-// vdpbf16ps multiplies pairs of neighbours along k, so both operands are made of pairs: 32-bit words that hold
+// vdpbf16ps and tdpbf16ps multiply pairs of neighbours along k, so both operands are made of pairs: 32-bit words that hold
 // (k, k + 1) of one row or column. k2 counts pairs; an odd k ends in a pair with 0.
 #pragma once
 
-#include "bfloat16.h"
+#include "../bfloat16.h"
 
 namespace ava {
+inline namespace AVA_PATH {
 
 constexpr int64_t PANEL = 64;  // columns of one packed panel of B
-constexpr int64_t BLOCK = 48;  // rows of one packed block of A
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Interleaves 32 columns of two rows into 32 pairs.
 inline void interleave(const bf16* even, const bf16* odd, int64_t columns, bf16* to) {
@@ -23,7 +26,22 @@ inline void interleave(const bf16* even, const bf16* odd, int64_t columns, bf16*
   _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi16(a, index_high, b));
 }
 
-// Rows of a (k, columns) matrix to [k2][width] pairs, columns past `columns` are 0. `width` is PANEL or BLOCK.
+// Packed panels, `stride` numbers from one to the next.
+struct Panels {
+  const bf16* data;
+  int64_t stride, count;
+  const bf16* at(int64_t p) const { return data + p * stride; }
+};
+
+// 16 columns of two rows as 16 pairs; a row may be missing, and columns that `mask` hides are 0.
+inline __m512i pairs_of(const bf16* even, const bf16* odd, __mmask16 mask) {
+  const __m256i none = _mm256_setzero_si256();
+  const __m512i low = _mm512_cvtepu16_epi32(even ? _mm256_maskz_loadu_epi16(mask, even) : none);
+  const __m512i high = _mm512_cvtepu16_epi32(odd ? _mm256_maskz_loadu_epi16(mask, odd) : none);
+  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+// Rows of a (k, columns) matrix to [k2][width] pairs, columns past `columns` are 0. `width` is a multiple of 16.
 inline void pack_rows(const bf16* from, int64_t ld, int64_t k, int64_t columns, int64_t width, bf16* to) {
   for (int64_t r = 0; r < k; r += 2, to += 2 * width) {
     const bf16* even = from + r * ld;
@@ -32,7 +50,7 @@ inline void pack_rows(const bf16* from, int64_t ld, int64_t k, int64_t columns, 
       const int64_t count = columns > c ? columns - c : 0;
       if (width - c >= 32) {
         interleave(even + c, odd ? odd + c : nullptr, count, to + 2 * c);
-      } else {  // the last 16 columns of a BLOCK
+      } else {  // the last 16 columns
         bf16 pairs[64];
         interleave(even + c, odd ? odd + c : nullptr, count < 16 ? count : 16, pairs);
         std::memcpy(to + 2 * c, pairs, 2 * 2 * (width - c));
@@ -66,6 +84,12 @@ inline void transpose16(__m512i r[16]) {
   }
 }
 
+// What is between k and `depth` of a panel.
+inline void end_panel(int64_t k, int64_t depth, bf16* panel) {
+  const int64_t written = divide_up(k, 2) * 2;
+  if (depth > written) std::memset(panel + written * PANEL, 0, (depth - written) * PANEL * sizeof(bf16));
+}
+
 // Rows of a (columns, k) matrix, k contiguous, to [k2][PANEL] pairs; row c becomes column c. `width` columns (a multiple of
 // 16) are written, those past `columns` as 0.
 inline void pack_columns(const bf16* from, int64_t ld, int64_t k, int64_t columns, bf16* to, int64_t width = PANEL) {
@@ -82,4 +106,5 @@ inline void pack_columns(const bf16* from, int64_t ld, int64_t k, int64_t column
   }
 }
 
+}  // namespace AVA_PATH
 }  // namespace ava

@@ -4,15 +4,17 @@
 // down (N, D, F).
 #include <vector>
 
-#include "elementary.h"
-#include "fault.h"
+#include "../elementary.h"
+#include "../fault.h"
+#include "entry.h"
 #include "linear.h"
 
 namespace ava {
+inline namespace AVA_PATH {
 namespace {
 
 constexpr int64_t HALF = PANEL / 2;
-constexpr int64_t BATCH_ROWS = 512;  // rows of consecutive experts that the backward pass takes together, at least
+constexpr int64_t BATCH_ROWS = 512;  // rows of consecutive experts that the passes take together, at least
 
 void gather_rows(const bf16* x, const int64_t* token, int64_t rows, int64_t D, bf16* out) {
 #pragma omp parallel for schedule(static)
@@ -85,6 +87,28 @@ void swiglu_backward(const bf16* grad_hidden, const bf16* activations, const flo
   }
 }
 
+// Consecutive experts, a few at a time: what one product writes is still in the cache when the next reads it. With several
+// for each thread, every thread has its own, and all that is done for one runs in that thread: to wake the others for
+// each of so small products would take as long as the products.
+template <class Work>
+void for_each_batch(const int64_t* starts, int64_t N, Work&& work) {
+  const bool alone = threads() > 1 && N >= 4 * threads();
+  std::vector<int64_t> firsts;
+  for (int64_t e = 0; e < N;) {
+    firsts.push_back(e);
+    const int64_t start = starts[e++];
+    while (!alone && e < N && starts[e] - start < BATCH_ROWS) e++;
+  }
+  firsts.push_back(N);
+#pragma omp parallel for schedule(dynamic, 1) if (alone)
+  for (int64_t i = 0; i < int64_t(firsts.size()) - 1; i++) {
+    const int64_t e = firsts[i], next = firsts[i + 1];
+    std::vector<int64_t> offsets(next - e + 1);
+    for (int64_t j = e; j <= next; j++) offsets[j - e] = starts[j] - starts[e];
+    work(e, starts[e], offsets.back(), Groups{offsets.data(), next - e});
+  }
+}
+
 // The integer arrays in the order of the arguments.
 enum { TOKEN, ROW, SLOT, STARTS };
 
@@ -109,27 +133,30 @@ int64_t check_routes(const int64_t* token, const int64_t* row_of, const int64_t*
 }
 
 }  // namespace
+}  // namespace AVA_PATH
 }  // namespace ava
 
 using namespace ava;
 
 extern "C" {
 
-int64_t ava_experts_forward(const bf16* x, const int64_t* token, const int64_t* row_of, const int64_t* slot,
+int64_t AVA_ENTRY(ava_experts_forward)(const bf16* x, const int64_t* token, const int64_t* row_of, const int64_t* slot,
                             const float* weights, const int64_t* starts, const bf16* gate_up, const bf16* down, int64_t T,
                             int64_t K, int64_t N, int64_t D, int64_t F, int64_t R, bf16* activations, bf16* out) {
   if (const int64_t found = check_starts(STARTS, starts, N, R); found != SOUND) return found;
   if (const int64_t found = check_routes(token, row_of, slot, T, K, R); found != SOUND) return found;
-  const Groups groups{starts, N};
-  Buffer<bf16> rows = buffer<bf16>(R * D), hidden = buffer<bf16>(R * F);
-  gather_rows(x, token, R, D, rows.get());
-  gate_up_swiglu(rows.get(), gate_up, groups, D, F, activations, hidden.get());
-  rows_times_weight(hidden.get(), down, groups, F, D, false, rows.get());
+  Buffer<bf16> rows = buffer<bf16>(R * D);
+  for_each_batch(starts, N, [&](int64_t e, int64_t start, int64_t count, Groups groups) {
+    Buffer<bf16> gathered = buffer<bf16>(count * D), hidden = buffer<bf16>(count * F);
+    gather_rows(x, token + start, count, D, gathered.get());
+    gate_up_swiglu(gathered.get(), gate_up + e * 2 * F * D, groups, D, F, activations + start * 2 * F, hidden.get());
+    rows_times_weight(hidden.get(), down + e * D * F, groups, F, D, false, rows.get() + start * D);
+  });
   combine_rows(rows.get(), row_of, weights, T, K, D, out);
   return SOUND;
 }
 
-int64_t ava_experts_backward(const bf16* grad, const bf16* x, const int64_t* token, const int64_t* row_of,
+int64_t AVA_ENTRY(ava_experts_backward)(const bf16* grad, const bf16* x, const int64_t* token, const int64_t* row_of,
                              const int64_t* slot, const float* weights, const int64_t* starts, const bf16* gate_up,
                              const bf16* down, const bf16* activations, int64_t T, int64_t K, int64_t N, int64_t D,
                              int64_t F, int64_t R, bf16* grad_x, bf16* grad_gate_up, bf16* grad_down,
@@ -139,13 +166,7 @@ int64_t ava_experts_backward(const bf16* grad, const bf16* x, const int64_t* tok
   Buffer<bf16> grad_rows = buffer<bf16>(R * D);
   Buffer<float> weight_of = buffer<float>(R), grad_weight_of = buffer<float>(R);
   for (int64_t r = 0; r < R; r++) weight_of[r] = weights[slot[r]];
-  // A few experts at a time, so that what one product writes is still in the cache when the next reads it.
-  std::vector<int64_t> offsets(N + 1);
-  for (int64_t e = 0, next; e < N; e = next) {
-    for (next = e + 1; next < N && starts[next] - starts[e] < BATCH_ROWS;) next++;
-    const int64_t start = starts[e], rows = starts[next] - start;
-    for (int64_t i = e; i <= next; i++) offsets[i - e] = starts[i] - start;
-    const Groups groups{offsets.data(), next - e};
+  for_each_batch(starts, N, [&](int64_t e, int64_t start, int64_t rows, Groups groups) {
     Buffer<bf16> gathered = buffer<bf16>(rows * D), grad_hidden = buffer<bf16>(rows * F);
     Buffer<bf16> grad_activations = buffer<bf16>(rows * 2 * F), weighted = buffer<bf16>(rows * F);
     gather_rows(grad, token + start, rows, D, gathered.get());
@@ -158,7 +179,7 @@ int64_t ava_experts_backward(const bf16* grad, const bf16* x, const int64_t* tok
     gather_rows(x, token + start, rows, D, gathered.get());
     transposed_times_rows<bf16, false>(grad_activations.get(), gathered.get(), groups, 2 * F, D,
                                        grad_gate_up + e * 2 * F * D);
-  }
+  });
   // The slots without a row were set to 0 by the caller.
   for (int64_t r = 0; r < R; r++) grad_weights[slot[r]] = grad_weight_of[r];
   combine_rows(grad_rows.get(), row_of, nullptr, T, K, D, grad_x);

@@ -1,0 +1,265 @@
+// Softmax attention over whole sequences, in blocks of queries (FlashAttention, arXiv 2205.14135, without its blocks of
+// keys: one block's scores against all keys fit a core's cache). The backward pass recomputes the probabilities from the
+// saved log-sum-exp; with P the probabilities, O the output and d gradients, dS = scale P (dP - delta), delta = <dO, O>.
+//
+// Shapes: B sequences of S positions, H query heads, G key/value heads (H / G neighbouring query heads share one), A wide;
+// q (B, H, S, A), k and v (B, G, S, A). Without a mask attention is causal; a mask is (masks, S, S) bytes, 0 hides a key,
+// with one mask or one per sequence.
+#include <cmath>
+#include <vector>
+
+#include "../elementary.h"
+#include "../fault.h"
+#include "entry.h"
+#include "linear.h"
+
+namespace ava {
+inline namespace AVA_PATH {
+namespace {
+
+constexpr int64_t QUERIES = 64;  // queries of one block
+
+struct Shape {
+  int64_t B, H, G, S, A, masks;
+  const uint8_t* mask;
+  float scale;
+  int64_t key_panels() const { return divide_up(S, PANEL); }
+  int64_t width_panels() const { return divide_up(A, PANEL); }
+  int64_t padded() const { return key_panels() * PANEL; }
+  int64_t blocks() const { return divide_up(S, QUERIES); }
+  // Keys that queries before `end` may look at.
+  int64_t visible(int64_t end) const { return mask ? S : end; }
+  const uint8_t* mask_row(int64_t b, int64_t query) const {
+    return mask ? mask + ((masks > 1 ? b : 0) * S + query) * S : nullptr;
+  }
+};
+
+// Keys from `first`, a multiple of PANEL, to before `end`.
+struct Range {
+  int64_t first, end;
+};
+
+// For each mask and block of queries, the keys between the first and the last that any of them may look at: of sequences
+// with several documents in them, or under a sliding window, far from all.
+std::vector<Range> ranges_of(const Shape& s) {
+  std::vector<Range> ranges((s.mask ? s.masks : 1) * s.blocks());
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < int64_t(ranges.size()); i++) {
+    const int64_t start = i % s.blocks() * QUERIES, stop = least(start + QUERIES, s.S);
+    Range range = s.mask ? Range{s.S, 0} : Range{0, stop};
+    for (int64_t query = start; s.mask && query < stop; query++) {
+      const uint8_t* row = s.mask_row(i / s.blocks(), query);
+      const auto* found = (const uint8_t*)std::memchr(row, 1, s.S);
+      if (!found) continue;
+      range.first = least(range.first, found - row);
+      int64_t last = s.S;
+      while (last > range.end && !row[last - 1]) last--;
+      range.end = std::max(range.end, last);
+    }
+    range.first = least(range.first, range.end) / PANEL * PANEL;
+    ranges[i] = range;
+  }
+  return ranges;
+}
+
+// Rows (S, A) as the columns of a product with k = A, and as the rows of one with k = S.
+void pack_as_columns(const bf16* rows, const Shape& s, bf16* to) {
+  const int64_t depth = Product::depth(s.A);
+  for (int64_t p = 0; p < s.key_panels(); p++, to += depth * PANEL) {
+    pack_columns(rows + p * PANEL * s.A, s.A, s.A, least(s.S - p * PANEL, PANEL), to);
+    end_panel(s.A, depth, to);
+  }
+}
+void pack_as_rows(const bf16* rows, int64_t count, int64_t depth, const Shape& s, bf16* to) {
+  for (int64_t c = 0; c < s.A; c += PANEL, to += depth * PANEL) {
+    pack_rows(rows + c, s.A, count, least(s.A - c, PANEL), PANEL, to);
+    end_panel(count, depth, to);
+  }
+}
+
+// Which of the 16 keys from `key` on a query may attend to.
+inline __mmask16 shown(const uint8_t* mask_row, int64_t key, int64_t visible) {
+  __mmask16 shown = key < visible ? first(visible - key) : __mmask16(0);
+  if (mask_row && shown) {
+    const __m128i bytes = _mm_maskz_loadu_epi8(shown, mask_row + key);
+    shown &= _mm_test_epi8_mask(bytes, bytes);
+  }
+  return shown;
+}
+
+// out (rows, keys of the range) = rows of a (ld A) times packed columns; `ld` is padded().
+void scores_of(Product& product, const bf16* a, int64_t rows, const bf16* columns, Range keys, const Shape& s, float* out) {
+  const int64_t size = Product::depth(s.A) * PANEL;
+  const Panels panels{columns + keys.first / PANEL * size, size, divide_up(keys.end - keys.first, PANEL)};
+  product.rows(a, s.A, rows, panels, s.A,
+               [&](int64_t p) { return Write<float, false>{out + keys.first + p * PANEL, s.padded(), PANEL}; });
+}
+
+// Writes rows of bfloat16, each times its factor.
+struct WriteScaled {
+  bf16* to;
+  int64_t ld, columns;
+  const float* factors;
+  void operator()(int64_t row, const __m512* sum) const {
+    const __m512 factor = _mm512_set1_ps(factors[row]);
+    for (int64_t j = 0; j < 4 && 16 * j < columns; j++)
+      store(to + row * ld + 16 * j, _mm512_mul_ps(factor, sum[j]), columns - 16 * j);
+  }
+};
+
+// to (rows, A) = factor of the row * p (rows, keys; ld padded()) times packed rows.
+void weighted_sum(Product& product, const bf16* p, int64_t rows, const bf16* packed, Range keys, const Shape& s,
+                  const float* factors, bf16* to) {
+  const Panels panels{packed + keys.first * PANEL, s.padded() * PANEL, s.width_panels()};
+  product.rows(p + keys.first, s.padded(), rows, panels, keys.end - keys.first, [&](int64_t panel) {
+    return WriteScaled{to + panel * PANEL, s.A, least(s.A - panel * PANEL, PANEL), factors};
+  });
+}
+
+// to (keys, A) += p (rows, keys) transposed times b (rows, A).
+void add_transposed(Product& product, const bf16* p, int64_t rows, const bf16* b, Range visible, const Shape& s,
+                    bf16* block, bf16* packed, float* to) {
+  const Panels panels{packed, Product::depth(rows) * PANEL, s.width_panels()};
+  pack_as_rows(b, rows, Product::depth(rows), s, packed);
+  for (int64_t key = visible.first; key < visible.end; key += Product::LEFT_ROWS) {
+    const int64_t keys = least(visible.end - key, Product::LEFT_ROWS);
+    Product::pack_left(p + key, s.padded(), rows, keys, block);
+    product.left(block, keys, panels, rows, [&](int64_t panel) {
+      return Write<float, true>{to + key * s.A + panel * PANEL, s.A, least(s.A - panel * PANEL, PANEL)};
+    });
+  }
+}
+
+// e^(score - largest score) of one query's keys, its `factor` = 1 / their sum, which makes them probabilities, and the
+// log-sum-exp. Keys of the range that are masked, or not before `visible`, get 0.
+float softmax_row(const float* scores, const uint8_t* mask_row, Range keys, int64_t visible, float scale, bf16* to,
+                  float* factor) {
+  const int64_t end = divide_up(keys.end, 16) * 16;
+  __m512 top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
+  for (int64_t c = keys.first; c < visible; c += 16)
+    top = _mm512_mask_max_ps(top, shown(mask_row, c, visible), top, _mm512_loadu_ps(scores + c));
+  const float most = _mm512_reduce_max_ps(top);
+  if (most == -INFINITY) {
+    if (end > keys.first) std::memset(to + keys.first, 0, (end - keys.first) * sizeof(bf16));
+    *factor = 0;
+    return INFINITY;  // makes every probability 0 in the backward pass
+  }
+  const __m512 scaling = _mm512_set1_ps(scale), shift = _mm512_set1_ps(most);
+  for (int64_t c = keys.first; c < end; c += 16) {
+    const __m512 x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + c), shift), scaling);
+    const __m512 value = _mm512_maskz_mov_ps(shown(mask_row, c, visible), exp16(x));
+    sum = _mm512_add_ps(sum, value);
+    store(to + c, value);
+  }
+  const float all = _mm512_reduce_add_ps(sum);
+  *factor = 1 / all;
+  return most * scale + std::log(all);
+}
+
+// From scores and dP to P and dS of one query, both rounded to bfloat16.
+void softmax_row_backward(const float* scores, const float* grad, const uint8_t* mask_row, Range keys, int64_t visible,
+                          float scale, float lse, float delta, bf16* probabilities, bf16* grad_scores) {
+  const __m512 factor = _mm512_set1_ps(scale), log_sum = _mm512_set1_ps(lse), shift = _mm512_set1_ps(delta);
+  for (int64_t c = keys.first; c < keys.end; c += 16) {
+    const __mmask16 mask = shown(mask_row, c, visible);
+    const __m512 p =
+        _mm512_maskz_mov_ps(mask, exp16(_mm512_fmsub_ps(_mm512_loadu_ps(scores + c), factor, log_sum)));
+    const __m512 g = _mm512_sub_ps(_mm512_loadu_ps(grad + c), shift);
+    store(probabilities + c, p);
+    store(grad_scores + c, _mm512_maskz_mul_ps(mask, _mm512_mul_ps(p, factor), g));
+  }
+}
+
+}  // namespace
+}  // namespace AVA_PATH
+}  // namespace ava
+
+using namespace ava;
+
+extern "C" {
+
+int64_t AVA_ENTRY(ava_attention)(const bf16* q, const bf16* k, const bf16* v, const uint8_t* mask, int64_t masks, int64_t B,
+                      int64_t H, int64_t G, int64_t S, int64_t A, float scale, bf16* out, float* lse) {
+  const Shape s{B, H, G, S, A, masks, mask, scale};
+  const std::vector<Range> ranges = ranges_of(s);
+#pragma omp parallel
+  {
+    Product product;
+    Buffer<bf16> keys = buffer<bf16>(s.padded() * Product::depth(A));
+    Buffer<bf16> values = buffer<bf16>(s.padded() * PANEL * s.width_panels());
+    Buffer<bf16> probabilities = buffer<bf16>(QUERIES * s.padded());
+    Buffer<float> scores = buffer<float>(QUERIES * s.padded());
+    float factors[QUERIES];
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < B * G; item++) {
+      const int64_t b = item / G, g = item % G, each = H / G;
+      pack_as_columns(k + item * S * A, s, keys.get());
+      pack_as_rows(v + item * S * A, S, s.padded(), s, values.get());
+      for (int64_t h = g * each; h < (g + 1) * each; h++)
+        for (int64_t start = 0; start < S; start += QUERIES) {
+          const int64_t rows = least(S - start, QUERIES), base = (b * H + h) * S + start;
+          const Range keys_seen = ranges[(mask && masks > 1 ? b * s.blocks() : 0) + start / QUERIES];
+          scores_of(product, q + base * A, rows, keys.get(), keys_seen, s, scores.get());
+          for (int64_t r = 0; r < rows; r++)
+            lse[base + r] = softmax_row(scores.get() + r * s.padded(), s.mask_row(b, start + r), keys_seen,
+                                        least(s.visible(start + r + 1), keys_seen.end), scale,
+                                        probabilities.get() + r * s.padded(), factors + r);
+          weighted_sum(product, probabilities.get(), rows, values.get(), keys_seen, s, factors, out + base * A);
+        }
+    }
+  }
+  return SOUND;
+}
+
+int64_t AVA_ENTRY(ava_attention_backward)(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, const bf16* out,
+                               const float* lse, const uint8_t* mask, int64_t masks, int64_t B, int64_t H, int64_t G,
+                               int64_t S, int64_t A, float scale, bf16* grad_q, bf16* grad_k, bf16* grad_v) {
+  const Shape s{B, H, G, S, A, masks, mask, scale};
+  const std::vector<Range> ranges = ranges_of(s);
+#pragma omp parallel
+  {
+    const int64_t packed = s.padded() * PANEL * s.width_panels(), block_size = QUERIES * s.padded();
+    Product product;
+    const int64_t as_columns = s.padded() * Product::depth(A);
+    Buffer<bf16> keys = buffer<bf16>(as_columns), values = buffer<bf16>(as_columns);
+    Buffer<bf16> key_rows = buffer<bf16>(packed), probabilities = buffer<bf16>(block_size);
+    Buffer<bf16> grad_scores = buffer<bf16>(block_size), panel = buffer<bf16>(QUERIES * PANEL * s.width_panels());
+    Buffer<bf16> block = buffer<bf16>(Product::left_size(Product::LEFT_ROWS, QUERIES));
+    Buffer<float> scores = buffer<float>(block_size), grad_p = buffer<float>(block_size);
+    Buffer<float> sum_k = buffer<float>(S * A), sum_v = buffer<float>(S * A);
+    float ones[QUERIES];
+    std::fill_n(ones, QUERIES, 1.f);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < B * G; item++) {
+      const int64_t b = item / G, g = item % G, each = H / G;
+      pack_as_columns(k + item * S * A, s, keys.get());
+      pack_as_columns(v + item * S * A, s, values.get());
+      pack_as_rows(k + item * S * A, S, s.padded(), s, key_rows.get());
+      std::memset(sum_k.get(), 0, S * A * sizeof(float));
+      std::memset(sum_v.get(), 0, S * A * sizeof(float));
+      for (int64_t h = g * each; h < (g + 1) * each; h++)
+        for (int64_t start = 0; start < S; start += QUERIES) {
+          const int64_t rows = least(S - start, QUERIES), base = (b * H + h) * S + start;
+          const Range keys_seen = ranges[(mask && masks > 1 ? b * s.blocks() : 0) + start / QUERIES];
+          scores_of(product, q + base * A, rows, keys.get(), keys_seen, s, scores.get());
+          scores_of(product, grad + base * A, rows, values.get(), keys_seen, s, grad_p.get());
+          for (int64_t r = 0; r < rows; r++) {
+            const int64_t at = r * s.padded();
+            const float delta = dot(grad + (base + r) * A, out + (base + r) * A, A);
+            softmax_row_backward(scores.get() + at, grad_p.get() + at, s.mask_row(b, start + r),
+                                 keys_seen, least(s.visible(start + r + 1), keys_seen.end), scale, lse[base + r], delta,
+                                 probabilities.get() + at, grad_scores.get() + at);
+          }
+          weighted_sum(product, grad_scores.get(), rows, key_rows.get(), keys_seen, s, ones, grad_q + base * A);
+          add_transposed(product, grad_scores.get(), rows, q + base * A, keys_seen, s, block.get(), panel.get(), sum_k.get());
+          add_transposed(product, probabilities.get(), rows, grad + base * A, keys_seen, s, block.get(), panel.get(), sum_v.get());
+        }
+      for (int64_t i = 0; i < S * A; i += 16) {
+        store(grad_k + item * S * A + i, load(sum_k.get() + i, S * A - i), S * A - i);
+        store(grad_v + item * S * A + i, load(sum_v.get() + i, S * A - i), S * A - i);
+      }
+    }
+  }
+  return SOUND;
+}
+}
