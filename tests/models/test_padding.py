@@ -61,12 +61,14 @@ def test_gradients_dont_depend_on_padding(model, tokens, dtype):
 
     plain = gradients(input_ids=tokens, labels=tokens)
     inputs = padded(model, tokens, left=3)
-    for name, grad in gradients(**inputs, labels=labels_of(inputs)).items():
-        assert torch.isfinite(grad).all(), name
-        if dtype == torch.float32:
-            torch.testing.assert_close(grad, plain[name], **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
-        else:  # as a whole: rounding may send a token to another expert
-            assert (grad - plain[name]).norm() <= 0.2 * plain[name].norm() + 1e-3, name
+    found = gradients(**inputs, labels=labels_of(inputs))
+    assert all(torch.isfinite(grad).all() for grad in found.values())
+    if dtype == torch.bfloat16:  # as a whole: rounding may send a token to another expert
+        differences = torch.cat([(found[name] - grad).flatten() for name, grad in plain.items()])
+        assert differences.norm() <= 0.2 * torch.cat([grad.flatten() for grad in plain.values()]).norm()
+        return
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, plain[name], **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_what_stands_in_the_padding_makes_no_difference(model, tokens):
