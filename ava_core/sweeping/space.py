@@ -139,7 +139,8 @@ class SweepSpace(Section):
     name: Name | None = None
     """Of the sweep in its storage; null: that of the file, without its ending."""
     method: Literal["grid", "random", "tpe"] = "tpe"
-    """grid: all combinations in their order; tpe: tree-structured Parzen estimator (Bergstra et al., 2011)."""
+    """grid: all combinations, in their order, or shuffled where a pruner compares each with those before it; tpe:
+    tree-structured Parzen estimator (Bergstra et al., 2011)."""
     metric: ObjectiveConfig | None = None
     """The figure, where there is one."""
     objectives: list[ObjectiveConfig] = []

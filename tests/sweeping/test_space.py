@@ -74,6 +74,18 @@ def test_a_grid_has_all_points_the_last_key_fastest(checked):
     assert all(isinstance(steps, int) for _, steps in found)
 
 
+def test_a_pruned_grid_is_shuffled_the_same_way_each_time(checked):
+    rates = [10.0**-power for power in range(1, 9)]
+
+    def order(**more):
+        of = {"train.adam_learning_rate": {"values": rates}}
+        points = checked(parameters=of, method="grid", pruner={"asha": {"min_steps": 1}}, **more).points
+        return [point["train.adam_learning_rate"] for point in points]
+
+    assert sorted(order()) == sorted(rates) and order() != rates
+    assert order() == order() != order(seed=1)
+
+
 def test_the_figures_that_are_asked_for_decide_which_steps_a_trial_has(checked):
     assert not checked().plan.evaluate
     both = [{"name": "test_bits_per_byte"}, {"name": "int8_decode_tokens_per_second", "goal": "maximize"}]
