@@ -12,6 +12,7 @@ exit code 1.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--items", type=int, default=500)
     chosen = parser.parse_args(arguments)
     let_threads_sleep()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars, a line for every question
     with tempfile.TemporaryDirectory(prefix="ava-bench-tasks-") as folder:
         runs = _measure(chosen, _write(chosen.shards, Path(folder), chosen.items))
     return _report(runs, chosen.rounds)
