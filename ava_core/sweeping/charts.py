@@ -58,7 +58,9 @@ def _numeric(label: str, values: Sequence[float]) -> Axis:
         return Axis(label, place, [(0.5, f"{low:.4g}")])
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     at = [math.exp(math.log(low) + share * span) if log else low + share * span for share in shares]
-    return Axis(label, place, [(share, f"{value:.4g}") for share, value in zip(shares, at, strict=True)])
+    if not log and all(value.is_integer() for value in values):  # of trials or steps there are no halves
+        at = [float(value) for value in dict.fromkeys(map(round, at))]
+    return Axis(label, place, [(place(value), f"{value:.4g}") for value in at])
 
 
 def parallel_coordinates(results: Results) -> str:
