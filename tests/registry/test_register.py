@@ -80,10 +80,12 @@ def test_run_holds_report_samples_and_manifests(registered, client):
     assert manifests == {f"manifests/{name}.json" for name in ("model", "evaluation", "int8")}
 
 
-def test_registered_model_holds_no_pickle(registered, tmp_path):
+def test_registered_model_holds_no_pickle(registered, tmp_path, mlflow_server):
     import mlflow
 
-    mlflow.artifacts.download_artifacts(f"models:/{registered.result.logged_model_id}", dst_path=str(tmp_path / "all"))
+    # By its address: whatever ran before in this process may have left another one set.
+    model = f"models:/{registered.result.logged_model_id}"
+    mlflow.artifacts.download_artifacts(model, dst_path=str(tmp_path / "all"), tracking_uri=mlflow_server)
     names = {path.name for path in (tmp_path / "all").rglob("*") if path.is_file()}
     assert {"model.safetensors", "tokenizer.json", "model.onnx", "model_from_code.py"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".bin", ".pyc"))]
