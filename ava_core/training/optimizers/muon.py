@@ -55,9 +55,10 @@ def _step(x: Tensor) -> Tensor:
 def _native_step(x: Tensor) -> Tensor:
     """`_step` in two thirds of the operations: the Gram matrix is symmetric, and so is its square."""
     a, b, c = _QUINTIC
-    gram = kernels.symmetric_product(x.contiguous())
+    x = x.contiguous()
+    gram = kernels.symmetric_product(x)
     polynomial = kernels.symmetric_product(gram, gram, alpha=c, beta=b)
-    return kernels.product_plus(polynomial, x.contiguous(), x.contiguous(), beta=a)
+    return kernels.product_plus(polynomial, x, x, beta=a)
 
 
 class Muon(AdamW):
