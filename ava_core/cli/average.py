@@ -8,21 +8,21 @@ from typing import Annotated
 
 import typer
 
-from ava_core.cli.tool_command import tool_request
+from ava_core.cli.tool_command import Force, Output, Quiet, tool_request
 
 
 def average(
     models: Annotated[
         list[Path], typer.Argument(metavar="MODEL MODEL...", help="Model folders of one architecture and tokenizer.")
     ],
-    output: Annotated[Path, typer.Option(help="Model folder to write; appears whole or not at all.")],
+    output: Output,
     method: Annotated[str, typer.Option(help="soup: the weighted mean; slerp: the arc between two.")] = "soup",
     weights: Annotated[
         str | None,
         typer.Option(metavar="W,W,...", help="A share for each model; they sum to 1. Default: equal shares."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make the mean of finished models: a soup of several, or a point on the arc between two."""
     from ava_core.remaking.averaging import Averaging

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ava_core.cli.tool_command import tool_request
+from ava_core.cli.tool_command import Force, Output, Quiet, tool_request
 
 TYPES = ("float32", "bfloat16")
 
@@ -21,7 +20,7 @@ def import_model(
             help="OLMoE, Mixtral, Qwen3-MoE; dense Llama or Qwen3; a model of ours that another tool changed.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Model folder to write; appears whole or not at all.")],
+    output: Output,
     dtype: Annotated[
         str, typer.Option(help="float32 or bfloat16; default: bfloat16 if all weights are, else float32.")
     ] = "",
@@ -46,8 +45,8 @@ def import_model(
         int | None,
         typer.Option(help="Tokens of evaluation's windows; default: the source's training, else at most 2048.", min=1),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a model of another maker's a model folder that every step takes."""
     from ava_core.errors import ConfigError

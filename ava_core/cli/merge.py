@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ava_core.cli.tool_command import tool_request
+from ava_core.cli.tool_command import Force, Output, Quiet, tool_request
 from ava_core.steps.kinds import MODEL
 from ava_core.steps.tools import makers
 
@@ -17,9 +17,9 @@ def merge(
     adapter: Annotated[
         Path, typer.Option(help="Adapter: a folder as `ava train` leaves it in its output, or as PEFT saves it.")
     ],
-    output: Annotated[Path, typer.Option(help="Model folder to write; appears whole or not at all.")],
-    force: Annotated[bool, typer.Option(help="Replace an output that was made from something else.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    output: Output,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Add an adapter's updates to the weights of its base, as a model folder of its own."""
     from ava_core.adapters.merging import Merge

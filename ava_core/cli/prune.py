@@ -8,20 +8,20 @@ from typing import Annotated
 
 import typer
 
-from ava_core.cli.tool_command import tool_request
+from ava_core.cli.tool_command import Force, Output, Quiet, tool_request
 
 
 def prune(
     model: Annotated[Path, typer.Option(help="Model folder.")],
     shards: Annotated[Path, typer.Option(help="Output folder of `ava preprocess`: text to calibrate on and measure.")],
-    output: Annotated[Path, typer.Option(help="Model folder to write; appears whole or not at all.")],
+    output: Output,
     experts: Annotated[int | None, typer.Option(help="FFN experts that each layer keeps.")] = None,
     share: Annotated[float | None, typer.Option(help="Or the share of them that goes, such as 0.25.")] = None,
     by: Annotated[str, typer.Option(help="load: the least chosen go; effect: those least missed.")] = "load",
     repair: Annotated[str, typer.Option(help="refit: the others are refitted by least squares; none.")] = "refit",
     sequences: Annotated[int, typer.Option(help="Windows of the text to calibrate on, and to measure.", min=1)] = 64,
-    force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Remove experts from every layer of a model, by their load or their effect, and repair what is left."""
     from ava_core.config.threads import limit_threads

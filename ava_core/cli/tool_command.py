@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ava_core.steps.tools import TOOLS
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request
+
+Output = Annotated[Path, typer.Option(help="Model folder to write; appears whole or not at all.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
 def tool_request(

@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from ava_core import __version__
+from ava_core.cli.main import app
 from ava_core.steps.table import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,16 @@ def test_every_step_takes_the_flags_of_the_contract(ava, name):
     own = [item.name for item in (*STEPS[name].inputs, *STEPS[name].choices)]
     for flag in [*contract, *own]:
         assert f"--{flag}" in shown
+
+
+def test_switches_are_off_and_have_no_opposite_but_the_log_of_requests():
+    opposites = {
+        (name, *parameter.secondary_opts)
+        for name, command in typer.main.get_command(app).commands.items()
+        for parameter in command.params
+        if parameter.secondary_opts
+    }
+    assert opposites == {("serve", "--no-access-log")}
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("train", "--version")])
