@@ -17,7 +17,9 @@ GIB = 2**30
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 KERNELS = "AVA_KERNELS"
-KERNEL_CHOICES = ("auto", "native", "avx512", "emulated", "onednn", "off")
+PRODUCTS = ("avx512", "emulated")
+"""Ways of Ava's kernels to multiply matrices that may be asked for by name; AMX's tiles are `native` where they are."""
+KERNEL_CHOICES = ("auto", "native", *PRODUCTS, "onednn", "off")
 KERNELS_FOLDER = Path(__file__).parents[1] / "kernels"
 NEEDED_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
 """CPU flags that Ava's native kernels need."""

@@ -27,7 +27,8 @@ PATHS = {
     "amx": ["-DAVA_PATH=amx", "-DAVA_TILES"],
     "emulated": ["-DAVA_PATH=emulated", "-DAVA_TILES", "-DAVA_EMULATED"],
 }
-"""Ways to multiply matrices. `emulated` is amx with its instructions in plain C++, so that it is tested everywhere."""
+"""Ways to multiply matrices, and their flags. `emulated` is amx with its instructions in plain C++, so it is tested
+everywhere. Named here too, for this file is also run where the rest of Ava isn't installed."""
 
 
 def library_path() -> Path:

@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ava_core.config.hardware import NEEDED_FLAGS, TILE_FLAGS, cpu_flags, requested_kernels
+from ava_core.config.hardware import NEEDED_FLAGS, PRODUCTS, TILE_FLAGS, cpu_flags, requested_kernels
 from ava_core.errors import ConfigError
 from ava_core.kernels.entries import ENTRIES, SOUND
 
 log = logging.getLogger(__name__)
 
 AMX = "amx"
-PATHS = ("avx512", AMX, "emulated")
-"""Ways to multiply matrices that the library has; see `ava_core.kernels.build`."""
 
 
 def library() -> Any | None:
@@ -31,7 +29,7 @@ def library() -> Any | None:
     requested = requested_kernels()
     if requested == "off":
         return None
-    if requested in ("native", *PATHS) and loaded() is None:
+    if requested in ("native", *PRODUCTS) and loaded() is None:
         raise ConfigError(
             f"environment: AVA_KERNELS = {requested}: this machine can't: it needs Linux, a CPU with AVX-512 BF16, and"
             " `python -m ava_core.kernels.build`"
@@ -67,10 +65,10 @@ def products_pay() -> bool:
 
 
 def products_path() -> str:
-    """Which of the library's products run here, one of PATHS: with AMX's tiles where this process may use them, unless
-    AVA_KERNELS names another."""
+    """Which of the library's products run here, a key of `ava_core.kernels.build.PATHS`: with AMX's tiles where this
+    process may use them, unless AVA_KERNELS names another."""
     requested = requested_kernels()
-    if requested in PATHS:
+    if requested in PRODUCTS:
         return requested
     return AMX if has_tiles() else "avx512"
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ava_core.config.hardware import PRODUCTS
 from ava_core.kernels.library import has_tiles, loaded
 
-PATHS = ["avx512", "emulated", *(["native"] if has_tiles() else [])]
+PATHS = [*PRODUCTS, *(["native"] if has_tiles() else [])]
 """With AMX native is another path than avx512."""
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ava_core import kernels
+from ava_core.config.hardware import PRODUCTS
 from ava_core.errors import ConfigError
 from ava_core.kernels import build, library, usable
 from ava_core.kernels.build import library_path
@@ -32,6 +33,10 @@ def test_changed_sources_have_another_library(tmp_path, monkeypatch):
     assert library_path().name != before
 
 
+def test_what_can_be_asked_for_is_compiled():
+    assert {*build.PATHS} == {*PRODUCTS, library.AMX}
+
+
 BFLOAT16 = torch.zeros(2, dtype=torch.bfloat16)
 
 
@@ -42,11 +47,7 @@ def test_each_choice_has_its_products(monkeypatch):
         ("auto", "native", best),
         ("onednn", "onednn", None),
         ("off", "off", None),
-        *(
-            (asked, "native", best if asked == "native" else asked)
-            for asked in ("native", "avx512", "emulated")
-            if able
-        ),
+        *((asked, "native", best if asked == "native" else asked) for asked in ("native", *PRODUCTS) if able),
     ):
         monkeypatch.setenv("AVA_KERNELS", asked)
         assert library.path() == (path if able else "off")
