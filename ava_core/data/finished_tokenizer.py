@@ -34,7 +34,7 @@ NAMES_FILE, TEMPLATE_FILE = "special_tokens_map.json", "chat_template.jinja"
 """Where Transformers keeps, or kept, names of special tokens and the chat template beside tokenizer_config.json."""
 READ = (FILE, CONFIG_FILE, NAMES_FILE, TEMPLATE_FILE)
 """All that is read of a folder."""
-UNCONVERTED = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+UNCONVERTED = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 """What tokenizers are kept in that have no tokenizer.json."""
 BOUNDARIES = (
     BOUNDARY,
@@ -120,7 +120,7 @@ def count_entries(source: Path) -> int:
     where = f"tokenizer.from = {source}"
     tokenizer, content = _parse(path.read_bytes(), where)
     _require_sound(tokenizer, content, where)
-    settings, template = _settings(path, where)
+    settings, template = stated_settings(path, where)
     present = tokenizer.get_vocab(with_added_tokens=True)
     boundary, padding, chat = _roles(settings, present, has_template=template is not None)
     return vocabulary_size(tokenizer) + sum(token not in present for token in (boundary, padding, *chat))
@@ -144,7 +144,7 @@ def take_tokenizer(source: Path, folder: Path) -> Taken:
     original = path.read_bytes()
     tokenizer, content = _parse(original, where)
     _require_sound(tokenizer, content, where)
-    settings, template = _settings(path, where)
+    settings, template = stated_settings(path, where)
     present = tokenizer.get_vocab(with_added_tokens=True)
     boundary, padding, chat = _roles(settings, present, has_template=template is not None)
     wanted = (boundary, padding, *chat)
@@ -216,10 +216,15 @@ def _require_sound(tokenizer: Any, content: dict[str, Any], where: str) -> None:
         )
 
 
-def _settings(path: Path, where: str) -> tuple[dict[str, Any], str | None]:
-    """What the files beside a tokenizer.json say of it, and its chat template."""
+def stated_settings(path: Path, where: str) -> tuple[dict[str, Any], Any]:
+    """What the files beside a tokenizer.json say of it, and its chat template, None if there is none.
+
+    Raises:
+        AvaError: a file is no JSON object; the message begins with `where`.
+    """
     settings = {**_object(path, NAMES_FILE, where), **_object(path, CONFIG_FILE, where)}
-    return settings, settings.get("chat_template") or _beside(path, TEMPLATE_FILE).decode("utf-8", "replace") or None
+    template = _beside(path, TEMPLATE_FILE).decode("utf-8", "replace")
+    return settings, template or settings.get("chat_template") or None  # as Transformers has it, the file wins
 
 
 def _roles(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ava_core.data.finished_tokenizer import READ as TOKENIZER
 from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json
 from ava_core.importing.hub import PREFIX, fetch
@@ -22,7 +23,6 @@ CONFIG, GENERATION, CARD, TRAINING, MANIFEST = (
     "training.json",
     "manifest.json",
 )
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 READ = (CONFIG, GENERATION, CARD, TRAINING, MANIFEST, ORIGIN, *TOKENIZER)
 """What an import may look at beside weights and licences."""
 

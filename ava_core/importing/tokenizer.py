@@ -6,13 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ava_core.data.finished_tokenizer import BOUNDARIES, UNCONVERTED, stated_settings
 from ava_core.data.tokenizer import CONFIG_FILE, FILE, load_tokenizer
 from ava_core.errors import AvaError
 from ava_core.files import write_json
 from ava_core.importing.source import CONFIG, GENERATION, read_object
-
-SPECIAL, TEMPLATE = "special_tokens_map.json", "chat_template.jinja"
-SLOW = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 def require_tokenizer(folder: Path) -> None:
@@ -23,7 +21,7 @@ def require_tokenizer(folder: Path) -> None:
     """
     if (folder / FILE).is_file():
         return
-    slow = next((name for name in SLOW if (folder / name).is_file()), None)
+    slow = next((name for name in UNCONVERTED if (folder / name).is_file()), None)
     have = f"only {slow}, which needs the code of its class: " if slow else ""
     raise AvaError(
         f"{folder}: has no {FILE}: {have}load it with Transformers' AutoTokenizer and save it beside the model with"
@@ -41,10 +39,10 @@ def import_tokenizer(source: Path, output: Path, context: int, vocab_size: int) 
         AvaError: no token ends a text.
         IntegrityError: a file can't be read.
     """
-    settings = {**read_object(source / SPECIAL), **read_object(source / CONFIG_FILE)}
+    settings, template = stated_settings(source / FILE, str(source))
     settings.pop("auto_map", None)
-    if (source / TEMPLATE).is_file():
-        settings["chat_template"] = (source / TEMPLATE).read_text()
+    if template is not None:
+        settings["chat_template"] = template
     settings |= {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
@@ -70,13 +68,16 @@ def import_tokenizer(source: Path, output: Path, context: int, vocab_size: int) 
 
 
 def _end_of_text(source: Path, tokenizer: Any) -> str:
-    """The token that the model's own configuration ends a text with."""
+    """The token that the model's own configuration ends a text with, or else one that is there under a name in use."""
     for name in (GENERATION, CONFIG):
         stated = read_object(source / name).get("eos_token_id")
         first = stated[0] if isinstance(stated, list) and stated else stated
         token = tokenizer.convert_ids_to_tokens(first) if isinstance(first, int) else None
         if token is not None:
             return str(token)
+    for name in BOUNDARIES:
+        if name in tokenizer.get_vocab():
+            return name
     raise AvaError(
         f"{source}: neither the tokenizer nor the model names a token that ends a text: set eos_token in {CONFIG_FILE}"
     )

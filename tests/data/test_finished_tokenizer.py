@@ -149,10 +149,12 @@ def test_chat_tokens_are_added_where_there_are_none_of_any_kind(corpus_text, wri
 
 
 def test_chat_template_comes_along_from_either_place(corpus_text, write, target):
-    source = write(byte_level(corpus_text, ["</s>"]), {"eos_token": "</s>"})
+    """The file wins over the setting, as for Transformers."""
+    source = write(byte_level(corpus_text, ["</s>"]), {"eos_token": "</s>", "chat_template": "older"})
     (source / "chat_template.jinja").write_text("{{ messages[0].content }}")
     take_tokenizer(source, target)
     chat = [{"role": "user", "content": "To be"}]
+    assert AutoTokenizer.from_pretrained(source).apply_chat_template(chat, tokenize=False) == "To be"
     assert AutoTokenizer.from_pretrained(target).apply_chat_template(chat, tokenize=False) == "To be"
 
 

@@ -126,13 +126,18 @@ def test_tokenizer_with_more_entries_than_the_model_has_rows_is_refused(make_sou
         imported(source, tmp_path / "out")
 
 
-def test_tokenizer_without_an_end_of_text_takes_the_models_or_is_refused(make_source, tmp_path):
+def test_tokenizer_without_an_end_of_text_takes_the_models_or_one_in_use_or_is_refused(make_source, tmp_path):
     source = make_source("olmoe", eos_token_id=7)
     change(source / "tokenizer_config.json", eos_token=None)
     output = imported(source, tmp_path / "out")
     assert json.loads((output / "config.json").read_text())["eos_token_id"] == 7
     for name in ("config.json", "generation_config.json"):
         change(source / name, eos_token_id=None)
+    output = imported(source, tmp_path / "in use")
+    assert json.loads((output / "tokenizer_config.json").read_text())["eos_token"] == "<|endoftext|>"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (source / name).read_text()
+        (source / name).write_text(text.replace("<|endoftext|>", "<|nobody's|>"))
     with pytest.raises(AvaError, match="neither the tokenizer nor the model names a token that ends a text"):
         imported(source, tmp_path / "again")
 
