@@ -92,7 +92,7 @@ def _keys(steps: Sequence[str]) -> dict[str, Any]:
         # What train.init names may change under the same name; the stage takes a second, and what depends on it runs
         # only if a key has changed.
         "always_changed": True,
-        "cmd": "ava keys --params params.yaml --output outputs/keys",
+        "cmd": f"ava keys --params params.yaml --data {RAW} --output outputs/keys",
         "deps": ["params.yaml", "configs", "ava_core"],
         "outs": [_key(name) for name in steps],
     }

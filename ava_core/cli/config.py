@@ -35,6 +35,9 @@ def show(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value; overrides all files. Repeatable.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the corpus, which tokenizer.from counts from, as for preprocess.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Short for --set preset=NAME.")] = None,
     values_only: Annotated[bool, typer.Option("--yaml", help="Only the values, as YAML that --params takes.")] = False,
 ) -> None:
@@ -64,7 +67,8 @@ def show(
     _print_values(values, resolved.origins)
     if resolved.preset_reason:
         print(f"\npreset auto: {resolved.preset_reason}")
-    model, train, entries = resolved.config.model, resolved.config.train, _print_entries(resolved.config.tokenizer)
+    model, train = resolved.config.model, resolved.config.train
+    entries = _print_entries(resolved.config.tokenizer, data or Path())
     sizes = estimate(model, train, entries, "gpu" if detect().gpus else kernels_path())
     print(f"parameters         {sizes.parameters:>15,}")
     print(f"active parameters  {sizes.active_parameters:>15,}  per token, at most")
@@ -76,7 +80,7 @@ def show(
     print(f"training memory    {sizes.total_bytes / GIB:>11.2f} GiB  estimated{whose}: {parts}")
 
 
-def _print_entries(tokenizer: TokenizerConfig) -> int:
+def _print_entries(tokenizer: TokenizerConfig, data: Path) -> int:
     """Entries of the vocabulary; with a line for a finished tokenizer, which has others than `vocab_size`."""
     print()
     if tokenizer.source is None:
@@ -88,7 +92,7 @@ def _print_entries(tokenizer: TokenizerConfig) -> int:
     try:
         if tokenizer.source.startswith(REGISTERED):
             raise AvaError(f"tokenizer.from = {tokenizer.source}: isn't asked for here")
-        entries = count_entries(Path(tokenizer.source))
+        entries = count_entries(data / tokenizer.source)
     except AvaError as error:
         print(
             f"vocabulary         {tokenizer.vocab_size:>15,}  tokenizer.vocab_size, for its size isn't known: {error}"

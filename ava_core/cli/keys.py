@@ -15,6 +15,9 @@ from ava_core.steps.table import STEPS
 def keys(
     output: Annotated[Path, typer.Option(help="Folder to write a STEP.json into for each step.")],
     params: Annotated[Path | None, typer.Option(help="Parameters, as params.yaml.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the corpus, which tokenizer.from counts from, as for preprocess.")
+    ] = None,
     work: Annotated[
         Path, typer.Option(envvar="AVA_WORK", help="The work folder, for what was read of each source file.")
     ] = DEFAULT_WORK,
@@ -26,6 +29,7 @@ def keys(
     from ava_core.cli.evaluate import files_read
     from ava_core.cli.named_inputs import architecture_reader, find_named
     from ava_core.config import resolve
+    from ava_core.data.finished_tokenizer import digest_tokenizer
     from ava_core.runtime import manifest
     from ava_core.runtime.code import codes_of
     from ava_core.runtime.identity import values_read
@@ -35,9 +39,13 @@ def keys(
     for name, spec in STEPS.items():
         config = resolve(params=params, inherit=architecture_reader(spec, work)).config
         known = {"code": codes[name].digest, "values": values_read(spec, config)}
-        named = {port: folders[0] for port, folders in find_named(spec, config, work).items() if folders}
+        found = find_named(spec, config, work, {"data": [data] if data else []})
+        named = {port: folders[0] for port, folders in found.items() if folders}
         if named:
-            known["inputs"] = {port: manifest.verify(folder).digest for port, folder in named.items()}
+            known["inputs"] = {
+                port: digest_tokenizer(folder) if port == "tokenizer" else manifest.verify(folder).digest
+                for port, folder in named.items()
+            }
         if name == "evaluate":
             known |= files_read(config)
         write_json(output / f"{name}.json", known)

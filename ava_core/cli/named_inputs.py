@@ -22,15 +22,25 @@ CHECKPOINTS = ("checkpoint.json", "step-*/checkpoint.json", "checkpoints/step-*/
 
 def as_settings(spec: StepSpec, flags: Mapping[str, Any]) -> list[str]:
     """What the flags say, as --set has it."""
+    given = ((port, flags.get(port.name)) for port in spec.named_inputs)
     return [
-        f"{port.setting}={json.dumps(flags[port.name])}"
-        for port in spec.named_inputs
-        if flags.get(port.name) is not None
+        # On the command line, paths count from the current folder.
+        f"{port.setting}={json.dumps(name if '://' in name or not port.beside else str(Path(name).absolute()))}"
+        for port, name in given
+        if name is not None
     ]
 
 
-def find_named(spec: StepSpec, config: AvaConfig, work: Path) -> dict[str, list[Path]]:
+def find_named(
+    spec: StepSpec, config: AvaConfig, work: Path, inputs: Mapping[str, list[Path]] | None = None
+) -> dict[str, list[Path]]:
     """The folders that the configuration names, by input.
+
+    Args:
+        spec: the step.
+        config: what was resolved.
+        work: folder where registered models are kept.
+        inputs: the other inputs, for names that count from one of them.
 
     Raises:
         ConfigError: what is named can't be a finished output.
@@ -38,7 +48,8 @@ def find_named(spec: StepSpec, config: AvaConfig, work: Path) -> dict[str, list[
     """
     found = {}
     for port in spec.named_inputs:
-        folder = _folder(port, value, work) if (value := _value(config, port)) else None
+        beside = next(iter((inputs or {}).get(port.beside, ())), Path())
+        folder = _folder(port, value, work, beside) if (value := _value(config, port)) else None
         found[port.name] = [folder] if folder else []
     return found
 
@@ -84,14 +95,14 @@ def refuse_output_among(inputs: Mapping[str, list[Path]], spec: StepSpec, output
 
 
 def _value(config: AvaConfig, port: Input) -> str | None:
-    value: Any = config
+    value: Any = config.model_dump(by_alias=True)
     for name in port.setting.split("."):
-        value = getattr(value, name)
+        value = value[name]
     return value
 
 
-def _folder(port: Input, name: str, work: Path) -> Path | None:
-    """The folder; None in a process that only helps the first rank, which looks it up for all."""
+def _folder(port: Input, name: str, work: Path, beside: Path = Path()) -> Path | None:
+    """The folder, or a tokenizer's file; None in a process that only helps the first rank, which looks it up."""
     from ava_core.config.register import REGISTERED
     from ava_core.errors import ConfigError
 
@@ -106,11 +117,20 @@ def _folder(port: Input, name: str, work: Path) -> Path | None:
         return download_model(name, tracking_uri(), work.absolute() / DOWNLOADS).folder
     if "://" in name:
         raise ConfigError(f"{port.setting} = {name}: must be a folder, or models:/NAME@ALIAS: fetch it first")
-    folder = Path(name).absolute()
-    if any(next(folder.glob(pattern), None) for pattern in CHECKPOINTS):
+    folder = (beside / name).absolute()
+    if port.kind is None:  # no step need have made it
+        _verify_made(folder)
+    elif any(next(folder.glob(pattern), None) for pattern in CHECKPOINTS):
         instead = f"; give --resume {name}, with --reset-optimizer if only its weights are wanted"
         raise ConfigError(
             f"{port.setting} = {name}: is a checkpoint: {flag(port.name)} takes a finished model"
             f"{instead if port.setting == BEGINNING else ''}"
         )
     return folder
+
+
+def _verify_made(folder: Path) -> None:
+    from ava_core.runtime import manifest
+
+    if (folder / manifest.NAME).is_file():
+        manifest.verify(folder)

@@ -14,18 +14,16 @@ if TYPE_CHECKING:
 
 
 def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
-    from ava_core.cli.tokenizer_source import find_source
     from ava_core.data.finished_tokenizer import digest_tokenizer
     from ava_core.data.sources import digest_sources
 
-    data = next(iter(inputs["data"]), None)
-    finished = find_source(config.tokenizer.source, data)
-    digests = {"data": digest_sources(config.data, data)}
-    return digests if finished is None else {**digests, "tokenizer": digest_tokenizer(finished)}
+    digests = {"data": digest_sources(config.data, next(iter(inputs["data"]), None))}
+    if inputs["tokenizer"]:
+        digests["tokenizer"] = digest_tokenizer(inputs["tokenizer"][0])
+    return digests
 
 
 def _compute(run: StepRun) -> None:
-    from ava_core.cli.tokenizer_source import find_source
     from ava_core.data.preprocess import preprocess
 
     result = preprocess(
@@ -35,7 +33,7 @@ def _compute(run: StepRun) -> None:
         output=run.output,
         state=run.state,
         progress=run.progress,
-        tokenizer=find_source(run.config.tokenizer.source, run.optional_input("data")),
+        tokenizer=run.optional_input("tokenizer"),
     )
     run.metrics.update(result.metrics)
     run.timings.update(result.timings)

@@ -205,7 +205,7 @@ def _request(
     if resolved.preset_reason:
         logging.getLogger(__name__).info("preset auto: %s", resolved.preset_reason)
     inputs = {port.name: _folders(port, flags[port.name]) for port in spec.inputs if not port.setting}
-    inputs |= find_named(spec, resolved.config, flags["work"])
+    inputs |= find_named(spec, resolved.config, flags["work"], inputs)
     refuse_output_among(inputs, spec, output)
     return Request(
         spec=spec,

@@ -39,7 +39,7 @@ def identify(request: Request, inputs: Inputs) -> manifest.Manifest:
     identity: dict[str, Any] = {
         "step": spec.name,
         "code": code.digest,
-        "config": digest_value(_without(values_read(spec, request.config), spec.located)),
+        "config": digest_value(values_read(spec, request.config)),
         "choices": {**request.choices, **(kernels_choice() if code.runs_kernels else {})},
         "inputs": inputs.contents,
         "threads": request.threads,
@@ -48,27 +48,18 @@ def identify(request: Request, inputs: Inputs) -> manifest.Manifest:
     return manifest.Manifest(key=digest_value(identity), version=__version__, made_from=inputs.manifests, **identity)
 
 
-def values_read(spec: StepSpec, config: AvaConfig) -> dict[str, Any]:
+def values_read(spec: StepSpec, config: AvaConfig, *, names: bool = False) -> dict[str, Any]:
     """The sections of the configuration that a step reads, as JSON has them, without what only watches the work, and
-    what names an input: that counts by its contents."""
+    unless `names`, without what names an input: that counts by its contents."""
     watching = {name: set(value.watching) for name, value in config if isinstance(value, Section)}
     resolved = config.model_dump(mode="json", by_alias=True, exclude=watching)
-    for port in spec.named_inputs:
+    for port in () if names else spec.named_inputs:
         *sections, key = port.setting.split(".")
         section = resolved
         for name in sections:
             section = section[name]
         section.pop(key)
     return {name: resolved[name] for name in spec.sections}
-
-
-def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """`values` without some dotted keys of sections."""
-    found = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
-    for key in keys:
-        section, _, name = key.partition(".")
-        del found[section][name]
-    return found
 
 
 def is_present(request: Request, identity: manifest.Manifest) -> bool:

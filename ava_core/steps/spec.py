@@ -44,7 +44,9 @@ class Input:
         by_hand: only for people at a shell; the stages of DVC and the components don't know it.
         setting: dotted key of the configuration that says the same as the flag, which wins: a folder, or a registered
             model. It enters the step's key by the contents of what it names. Where the configuration names something,
-            DVC's stage finds it there, and the graph gets an input for it.
+            DVC's stage finds it there, and the graph gets an input for it unless it has `beside`.
+        beside: name of the input that relative paths in `setting` count from, where a container finds them; empty: the
+            current folder.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Input:
     repeated: bool = False
     by_hand: bool = False
     setting: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +119,6 @@ class StepSpec:
         headlines: those of both that a table of runs shows.
         exports: parts of the output that can be written to files of their own as well.
         descriptions: of the component's parameters, where they say more than for other steps.
-        located: settings that only say where something lies that is read: its content enters the key as an input, its
-            place doesn't.
         cacheable: False for a step that looks or writes outside its folders, which is never skipped.
     """
 
@@ -134,7 +135,6 @@ class StepSpec:
     headlines: tuple[str, ...] = ()
     exports: tuple[Export, ...] = ()
     descriptions: Mapping[str, str] = field(default_factory=dict)
-    located: tuple[str, ...] = ()
     cacheable: bool = True
 
     @property

@@ -38,6 +38,15 @@ STEPS: dict[str, StepSpec] = {
                     description="Folder with the corpus.",
                     required=False,
                 ),
+                Input(
+                    name="tokenizer",
+                    help="Finished tokenizer to use, as tokenizer.from: folder of a tokenizer, a model or shards, a"
+                    " tokenizer.json, or models:/NAME@ALIAS. Without it, one is learned.",
+                    description="Finished tokenizer to use.",
+                    required=False,
+                    setting="tokenizer.from",
+                    beside="data",
+                ),
             ),
             metrics=(
                 "documents_in",
@@ -54,7 +63,6 @@ STEPS: dict[str, StepSpec] = {
             ),
             timings=("megabytes_per_second", "wall_seconds"),
             headlines=("documents_kept", "train_tokens", "vocab_size"),
-            located=("tokenizer.from",),
         ),
         StepSpec(
             name="train",

@@ -92,7 +92,7 @@ def open_study(request: SweepRequest) -> SweepStudy:
     """The sweep in its storage."""
     config = request.base.resolve().config
     # What trials have in common, without what the space says.
-    values = {step: values_read(STEPS[step], config) for step in _steps(request.checked)}
+    values = {step: values_read(STEPS[step], config, names=True) for step in _steps(request.checked)}
     base = {"configuration": digest_value({"threads": config.threads, **values})}
     if request.shards is not None:
         base["--shards"] = manifest.verify(request.shards, *makers(STEPS["preprocess"].kind)).digest

@@ -48,7 +48,8 @@ def test_a_finished_tokenizer_counts_with_its_own_size_and_what_is_added_to_it(a
 
     (tmp_path / "taken").mkdir()
     added = take_tokenizer(tmp_path, tmp_path / "taken").added
-    shown = ava("config", "show", "--set", f"tokenizer.from={tmp_path}").out
+    data = ("--data", tmp_path.parent)
+    shown = ava("config", "show", *data, "--set", f"tokenizer.from={tmp_path.name}").out
     entries = 256 + len(added)
     assert added and re.search(rf"^vocabulary +{entries}  entries of tokenizer.from ", shown, re.MULTILINE)
     plain = ava("config", "show").out

@@ -1,6 +1,7 @@
 """From text to figures with the command line: one tokenizer for two texts, one model on both kinds of shards."""
 
 import json
+import shutil
 
 import pytest
 
@@ -74,6 +75,46 @@ def test_tokenizer_counts_by_its_content_not_by_its_place(ava, corpora):
     (corpora / "b" / "two" / "tokenizer.json").write_text(json.dumps(changed))
     result = ava(*arguments, "--output", "two", "--set", "tokenizer.from=two")
     assert result.code == 2 and "was made from something else" in result.err
+
+
+def test_flag_names_a_tokenizer_from_the_current_folder_and_means_the_setting(ava, corpora):
+    arguments = ("preprocess", "--params", "params.yaml", "--data", "b", "--quiet")
+    assert ava(*arguments, "--output", "first").code == 0
+    result = ava(*arguments, "--output", "flag", "--tokenizer", "first")
+    assert result.code == 0, result.err
+    setting = ava(*arguments, "--output", "setting", "--set", f"tokenizer.from={corpora / 'first'}")
+    assert "unchanged: the finished output was taken" in setting.err
+    assert (
+        ava(*arguments, "--output", "first", "--tokenizer", "first", "--force")
+        .err.strip()
+        .endswith(
+            f"--output {corpora / 'first'}: is what tokenizer.from = {corpora / 'first'} names, or lies in it: name another"
+            " folder"
+        )
+    )
+
+
+def test_what_dvc_depends_on_knows_the_tokenizer_by_its_content(ava, corpora):
+    shards = ava("preprocess", "--params", "params.yaml", "--data", "a", "--quiet", "--output", "first")
+    assert shards.code == 0, shards.err
+    place = corpora / "b" / "place"
+    shutil.copytree(corpora / "first" / "tokenizer", place)
+    (corpora / "named.yaml").write_text("tokenizer: {from: place}\n")
+
+    def known():
+        result = ava("keys", "--params", "named.yaml", "--data", "b", "--output", "keys")
+        assert result.code == 0, result.err
+        return read(corpora / "keys", "preprocess.json")
+
+    before = known()
+    assert "from" not in before["values"]["tokenizer"]
+    place.rename(corpora / "b" / "other")
+    (corpora / "named.yaml").write_text("tokenizer: {from: other}\n")
+    assert known() == before
+    changed = read(corpora / "b" / "other", "tokenizer.json")
+    changed["model"]["merges"].pop()
+    (corpora / "b" / "other" / "tokenizer.json").write_text(json.dumps(changed))
+    assert {key for key, value in known().items() if value != before[key]} == {"inputs"}
 
 
 @pytest.mark.parametrize(
