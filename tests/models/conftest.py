@@ -22,9 +22,9 @@ TINY = {
 }
 
 
-def build(**overrides) -> EnhancedMoEForCausalLM:
+def build(seed=0, **overrides) -> EnhancedMoEForCausalLM:
     """A model in evaluation mode whose weights are large enough for routing to differ between tokens."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**{**TINY, **overrides}))
     with torch.no_grad():
         for parameter in model.parameters():
