@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.config.tokenizer import TokenizerConfig
-from ava_core.data.shards import SplitInfo, SplitsInfo, TokenizedDocument, write_split, write_splits_info
+from ava_core.data.shard_writing import TokenizedDocument, write_split, write_splits_info
+from ava_core.data.shards import SplitInfo, SplitsInfo
 from ava_core.data.tokenizer import encode, read_tokenizer, save_tokenizer, special_ids, train_tokenizer
 from ava_core.runtime import manifest
 

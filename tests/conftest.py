@@ -116,7 +116,8 @@ def make_params(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory, corpus_text) -> Path:
     """A folder as `ava preprocess` leaves it: every fifth scene-sized part of the text is held out."""
-    from ava_core.data.shards import SplitsInfo, TokenizedDocument, write_split, write_splits_info
+    from ava_core.data.shard_writing import TokenizedDocument, write_split, write_splits_info
+    from ava_core.data.shards import SplitsInfo
 
     folder = tmp_path_factory.mktemp("outputs") / "shards"
     folder.mkdir()

@@ -7,7 +7,8 @@ from typing import Any
 
 from ava_core.config.data import DataConfig
 from ava_core.config.tokenizer import TokenizerConfig
-from ava_core.data.shards import BLOCK_TOKENS, SplitsInfo
+from ava_core.data.shard_writing import BLOCK_TOKENS
+from ava_core.data.shards import SplitsInfo
 from ava_core.data.sources.source import Source
 from ava_core.data.tokenizer import FILE
 from ava_core.data.tokenizer_identity import digest_of

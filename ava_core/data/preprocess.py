@@ -13,7 +13,8 @@ from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.data.card import describe_tokenizer, render_card
 from ava_core.data.cleaned import clean_documents, read_report
 from ava_core.data.durable import SECONDS, DurableFolders
-from ava_core.data.shards import SPLITS, SplitsInfo, write_splits_info
+from ava_core.data.shard_writing import write_splits_info
+from ava_core.data.shards import SPLITS, SplitsInfo
 from ava_core.data.sources import open_sources, part_of
 from ava_core.data.stages import Stages, part_folder
 

@@ -22,7 +22,8 @@ from ava_core.data.cleaned import DOCUMENTS, Column, clean_documents, join_parts
 from ava_core.data.deduplication import deduplicate
 from ava_core.data.durable import DurableFolders
 from ava_core.data.finished_tokenizer import take_tokenizer
-from ava_core.data.shards import SPLITS, SplitInfo, TokenizedDocument, token_dtype, write_split
+from ava_core.data.shard_writing import TokenizedDocument, token_dtype, write_split
+from ava_core.data.shards import SPLITS, SplitInfo
 from ava_core.data.sources.source import Source
 from ava_core.data.splitting import Piece, split_documents
 from ava_core.data.tokenizer import (

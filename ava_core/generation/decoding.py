@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from ava_core.config.generation import GenerationConfig
 from ava_core.errors import AvaError
+from ava_core.generation.callback_streamer import CallbackStreamer
 from ava_core.generation.constraints import Constraint, Guide, require_free
 from ava_core.generation.contrastive import TOP_K, contrastive_search
 from ava_core.generation.diverse_beams import diverse_beam_search
@@ -82,7 +83,7 @@ def generate(
     decoder = _Decoder(model, tokenizer, strategy, settings, constraint, each)
     continuations: list[str] = []
     for batch in _batches(rows, settings.max_new_tokens):
-        streamer = _Show(tokenizer, settings, show) if show is not None else None
+        streamer = CallbackStreamer(tokenizer, settings.stop, show) if show is not None else None
         first = len(continuations) // each
         found = decoder.decode(batch, seeds[first : first + len(batch)], streamer)
         continuations += [continuation.text for continuation in found]
@@ -115,7 +116,7 @@ def continue_tokens(
     require_strategy(strategy)
     require_streamable(strategy, 1)
     decoder = _Decoder(model, tokenizer, strategy, settings, None, 1, tuple(ends))
-    [found] = decoder.decode([token_ids], [seed], _Show(tokenizer, settings, show))
+    [found] = decoder.decode([token_ids], [seed], CallbackStreamer(tokenizer, settings.stop, show))
     return found.cut
 
 
@@ -275,29 +276,3 @@ def _warn_of_unfinished(guide: Guide, continuations: list[list[int]]) -> None:
             cut,
             len(continuations),
         )
-
-
-class _Show(BaseStreamer):
-    """Passes the text of the only sequence on, piece by piece."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig, show: Callable[[str], None]
-    ) -> None:
-        self.stream, self.show = TextStream(tokenizer, settings.stop), show
-        self.prompt, self.text = True, ""
-
-    def put(self, value: Tensor) -> None:
-        """Take the prompt, which comes first and isn't shown, or a token."""
-        if self.prompt:
-            self.prompt = False
-            return
-        self._add("".join(map(self.stream.push, value.flatten().tolist())))
-
-    def end(self) -> None:
-        """Show what was held back."""
-        self._add(self.stream.flush())
-
-    def _add(self, text: str) -> None:
-        if text:
-            self.text += text
-            self.show(text)

@@ -20,7 +20,8 @@ from ava_core.config import resolve
 from ava_core.launching.processes import end
 from ava_core.runtime.work import timings_path
 from ava_core.sweeping.training_entry import training_entry
-from ava_core.sweeping.trial import AVA, HISTORY, WATCHED
+from ava_core.sweeping.trial import AVA
+from ava_core.sweeping.watch import HISTORY, WATCHED
 from ava_core.tracking.feed import Feed
 
 POLL_SECONDS = 1.0

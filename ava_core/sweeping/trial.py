@@ -21,6 +21,7 @@ from ava_core.files import write_whole
 from ava_core.launching import processes
 from ava_core.runtime.work import Entry, timings_path
 from ava_core.sweeping.checks import Base, Checked
+from ava_core.sweeping.watch import HISTORY, Judge, Watch
 from ava_core.tracking.feed import Feed
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,8 @@ AVA = (sys.executable, "-m", "ava_core.cli.main")
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 30.0
 """From SIGTERM to SIGKILL: a step closes its MLflow run first."""
-HISTORY = "history.jsonl"
-WATCHED = ("validation_loss", "validation_bits_per_byte")
 TRACKING = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "AVA_TRACKING_URI", "AVA_PIPELINE_RUN")
 """Variables that decide where a step is recorded; a trial's training gets those of its own run."""
-
-Judge = Callable[[int, float], bool]
-"""Called with a training step and the figure on the validation split there; whether the trial is to end."""
 
 
 class TrialFailed(AvaError):
@@ -239,33 +235,6 @@ class TrialRunner:
         if missing:
             raise TrialFailed(f"the steps gave no {', '.join(missing)}")
         return Outcome(values=[figures[metric.name] for metric in self.checked.plan.metrics], figures=figures)
-
-
-class Watch:
-    """Asks about the rows of a history, each once and in order.
-
-    Args:
-        judge: is asked.
-        steps: of the whole training; its last row isn't asked about, for there is nothing to save any more.
-    """
-
-    def __init__(self, judge: Judge, steps: int) -> None:
-        self.judge, self.steps = judge, steps
-        self.last = -1
-        self.ended_at: int | None = None
-
-    def ends(self, rows: Sequence[Mapping[str, float]]) -> bool:
-        """Whether one of the rows so far has ended the trial."""
-        for row in rows:
-            step = int(row["step"])
-            if self.ended_at is not None or step >= self.steps:
-                break
-            if all(name in row for name in WATCHED):
-                self.last = step
-                # Of the tokens of other vocabularies, a loss can't be compared; bits per byte can.
-                if self.judge(step, float(row["validation_bits_per_byte"])):
-                    self.ended_at = step
-        return self.ended_at is not None
 
 
 def _figures(folder: Path, shards: Path, checked: Checked) -> Iterator[tuple[str, float]]:

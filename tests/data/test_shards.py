@@ -11,14 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ava_core.data.shards import (
-    ShardedSplit,
-    SplitsInfo,
-    TokenizedDocument,
-    load_splits_info,
-    write_split,
-    write_splits_info,
-)
+from ava_core.data.shard_writing import TokenizedDocument, write_split, write_splits_info
+from ava_core.data.shards import ShardedSplit, SplitsInfo, load_splits_info
 from ava_core.errors import AvaError, IntegrityError
 
 VOCAB = 300

@@ -11,14 +11,8 @@ from datasets import Dataset, load_from_disk
 from datasets.table import InMemoryTable
 
 from ava_core.config import resolve
-from ava_core.data.shards import (
-    SplitInfo,
-    SplitsInfo,
-    TokenizedDocument,
-    load_splits_info,
-    write_split,
-    write_splits_info,
-)
+from ava_core.data.shard_writing import TokenizedDocument, write_split, write_splits_info
+from ava_core.data.shards import SplitInfo, SplitsInfo, load_splits_info
 from ava_core.training import explore
 from ava_core.training.trainer import TrainingEngine
 from tests.cli.conftest import ava  # noqa: F401  a fixture
