@@ -87,12 +87,15 @@ void swiglu_backward(const bf16* grad_hidden, const bf16* activations, const flo
   }
 }
 
-// Consecutive experts, a few at a time: what one product writes is still in the cache when the next reads it. With several
-// for each thread, every thread has its own, and all that is done for one runs in that thread: to wake the others for
-// each of so small products would take as long as the products.
+constexpr int64_t SHARED = 1 << 25;  // multiplications of an expert's rows with one matrix that pay for waking threads
+
+// Consecutive experts, a few at a time: what one product writes is still in the cache when the next reads it. Where there are
+// several small ones for each thread, every thread has its own, and all that is done for one runs in that thread: to wake
+// the others for each of so small products would take as long as the products. Large ones are shared by the threads,
+// which would else wait for the one with the fullest expert.
 template <class Work>
-void for_each_batch(const int64_t* starts, int64_t N, Work&& work) {
-  const bool alone = threads() > 1 && N >= 4 * threads();
+void for_each_batch(const int64_t* starts, int64_t N, int64_t matrix, Work&& work) {
+  const bool alone = threads() > 1 && N >= 4 * threads() && (starts[N] - starts[0]) / N * matrix < SHARED;
   std::vector<int64_t> firsts;
   for (int64_t e = 0; e < N;) {
     firsts.push_back(e);
@@ -146,7 +149,7 @@ int64_t AVA_ENTRY(ava_experts_forward)(const bf16* x, const int64_t* token, cons
   if (const int64_t found = check_starts(STARTS, starts, N, R); found != SOUND) return found;
   if (const int64_t found = check_routes(token, row_of, slot, T, K, R); found != SOUND) return found;
   Buffer<bf16> rows = buffer<bf16>(R * D);
-  for_each_batch(starts, N, [&](int64_t e, int64_t start, int64_t count, Groups groups) {
+  for_each_batch(starts, N, D * F, [&](int64_t e, int64_t start, int64_t count, Groups groups) {
     Buffer<bf16> gathered = buffer<bf16>(count * D), hidden = buffer<bf16>(count * F);
     gather_rows(x, token + start, count, D, gathered.get());
     gate_up_swiglu(gathered.get(), gate_up + e * 2 * F * D, groups, D, F, activations + start * 2 * F, hidden.get());
@@ -166,7 +169,7 @@ int64_t AVA_ENTRY(ava_experts_backward)(const bf16* grad, const bf16* x, const i
   Buffer<bf16> grad_rows = buffer<bf16>(R * D);
   Buffer<float> weight_of = buffer<float>(R), grad_weight_of = buffer<float>(R);
   for (int64_t r = 0; r < R; r++) weight_of[r] = weights[slot[r]];
-  for_each_batch(starts, N, [&](int64_t e, int64_t start, int64_t rows, Groups groups) {
+  for_each_batch(starts, N, D * F, [&](int64_t e, int64_t start, int64_t rows, Groups groups) {
     Buffer<bf16> gathered = buffer<bf16>(rows * D), grad_hidden = buffer<bf16>(rows * F);
     Buffer<bf16> grad_activations = buffer<bf16>(rows * 2 * F), weighted = buffer<bf16>(rows * F);
     gather_rows(grad, token + start, rows, D, gathered.get());
