@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,8 +12,8 @@ SOURCE_KINDS = ("corpus", "path", "hub")
 """Keys that name a source, one of which each entry of `data.sources` has; `ava_core/data/sources/KEY.py` opens it."""
 
 
-class SourceConfig(Section):
-    """One source of documents: exactly one of `corpus`, `path` or `hub`."""
+class LocatedSource(Section):
+    """Where a source lies: exactly one of `corpus`, `path` or `hub`."""
 
     corpus: Literal["shakespeare"] | None = None
     """An embedded corpus, fetched by `make data` and read from the folder given with --data."""
@@ -21,19 +21,17 @@ class SourceConfig(Section):
     """A file, folder or glob; relative paths count from the folder given with --data, else from the current one."""
     hub: Text | None = None
     """Name of a data set on the Hugging Face Hub, read with `datasets`."""
-    format: Literal["text", "markdown", "jsonl", "parquet", "arrow"] = "text"
-    """How the files of `path` are read."""
-    text_field: Text = "text"
-    """Column that holds the text, for jsonl, parquet, arrow and hub."""
     split: Text = "train"
     """Split to read, for hub."""
     revision: Text | None = None
     """Commit or tag to read, for hub; a moving branch makes results unrepeatable."""
     streaming: bool = False
     """Read a hub data set record by record instead of downloading it whole."""
+    format: str = ""
+    """How the files of `path` are read."""
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> SourceConfig:
+    def _exactly_one(self) -> Self:
         given = [name for name in SOURCE_KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -50,6 +48,24 @@ class SourceConfig(Section):
     def location(self) -> str:
         """What is given under that key: a corpus's name, a path, or a data set's name."""
         return getattr(self, self.kind)
+
+    @property
+    def column(self) -> str:
+        """The column that holds the text, where rows are documents."""
+        return "text"
+
+
+class SourceConfig(LocatedSource):
+    """One source of documents: exactly one of `corpus`, `path` or `hub`."""
+
+    format: Literal["text", "markdown", "jsonl", "parquet", "arrow"] = "text"
+    """How the files of `path` are read."""
+    text_field: Text = "text"
+    """Column that holds the text, for jsonl, parquet, arrow and hub."""
+
+    @property
+    def column(self) -> str:
+        return self.text_field
 
 
 class CleaningConfig(Section):

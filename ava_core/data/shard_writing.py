@@ -82,7 +82,7 @@ def write_split(
     num_shards = _count_shards(ends, shard_tokens)
     fingerprint = hashlib.sha256(json.dumps([ids, names]).encode() + stream.tobytes()).hexdigest()[:16]
     dataset = Dataset(InMemoryTable(table), fingerprint=fingerprint)
-    _save_quietly(dataset, folder, num_shards)
+    save_quietly(dataset, folder, num_shards)
     return SplitInfo(num_bytes=num_bytes, num_tokens=len(stream), num_documents=num_documents, num_shards=num_shards)
 
 
@@ -97,8 +97,8 @@ def _count_shards(ends: np.ndarray, shard_tokens: int) -> int:
     return rows
 
 
-def _save_quietly(dataset, folder: Path, num_shards: int) -> None:
-    """`save_to_disk` without its own progress bar; ours shows the split."""
+def save_quietly(dataset, folder: Path, num_shards: int) -> None:
+    """`Dataset.save_to_disk` without its own progress bar; ours shows the split."""
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     shown = is_progress_bar_enabled()

@@ -174,6 +174,15 @@ class ShardedSplit:
         )
 
 
+def shard_files(folder: Path) -> list[Path]:
+    """The Arrow files of a split in their order.
+
+    Raises:
+        IntegrityError: the split doesn't say them.
+    """
+    return _read_state(folder)[0]
+
+
 def _read_state(folder: Path) -> tuple[list[Path], str]:
     """The Arrow files of a split in their order, as `state.json` lists them, and its fingerprint."""
     path = folder / "state.json"

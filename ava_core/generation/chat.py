@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -28,21 +29,26 @@ PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
 def render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    template: str | None = None,
+    *,
+    answer: bool = True,
 ) -> list[str | int]:
-    """A chat as the template writes it, up to where the assistant's answer begins: texts, and ids of special tokens.
+    """A chat as the template writes it: texts, and ids of special tokens.
 
     Args:
         tokenizer: of the model.
         messages: each with `role`, of which the template may make special tokens, `content`, and further keys that it
             reads.
         template: Jinja text; None: the tokenizer's own, or `PLAIN_TEMPLATE`.
+        answer: go on to where the assistant's next answer begins (the generation prompt).
 
     Raises:
         jinja2.TemplateError: the template refuses the messages, or can't be read.
     """
     template = template or getattr(tokenizer, "chat_template", None) or PLAIN_TEMPLATE
-    special = _SpecialTokens(tokenizer)
+    special = _special_tokens(tokenizer)
     there = set(template).union(*(text for message in messages for text in message.values()))
     unused = (chr(code) for code in PRIVATE_USE if chr(code) not in there)
     placeholders = dict(zip(special.telltales, unused, strict=False))
@@ -54,7 +60,7 @@ def render_chat(
     ]
     try:
         rendered: Any = tokenizer.apply_chat_template(
-            disguised, chat_template=template, tokenize=False, add_generation_prompt=True
+            disguised, chat_template=template, tokenize=False, add_generation_prompt=answer
         )
     except TemplateError as error:  # it may quote a message
         raise TemplateError(str(error).translate(undisguise)) from error
@@ -107,6 +113,33 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[str | int
     return ids or [tokenizer.eos_token_id]
 
 
+class _Added(NamedTuple):
+    """A special token, and how the tokenizer finds it in a text."""
+
+    token: int
+    content: str
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> _SpecialTokens:
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    return _find_special(
+        tuple(
+            _Added(token, entry.content, entry.single_word, entry.lstrip, entry.rstrip)
+            for token, entry in added
+            if entry.special
+        )
+    )
+
+
+@lru_cache(maxsize=16)
+def _find_special(added: tuple[_Added, ...]) -> _SpecialTokens:
+    """Kept: to find the telltales takes longer than to render a chat."""
+    return _SpecialTokens(added)
+
+
 class _SpecialTokens:
     """The special tokens of a tokenizer.
 
@@ -114,12 +147,11 @@ class _SpecialTokens:
         telltales: characters of which each special token has one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        special = {token: added for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        self._ids = {added.content: token for token, added in special.items()}
+    def __init__(self, added: Sequence[_Added]) -> None:
+        self._ids = {entry.content: entry.token for entry in added}
         self.telltales = "".join(_cover(self._ids))
         # The longest first, as the tokenizer itself looks for them.
-        ordered = sorted(special.values(), key=lambda added: len(added.content), reverse=True)
+        ordered = sorted(added, key=lambda entry: len(entry.content), reverse=True)
         self._pattern = re.compile("|".join(map(_pattern, ordered))) if ordered else None
 
     def split(self, text: str) -> Iterator[str | int]:
@@ -132,7 +164,7 @@ class _SpecialTokens:
         yield text[end:]
 
 
-def _pattern(added: Any) -> str:
+def _pattern(added: _Added) -> str:
     """What the tokenizer takes for this token, with the space beside it that it strips."""
     word = re.escape(added.content)
     word = rf"(?<!\w)({word})(?!\w)" if added.single_word else f"({word})"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from ava_core.config.data import DataConfig
+from ava_core.config.data import DataConfig, LocatedSource
 from ava_core.data.sources.source import Document, Source
 from ava_core.errors import AvaError
 
@@ -29,11 +30,21 @@ def open_sources(config: DataConfig, data: Path | None) -> list[Source]:
         AvaError: a file, a folder or the corpus is missing or empty.
         IntegrityError: the corpus is not the one that the code knows.
     """
+    return open_each(config.sources, config.document_separator, data)
+
+
+def open_each(sources: Sequence[LocatedSource], separator: str | None, data: Path | None) -> list[Any]:
+    """As `open_sources`, from the entries themselves; those of records have `rows` too.
+
+    Args:
+        sources: the entries.
+        separator: `data.document_separator`.
+        data: the folder given with --data.
+    """
     if data is not None and not data.is_dir():
         raise AvaError(f"--data {data}: no such folder: run `make data`, or give the folder that holds the corpus")
     return [
-        import_module(f"ava_core.data.sources.{source.kind}").open_source(source, config.document_separator, data)
-        for source in config.sources
+        import_module(f"ava_core.data.sources.{source.kind}").open_source(source, separator, data) for source in sources
     ]
 
 
@@ -60,5 +71,10 @@ def part_of(sources: list[Source], index: int, count: int) -> list[Source]:
 
 def digest_sources(config: DataConfig, data: Path | None) -> str:
     """SHA-256 over what all sources hold, wherever they lie; raises as `open_sources` does."""
-    digests = [source.digest() for source in open_sources(config, data)]
+    return digest_opened(open_sources(config, data))
+
+
+def digest_opened(sources: list[Source]) -> str:
+    """SHA-256 over what sources hold."""
+    digests = [source.digest() for source in sources]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ava_core.config.data import SourceConfig
+from ava_core.config.data import LocatedSource
 from ava_core.data.corpora import CORPORA, Corpus
 from ava_core.data.sources.formats import Reading
 from ava_core.data.sources.path import FileSource
@@ -33,7 +33,7 @@ class CorpusSource(FileSource):
         return self.corpus.digest
 
 
-def open_source(config: SourceConfig, separator: str | None, data: Path | None) -> CorpusSource:
+def open_source(config: LocatedSource, separator: str | None, data: Path | None) -> CorpusSource:
     """The corpus that `config.corpus` names, after every byte was checked.
 
     Raises:
@@ -44,5 +44,5 @@ def open_source(config: SourceConfig, separator: str | None, data: Path | None) 
     if data is None:
         raise AvaError(f"corpus {corpus.name}: --data is missing: run `make data`, then give --data data/raw")
     root = data / corpus.name
-    reading = Reading(format="markdown", text_field=config.text_field, separator=separator)
+    reading = Reading(format="markdown", text_field=config.column, separator=separator)
     return CorpusSource(corpus.name, root, tuple(corpus.verify(root)), reading, corpus)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,26 @@ class Reading:
     separator: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record of a file, or of a data set.
+
+    Attributes:
+        name: where it came from, relative to its source: the same on every machine.
+        values: by column.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+
+
+def read_rows(path: Path, name: str, format: str) -> Iterator[Row]:
+    """The records of one file of a format that has some, with all columns; raises as `read_file`."""
+    rows = FORMATS[format].rows
+    assert rows is not None  # the configuration allows no other
+    return rows(path, name, None)
+
+
 def read_file(path: Path, name: str, reading: Reading) -> Iterator[Document]:
     """The documents of one file.
 
@@ -38,7 +58,11 @@ def read_file(path: Path, name: str, reading: Reading) -> Iterator[Document]:
     Raises:
         AvaError: the file can't be read as what it should be; the message says where.
     """
-    return FORMATS[reading.format].read(path, name, reading)
+    rows = FORMATS[reading.format].rows
+    if rows is None:
+        return _read_whole(path, name, reading)
+    column = reading.text_field
+    return (document_of_row(row.values[column], row.name, column) for row in rows(path, name, column))
 
 
 def _read_whole(path: Path, name: str, reading: Reading) -> Iterator[Document]:
@@ -63,40 +87,39 @@ def _decode(content: bytes, path: Path) -> str:
         ) from error
 
 
-def _read_jsonl(path: Path, name: str, reading: Reading) -> Iterator[Document]:
+def _jsonl_rows(path: Path, name: str, column: str | None) -> Iterator[Row]:
+    wanted = f" with `{column}`" if column else ""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            place = f"{path}: line {number}"
             try:
                 record = parse_json(line)
             except ValueError as error:
                 reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error
-                raise AvaError(f"{path}: line {number}: can't be read as JSON ({reason}): mend or remove it") from error
+                raise AvaError(f"{place}: can't be read as JSON ({reason}): mend or remove it") from error
             if not isinstance(record, dict):
-                raise AvaError(
-                    f"{path}: line {number}: is not a JSON object: each line needs one with `{reading.text_field}`"
-                )
-            if reading.text_field not in record:
-                raise missing_field(f"{path}: line {number}", reading.text_field, record)
-            yield document_of_row(record[reading.text_field], f"{name}:{number}", reading.text_field)
+                raise AvaError(f"{place}: is not a JSON object: each line needs one{wanted}")
+            if column is not None and column not in record:
+                raise missing_field(place, column, record)
+            yield Row(f"{name}:{number}", record)
 
 
-def _read_parquet(path: Path, name: str, reading: Reading) -> Iterator[Document]:
+def _parquet_rows(path: Path, name: str, column: str | None) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            if reading.text_field not in file.schema_arrow.names:
-                raise missing_field(str(path), reading.text_field, file.schema_arrow.names)
-            batches = file.iter_batches(batch_size=1024, columns=[reading.text_field])
-            yield from _rows((batch.column(0) for batch in batches), name, reading.text_field)
+            _require_column(path, column, file.schema_arrow.names)
+            batches = file.iter_batches(batch_size=1024, columns=None if column is None else [column])
+            yield from _rows(batches, name)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "Parquet", error) from error
 
 
-def _read_arrow(path: Path, name: str, reading: Reading) -> Iterator[Document]:
+def _arrow_rows(path: Path, name: str, column: str | None) -> Iterator[Row]:
     import pyarrow as pa
 
     try:
@@ -105,22 +128,24 @@ def _read_arrow(path: Path, name: str, reading: Reading) -> Iterator[Document]:
             indexed = file.read(6) == b"ARROW1"
             file.seek(0)
             with (pa.ipc.open_file if indexed else pa.ipc.open_stream)(file) as reader:
-                names = reader.schema.names
-                if reading.text_field not in names:
-                    raise missing_field(str(path), reading.text_field, names)
+                _require_column(path, column, reader.schema.names)
                 batches = map(reader.get_batch, range(reader.num_record_batches)) if indexed else reader
-                columns = (batch.column(names.index(reading.text_field)) for batch in batches)
-                yield from _rows(columns, name, reading.text_field)
+                yield from _rows((batch if column is None else batch.select([column]) for batch in batches), name)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "Arrow", error) from error
 
 
-def _rows(columns: Iterable[Any], name: str, text_field: str) -> Iterator[Document]:
-    row = 0
-    for column in columns:
-        for value in column:
-            row += 1
-            yield document_of_row(value.as_py(), f"{name}:{row}", text_field)
+def _require_column(path: Path, column: str | None, names: Iterable[str]) -> None:
+    if column is not None and column not in names:
+        raise missing_field(str(path), column, names)
+
+
+def _rows(batches: Iterable[Any], name: str) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for values in batch.to_pylist():
+            number += 1
+            yield Row(f"{name}:{number}", values)
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> AvaError:
@@ -134,18 +159,19 @@ class Format:
 
     Attributes:
         suffixes: of the files that are read when a folder is named; a glob or a file may have any suffix.
-        read: gives the documents of a file, with the arguments of `read_file`.
+        rows: gives the records of a file from its path, its name, and the one column that is wanted, or None for all;
+            None: a file is text.
     """
 
     suffixes: tuple[str, ...]
-    read: Callable[[Path, str, Reading], Iterator[Document]]
+    rows: Callable[[Path, str, str | None], Iterator[Row]] | None = None
 
 
 FORMATS = {
-    "text": Format((".txt", ".text"), _read_whole),
-    "markdown": Format((".md", ".markdown"), _read_whole),
-    "jsonl": Format((".jsonl", ".ndjson"), _read_jsonl),
-    "parquet": Format((".parquet",), _read_parquet),
-    "arrow": Format((".arrow", ".feather"), _read_arrow),
+    "text": Format((".txt", ".text")),
+    "markdown": Format((".md", ".markdown")),
+    "jsonl": Format((".jsonl", ".ndjson"), _jsonl_rows),
+    "parquet": Format((".parquet",), _parquet_rows),
+    "arrow": Format((".arrow", ".feather"), _arrow_rows),
 }
 """The formats by their names in `data.sources`."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.data import SourceConfig
+from ava_core.config.data import LocatedSource
 from ava_core.data.corpora import digest_files
+from ava_core.data.sources.formats import Row
 from ava_core.data.sources.links import files_to_read
 from ava_core.data.sources.source import Document, Source, document_of_row, missing_field
 from ava_core.errors import AvaError, first_line
@@ -24,7 +25,7 @@ from ava_core.errors import AvaError, first_line
 class HubSource:
     """A data set that `datasets` loads by name, from the Hugging Face Hub or from a local folder."""
 
-    config: SourceConfig
+    config: LocatedSource
     license: str | None = None
     language: str | None = None
     size: int = 0
@@ -39,6 +40,12 @@ class HubSource:
         return folder if folder.is_dir() else None
 
     def documents(self) -> Iterator[Document]:
+        column = self.config.column
+        for row in self.rows(column):
+            yield document_of_row(row.values[column], row.name, column)
+
+    def rows(self, column: str | None = None) -> Iterator[Row]:
+        """The records, which all have `column` if one is named; raises as `documents`."""
         from datasets import load_dataset
 
         config = self.config
@@ -48,12 +55,12 @@ class HubSource:
             )
         except Exception as error:
             raise _hub_error(config, error) from error
-        if rows.column_names is not None and config.text_field not in rows.column_names:
-            raise missing_field(f"hub {config.hub}", config.text_field, rows.column_names)
+        if column is not None and rows.column_names is not None and column not in rows.column_names:
+            raise missing_field(f"hub {config.hub}", column, rows.column_names)
         for number, row in enumerate(rows, start=1):
-            if config.text_field not in row:
-                raise missing_field(f"hub {config.hub}: row {number}", config.text_field, row)
-            yield document_of_row(row[config.text_field], f"{config.split}:{number}", config.text_field)
+            if column is not None and column not in row:
+                raise missing_field(f"hub {config.hub}: row {number}", column, row)
+            yield Row(f"{config.split}:{number}", row)
 
     def split_by_file(self) -> list[Source]:
         return [self]
@@ -75,7 +82,7 @@ class HubSource:
             raise _hub_error(self.config, error) from error
 
 
-def open_source(config: SourceConfig, separator: str | None, data: Path | None) -> HubSource:
+def open_source(config: LocatedSource, separator: str | None, data: Path | None) -> HubSource:
     """The data set that `config.hub` names; it isn't asked for yet.
 
     Raises:
@@ -86,7 +93,7 @@ def open_source(config: SourceConfig, separator: str | None, data: Path | None) 
     return HubSource(config)
 
 
-def _hub_error(config: SourceConfig, error: Exception) -> AvaError:
+def _hub_error(config: LocatedSource, error: Exception) -> AvaError:
     reason = first_line(error)
     dataset = f"{config.hub}, split {config.split}" + (f", revision {config.revision}" if config.revision else "")
     return AvaError(

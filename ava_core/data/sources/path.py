@@ -12,9 +12,9 @@ from glob import glob, has_magic
 from itertools import takewhile
 from pathlib import Path
 
-from ava_core.config.data import SourceConfig
+from ava_core.config.data import LocatedSource
 from ava_core.data.corpora import digest_files
-from ava_core.data.sources.formats import FORMATS, Reading, read_file
+from ava_core.data.sources.formats import FORMATS, Reading, Row, read_file, read_rows
 from ava_core.data.sources.links import files_to_read, is_readable
 from ava_core.data.sources.source import Document, Source
 from ava_core.errors import AvaError
@@ -45,6 +45,11 @@ class FileSource:
         for path in self.files:
             yield from read_file(path, path.relative_to(self.root).as_posix(), self.reading)
 
+    def rows(self) -> Iterator[Row]:
+        """The records of all files, of a format that has some."""
+        for path in self.files:
+            yield from read_rows(path, path.relative_to(self.root).as_posix(), self.reading.format)
+
     def split_by_file(self) -> list[Source]:
         return [replace(self, files=(path,)) for path in self.files]
 
@@ -52,18 +57,18 @@ class FileSource:
         return digest_files(self.root, list(self.files))
 
 
-def open_source(config: SourceConfig, separator: str | None, data: Path | None) -> FileSource:
+def open_source(config: LocatedSource, separator: str | None, data: Path | None) -> FileSource:
     """The files that `config.path` names; relative paths count from `data`, else from the current folder.
 
     Raises:
         AvaError: there is no such file, none with text, or a link that isn't followed.
     """
     root, files = _find(data or Path(), config)
-    reading = Reading(format=config.format, text_field=config.text_field, separator=separator)
+    reading = Reading(format=config.format, text_field=config.column, separator=separator)
     return FileSource(Path(str(config.path)).name, root, files, reading)
 
 
-def _find(base: Path, config: SourceConfig) -> tuple[Path, tuple[Path, ...]]:
+def _find(base: Path, config: LocatedSource) -> tuple[Path, tuple[Path, ...]]:
     """The folder that names count from, and the files, in the order of their names."""
     pattern = Path(str(config.path))
     path = base / pattern
