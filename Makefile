@@ -28,7 +28,7 @@ endef
 $(foreach name,$(GIVEN),$(eval $(call take,$(name))))
 PIPELINE_FLAGS = $(if $(PARAMS),--params "$$PARAMS") $(if $(PRESET),--set "preset=$$PRESET") $(if $(SET),--settings "$$SET")
 
-.PHONY: help setup lock data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference clean
+.PHONY: help setup lock data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference bench-alignment clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -116,6 +116,9 @@ bench-losses: setup ## what each optional part of the loss does to bits per byte
 
 bench-pipeline: setup data ## what the pipeline costs beside its steps' work, and a run with nothing to do
 	@$(BIN)/python -m benchmarks.pipeline $(if $(RUNNER),--runner "$$RUNNER") $(PIPELINE_FLAGS)
+
+bench-alignment: setup ## fine-tune on conversations beside TRL, the same minutes each; after make pipeline-local
+	@$(BIN)/python -m benchmarks.alignment
 
 bench-inference: setup ## size, quality and speed of quantised models, and the server's start; targets in the script
 	@$(BIN)/python -m benchmarks.inference

@@ -59,7 +59,7 @@ def step_component(
             arguments += [flag(export.name), given[export.name].path if export.file else given[export.name]]
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=with_environment(["ava", step], given["tracking_uri"], given["git_commit"]),
+            command=with_environment(["ava", *spec.words], given["tracking_uri"], given["git_commit"]),
             args=[*arguments, "--output", given[spec.output].path, *EXECUTOR_OUTPUT],
         )
 

@@ -1,5 +1,7 @@
 """The graph: preprocess -> train -> quantize per scheme -> evaluate -> gate -> register, inside an exit handler.
 
+The stages of alignment, if there are some, stand between train and quantize.
+
 The gate decides whether the version may become champion, and refuses with `passed` = false rather than with a failure:
 register then keeps it as challenger. A `dsl.If` on the gate's output would be silently false in kfp.local
 (kubeflow/pipelines#13313), so the decision goes to register as an artifact.
@@ -27,6 +29,7 @@ def build(
     cluster: KubernetesConfig | None = None,
     *,
     begins_from_folder: bool = False,
+    stages: Sequence[str] = (),
 ) -> Any:
     """The pipeline as KFP's compiler takes it.
 
@@ -37,6 +40,7 @@ def build(
             it is fixed when the pipeline is compiled.
         begins_from_folder: the training begins from a model whose address is the pipeline's parameter `init_uri`
             (`train.init`). A registered one needs none: the step fetches it.
+        stages: of alignment (`align.stages`), one after the other; what follows gets the last one's model.
     """
     cluster = cluster or KubernetesConfig()
 
@@ -81,6 +85,9 @@ def build(
             if init_uri is not None:
                 begun["init"] = dsl.importer(artifact_uri=init_uri, artifact_class=dsl.Model, reimport=True).output
             model = run("train", {**every, "shards": shards, **begun}).outputs["model"]
+            for stage in stages:
+                conversations = run("conversations", {**every, "shards": shards, "data": data}).outputs["conversations"]
+                model = run(stage, {**every, "model": model, "conversations": conversations}).outputs[stage]
             trained = {**every, "model": model, "shards": shards}
             quantized = {
                 f"quantized_{scheme}": run("quantize", trained, scheme=scheme).outputs["quantized"]

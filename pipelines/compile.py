@@ -25,6 +25,7 @@ def compile_pipeline(
     image: str = IMAGE,
     cluster: KubernetesConfig | None = None,
     begins_from_folder: bool = False,
+    stages: Sequence[str] = (),
 ) -> str:
     """The pipeline's intermediate representation: two YAML documents, the PipelineSpec and the PlatformSpec.
 
@@ -33,6 +34,7 @@ def compile_pipeline(
         image: image of every component.
         cluster: the section `kubernetes`; None for its defaults.
         begins_from_folder: `train.init` names a folder, see `parent_folder`.
+        stages: of alignment, `align.stages`.
     """
     from kfp import compiler
 
@@ -40,9 +42,16 @@ def compile_pipeline(
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
-        graph = build(schemes, image, cluster, begins_from_folder=begins_from_folder)
+        graph = build(schemes, image, cluster, begins_from_folder=begins_from_folder, stages=stages)
         compiler.Compiler().compile(graph, package_path=str(path))
         return path.read_text(encoding="utf-8")
+
+
+def compile_configured(config: AvaConfig, image: str) -> str:
+    """As `compile_pipeline`, of the graph that a configuration asks for."""
+    return compile_pipeline(
+        config.quantize.schemes, image, config.kubernetes, parent_folder(config) is not None, config.align.stages
+    )
 
 
 def parent_folder(config: AvaConfig) -> str | None:
@@ -83,8 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = command_line.resolve_flags(flags).config
     kubernetes.check(config)
     require_reachable_teacher(config)
-    begins_from_folder = parent_folder(config) is not None
-    text = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes, begins_from_folder)
+    text = compile_configured(config, choose_image(flags.image))
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     flags.output.write_text(text, encoding="utf-8")
     print(f"wrote {flags.output}: {len(text):,} bytes, schemes {', '.join(config.quantize.schemes) or 'none'}")

@@ -105,7 +105,7 @@ class Graph:
             name=key.removeprefix(COMPONENT_PREFIX),
             definition=definition,
             program=(program := _program(container["command"])),
-            step=program[1] if program[1:] and program[1] in STEPS else None,
+            step=_step(program),
             image=container["image"],
             timeout=None if timeout is None else float(timeout),
         )
@@ -132,6 +132,13 @@ class Graph:
             yield from self._walk(definition["dag"], start, below)
         elif name in self._components:
             yield name, below or name in start
+
+
+def _step(program: Sequence[str]) -> str | None:
+    """The step that a command line of `ava` runs: the one of whose words it has most."""
+    words = tuple(program[1:])
+    found = [spec for spec in STEPS.values() if words[: len(spec.words)] == spec.words]
+    return max(found, key=lambda spec: len(spec.words)).name if found else None
 
 
 def _program(command: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from ava_core.errors import ConfigError
 from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, run_server, summary
 from pipelines.ava_pipeline import NAME
-from pipelines.compile import compile_pipeline, parent_folder, require_reachable_teacher
+from pipelines.compile import compile_configured, parent_folder, require_reachable_teacher
 from pipelines.docker_executor import DockerExecutor
 from pipelines.executor import Executor
 from pipelines.graph import Graph
@@ -53,10 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_reachable_teacher(config)
     require_training_memory(config, hardware.detect())
     console = Console()
-    begins_from_folder = parent_folder(config) is not None
-    graph = Graph(
-        compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes, begins_from_folder)
-    )
+    graph = Graph(compile_configured(config, choose_image(flags.image)))
     forced = graph.from_on(graph.select(flags.start, "--from")) if flags.start else set()
     timeouts = command_line.parse_timeouts(flags.timeouts, graph)
     executor = make_executor(flags, config, os.environ, graph.images, console.show)

@@ -1,6 +1,8 @@
 """dvc.yaml: a stage for each step of the graph, made from the step table.
 
-Usage: python -m pipelines.stages --output dvc.yaml
+Usage: python -m pipelines.stages [--params params.yaml] --output dvc.yaml, or --check dvc.yaml
+
+Its stages of alignment are those that `align.stages` names; `dvc repro` checks that first.
 """
 
 from __future__ import annotations
@@ -8,14 +10,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from ava_core.config import resolve
+from ava_core.config.align import StageName
+from ava_core.errors import ConfigError
 from ava_core.steps.spec import Kind, StepSpec, flag
 from ava_core.steps.table import STEPS
-from pipelines.compile import compile_pipeline
-from pipelines.graph import Graph
+from pipelines import command_line
 
 HEADER = """\
 # Written by `python -m pipelines.stages --output dvc.yaml` from the step table (ava_core/steps/table.py) and the graph
@@ -65,7 +69,7 @@ def describe(steps: Sequence[str]) -> dict[str, Any]:
 def _stage(spec: StepSpec, latest: dict[Kind, str]) -> dict[str, Any]:
     folders = {port.name: latest[port.kind] if port.kind else RAW for port in spec.pipeline_inputs}
     output = _output(spec)
-    words = ["ava", spec.name, "--params", "params.yaml"]
+    words = ["ava", *spec.words, "--params", "params.yaml"]
     for name, folder in folders.items():
         words += [flag(name), folder]
     for choice in spec.choices:
@@ -92,7 +96,10 @@ def _keys(steps: Sequence[str]) -> dict[str, Any]:
         # What train.init names may change under the same name; the stage takes a second, and what depends on it runs
         # only if a key has changed.
         "always_changed": True,
-        "cmd": f"ava keys --params params.yaml --data {RAW} --output outputs/keys",
+        "cmd": [
+            "python -m pipelines.stages --params params.yaml --check dvc.yaml",
+            f"ava keys --params params.yaml --data {RAW} --output outputs/keys",
+        ],
         "deps": ["params.yaml", "configs", "ava_core"],
         "outs": [_key(name) for name in steps],
     }
@@ -111,20 +118,46 @@ def _output(spec: StepSpec) -> str:
     return f"outputs/{spec.output}"
 
 
-def render() -> str:
-    """The text of dvc.yaml."""
-    graph = Graph(compile_pipeline(["int8"]))
+def render(alignment: Sequence[str] = ()) -> str:
+    """The text of dvc.yaml, with the stages of alignment that `align.stages` names."""
+    from pipelines.compile import compile_pipeline  # kfp takes seconds that a check can save
+    from pipelines.graph import Graph
+
+    graph = Graph(compile_pipeline(["int8"], stages=alignment))
     steps = dict.fromkeys(step for name in graph.order if (step := graph.component(name).step))
     values = yaml.safe_dump(describe(list(steps)), sort_keys=False, width=118, allow_unicode=True)
     return f"{HEADER}{values}"
 
 
-def main() -> None:
-    """Parse the command line and write."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.stages", description="Write dvc.yaml.")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
-    parser.parse_args().output.write_text(render(), encoding="utf-8")
+def check(path: Path, alignment: Sequence[str]) -> None:
+    """Refuse a dvc.yaml with other stages of alignment than the configuration names.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+    present = [name for name in stages if name in get_args(StageName)]
+    if present != list(alignment):
+        raise ConfigError(
+            f"{path}: has {', '.join(present) or 'no'} stages of alignment, align.stages names"
+            f" {', '.join(alignment) or 'none'}: run `python -m pipelines.stages --output {path}`"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, and write or check."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.stages", description="Write dvc.yaml, or check it.")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--output", type=Path, help="file to write")
+    wanted.add_argument("--check", type=Path, help="file whose stages of alignment must be those of the parameters")
+    flags = parser.parse_args(arguments)
+    alignment = resolve(params=flags.params).config.align.stages
+    if flags.check:
+        check(flags.check, alignment)
+    else:
+        flags.output.write_text(render(alignment), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run("pipelines.stages", main)

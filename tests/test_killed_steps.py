@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,19 @@ from ava_core.steps.table import STEPS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # Long enough that a kill halfway falls into the work and not into the imports.
 LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
+CHATS = {
+    "conversations": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
+    "sft": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
+}
 # Python runs it first in every process. A name is written at once, for a process of a training ends without a farewell.
 TRACE = """
 import os, sys
 file = os.open(os.environ["IMPORTED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 sys.addaudithook(lambda event, args: event == "import" and os.write(file, f"{args[0]}\\n".encode()) and None)
 """
+
+
+FOLDERS = ("shards", "model", "conversations", "quantized", "evaluation")
 
 
 class Steps:
@@ -34,10 +42,12 @@ class Steps:
         self.params, self.data, self.tracking_uri, self.finished = params, data, tracking_uri, finished
 
     def command(self, step: str, folder_of_attempt: Path) -> list[str]:
-        folder = {name: str(self.finished / name) for name in ("shards", "model", "quantized", "evaluation")}
+        folder = {name: str(self.finished / name) for name in FOLDERS}
         inputs = {
             "preprocess": ["--data", str(self.data)],
             "train": ["--shards", folder["shards"]],
+            "conversations": ["--shards", folder["shards"], "--data", str(self.data)],
+            "sft": ["--model", folder["model"], "--conversations", folder["conversations"]],
             "quantize": ["--model", folder["model"], "--shards", folder["shards"], "--scheme", "int8"],
             "evaluate": ["--model", folder["model"], "--shards", folder["shards"], "--quantized", folder["quantized"]],
             "gate": ["--model", folder["model"], "--quantized", folder["quantized"]],
@@ -45,7 +55,7 @@ class Steps:
         inputs["gate"] += ["--evaluation", folder["evaluation"]]
         inputs["register"] = inputs["gate"]
         output = folder_of_attempt / STEPS[step].output
-        ava = [sys.executable, "-m", "ava_core.cli.main", step, "--params", str(self.params), "--quiet"]
+        ava = [sys.executable, "-m", "ava_core.cli.main", *STEPS[step].words, "--params", str(self.params), "--quiet"]
         return [*ava, *inputs[step], "--output", str(output), "--work", str(folder_of_attempt / "work")]
 
     def start(self, step: str, folder_of_attempt: Path, *more: str) -> subprocess.Popen[str]:
@@ -96,7 +106,10 @@ def undisturbed(tmp_path_factory, mlflow_server, corpus_text):
     (data / "plays").mkdir(parents=True)
     for index, start in enumerate(range(0, 48_000, 4_000)):
         (data / "plays" / f"play-{index:02}.txt").write_text(corpus_text[start : start + 4_000])
-    changes = {**LONGER, "data": {"sources": [{"path": "plays"}]}, "register": {"model_name": "killed-test"}}
+    lines = [line for line in corpus_text.splitlines() if line.strip()][:1500]
+    rows = [{"prompt": asked, "completion": answer} for asked, answer in pairwise(lines)]
+    (data / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    changes = {**LONGER, **CHATS, "data": {"sources": [{"path": "plays"}]}, "register": {"model_name": "killed-test"}}
     params = root / "params.yaml"
     params.write_text(yaml.safe_dump(merged(TINY_PARAMS, changes)))
     steps = Steps(params, data, mlflow_server, root / "whole")

@@ -65,8 +65,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for step in STEPS:
-    app.command(step)(import_module(f"ava_core.cli.{step}").command)
+for step, spec in STEPS.items():
+    if not spec.invoked:
+        app.command(step)(import_module(f"ava_core.cli.{step}").command)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)

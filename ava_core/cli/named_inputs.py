@@ -11,6 +11,7 @@ from ava_core.steps.spec import Input, StepSpec, flag
 
 if TYPE_CHECKING:
     from ava_core.config import AvaConfig
+    from ava_core.config.model import ModelConfig
 
 DOWNLOADS = "models"
 """Folder of the work folder for registered models; all machines of a training see it."""
@@ -54,6 +55,12 @@ def find_named(
     return found
 
 
+def find_registered(port: Input, value: str, work: Path) -> list[Path]:
+    """The folder that the flag of an input names; raises as `find_named`."""
+    folder = _folder(port, value, work)
+    return [folder] if folder else []
+
+
 def architecture_reader(spec: StepSpec, work: Path) -> Callable[[str], Mapping[str, Any] | None]:
     """Reads the section `model` of what `train.init` names; strictly in the step that begins from it.
 
@@ -75,6 +82,14 @@ def architecture_reader(spec: StepSpec, work: Path) -> Callable[[str], Mapping[s
         return read_architecture(folder)
 
     return read
+
+
+def architecture_of(model: Path) -> ModelConfig:
+    """The section `model` that a finished model has; raises as `ava_core.config.inheritance.read_architecture`."""
+    from ava_core.config.inheritance import read_architecture
+    from ava_core.config.model import ModelConfig
+
+    return ModelConfig.model_validate(read_architecture(model))
 
 
 def refuse_output_among(inputs: Mapping[str, list[Path]], spec: StepSpec, output: Path) -> None:
@@ -106,6 +121,7 @@ def _folder(port: Input, name: str, work: Path, beside: Path = Path()) -> Path |
     from ava_core.config.register import REGISTERED
     from ava_core.errors import ConfigError
 
+    asked = port.setting or flag(port.name)
     if name.startswith(REGISTERED):
         from ava_core.distributed.ranks import Ranks
 
@@ -116,14 +132,14 @@ def _folder(port: Input, name: str, work: Path, beside: Path = Path()) -> Path |
 
         return download_model(name, tracking_uri(), work.absolute() / DOWNLOADS).folder
     if "://" in name:
-        raise ConfigError(f"{port.setting} = {name}: must be a folder, or models:/NAME@ALIAS: fetch it first")
+        raise ConfigError(f"{asked} = {name}: must be a folder, or models:/NAME@ALIAS: fetch it first")
     folder = (beside / name).absolute()
     if port.kind is None:  # no step need have made it
         _verify_made(folder)
     elif any(next(folder.glob(pattern), None) for pattern in CHECKPOINTS):
         instead = f"; give --resume {name}, with --reset-optimizer if only its weights are wanted"
         raise ConfigError(
-            f"{port.setting} = {name}: is a checkpoint: {flag(port.name)} takes a finished model"
+            f"{asked} = {name}: is a checkpoint: {flag(port.name)} takes a finished model"
             f"{instead if port.setting == BEGINNING else ''}"
         )
     return folder

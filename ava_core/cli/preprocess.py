@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.cli.clean_part import PART
+from ava_core.cli.conversations import FOR
 from ava_core.cli.step_command import step_command
 
 if TYPE_CHECKING:
@@ -39,4 +40,4 @@ def _compute(run: StepRun) -> None:
     run.timings.update(result.timings)
 
 
-command = step_command("preprocess", _compute, _digest_inputs, instead=PART)
+command = step_command("preprocess", _compute, _digest_inputs, instead=(PART, FOR))

@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +30,7 @@ class Instead:
     """Something else that a step's command does with the same flags.
 
     Attributes:
-        flag: its name, with underscores.
+        flag: its name, with underscores; one more at the end where it is a word of Python.
         help: one line for `--help`.
         call: does it, with what the step was asked for and the values of all flags.
         metavar: what the value is called; None for a switch.
@@ -49,7 +49,7 @@ class Instead:
 
         for name, (_, default) in self.options.items():
             if not flags[self.flag] and flags[name] != default:
-                raise ConfigError(f"{flag(name)}: means something only with {flag(self.flag)}")
+                raise ConfigError(f"{flag(name)}: means something only with {flag(self.flag.rstrip('_'))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def step_command(
     compute: Callable[[StepRun], None],
     digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None = None,
     runner: Runner | None = None,
-    instead: Instead | None = None,
+    instead: tuple[Instead, ...] = (),
     switches: tuple[Switch, ...] = (),
 ) -> Callable[..., None]:
     """The command of a step.
@@ -112,26 +112,21 @@ def step_command(
         compute: calls the library with what the run holds.
         digest_inputs: digests of unverified inputs from the configuration and the folders given.
         runner: instead of `run_step`, for a step that may be one of several processes.
-        instead: something else that can be asked for.
+        instead: what else can be asked for; the first that is, is done.
         switches: flags that are short for settings.
     """
     spec = STEPS[name]
 
     def command(**flags: Any) -> None:
         short = [f"{switch.setting}=true" for switch in switches if flags[switch.flag]]
-        if instead:
-            instead.refuse_options_alone(flags)
+        for other in instead:
+            other.refuse_options_alone(flags)
         request = _request(spec, digest_inputs, flags, short)
-        if instead and flags[instead.flag]:
-            instead.call(request, flags)
-            return
-        from ava_core.runtime.step import run_step
-        from ava_core.tracking.labels import write_labels
-        from ava_core.tracking.recording import recorded
-
-        with recorded(request) as watched:
-            (runner or run_step)(request, watched(compute))
-        write_labels(request.output, request.config.run)
+        asked = next((other for other in instead if flags[other.flag]), None)
+        if asked:
+            asked.call(request, flags)
+        else:
+            run_request(request, compute, runner)
 
     command.__doc__ = spec.summary
     flags = {port.name: _input_flag(port) for port in spec.inputs}
@@ -139,16 +134,34 @@ def step_command(
         flags[choice.name] = flag_of(str, ..., f"{choice.help} One of {', '.join(choice.values)}.")
     for export in spec.exports:
         flags[export.name] = flag_of(Path | None, None, f"For Kubeflow: {export.help}")
-    if instead:
-        kind, default = (bool, False) if instead.metavar is None else (str | None, None)
-        flags[instead.flag] = flag_of(kind, default, instead.help, flag(instead.flag), metavar=instead.metavar)
-        flags.update(instead.options)
+    for other in instead:
+        kind, default = (bool, False) if other.metavar is None else (str | None, None)
+        flags[other.flag] = flag_of(kind, default, other.help, flag(other.flag.rstrip("_")), metavar=other.metavar)
+        flags.update(other.options)
     for switch in switches:
         flags[switch.flag] = flag_of(bool, False, switch.help, flag(switch.flag))
     parameters = [_parameter(name, *given) for name, given in {**flags, **COMMON}.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def request_for(
+    step: str, request: Request, inputs: Mapping[str, list[Path]], digest_inputs: Callable[[], dict[str, str]]
+) -> Request:
+    """What another step is asked for by the flags of this one."""
+    return replace(request, spec=STEPS[step], inputs=inputs, digest_inputs=digest_inputs)
+
+
+def run_request(request: Request, compute: Callable[[StepRun], None], runner: Runner | None = None) -> None:
+    """Run a step under its contract, recorded in MLflow."""
+    from ava_core.runtime.step import run_step
+    from ava_core.tracking.labels import write_labels
+    from ava_core.tracking.recording import recorded
+
+    with recorded(request) as watched:
+        (runner or run_step)(request, watched(compute))
+    write_labels(request.output, request.config.run)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -158,8 +171,9 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _input_flag(port: Input) -> tuple[Any, Any]:
     text = port.help or _origin(port)
-    if port.setting:
-        return flag_of(str | None, None, text, flag(port.name), metavar="FOLDER|models:/NAME@ALIAS")
+    if port.setting or port.registered:
+        kind, default = (str, ...) if port.required and not port.setting else (str | None, None)
+        return flag_of(kind, default, text, flag(port.name), metavar="FOLDER|models:/NAME@ALIAS")
     if port.repeated:
         return flag_of(list[Path] | None, None, text, flag(port.name))
     return flag_of(Path, ..., text) if port.required else flag_of(Path | None, None, text)
@@ -181,7 +195,13 @@ def _request(
     """What was asked for; from here on there is a log."""
     # Before anything imports tqdm: progress is ours to show, and the bars of libraries would fill a log with halves.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from ava_core.cli.named_inputs import architecture_reader, as_settings, find_named, refuse_output_among
+    from ava_core.cli.named_inputs import (
+        architecture_reader,
+        as_settings,
+        find_named,
+        find_registered,
+        refuse_output_among,
+    )
     from ava_core.config import resolve
     from ava_core.errors import ConfigError
     from ava_core.progress import Progress
@@ -204,7 +224,9 @@ def _request(
     logs.configure(flags["log_level"], flags["log_file"] or output.with_name(f"{output.name}.log"))
     if resolved.preset_reason:
         logging.getLogger(__name__).info("preset auto: %s", resolved.preset_reason)
-    inputs = {port.name: _folders(port, flags[port.name]) for port in spec.inputs if not port.setting}
+    unnamed = [port for port in spec.inputs if not port.setting]
+    inputs = {port.name: _folders(port, flags[port.name]) for port in unnamed if not port.registered}
+    inputs |= {port.name: find_registered(port, flags[port.name], flags["work"]) for port in unnamed if port.registered}
     inputs |= find_named(spec, resolved.config, flags["work"], inputs)
     refuse_output_among(inputs, spec, output)
     return Request(

@@ -9,7 +9,7 @@ fixing its value; `--set key=null` sets null.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from ava_core.config import presets
 from ava_core.config.faults import explain, show_value, unknown_keys
 from ava_core.config.inheritance import contradictions, find_architecture
 from ava_core.config.schema import AvaConfig
+from ava_core.config.sft import inherited
 from ava_core.config.yaml_text import MAX_BYTES, MAX_DEPTH, YamlError, cut_by_comment, read_yaml
 from ava_core.errors import ConfigError, shorten
 
@@ -135,13 +136,25 @@ def _validate(layers: list[_Layer], reason: str | None) -> Resolved:
         origins.update(dict.fromkeys(_leaves(layer.values), layer.name))
     if faults:
         raise ConfigError(*_first(faults))
+    taken = inherited(merged.get("train"))
+    origins = {f"sft.{key}": origins[f"train.{key}"] for key in _leaves(taken) if f"train.{key}" in origins} | origins
+    if isinstance(own := merged.get("sft", {}), Mapping):
+        merged["sft"] = _merge(taken, own)
     try:
         config = AvaConfig.model_validate(merged)
     except ValidationError as error:
-        found = islice(error.errors(include_url=False), MAX_FAULTS + 1)
+        found = islice(_without_repeated(error.errors(include_url=False)), MAX_FAULTS + 1)
         raise ConfigError(*_first(list(dict.fromkeys(explain(item, origins) for item in found)))) from error
     leaves = _leaves(config.model_dump(mode="json", by_alias=True))
     return Resolved(config, {key: origins.get(key, "default") for key in leaves}, reason)
+
+
+def _without_repeated(errors: Sequence[Any]) -> Iterator[Any]:
+    """Without what `sft` has taken over from a faulty `train`."""
+    known = {(*item["loc"][1:], item["msg"]) for item in errors if item["loc"][:1] == ("train",)}
+    for item in errors:
+        if item["loc"][:1] != ("sft",) or (*item["loc"][1:], item["msg"]) not in known:
+            yield item
 
 
 def _first(faults: list[str]) -> list[str]:

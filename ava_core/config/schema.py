@@ -10,7 +10,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from ava_core.config.align import AlignConfig
 from ava_core.config.compiling import compile_fault
+from ava_core.config.conversations import ConversationsConfig
 from ava_core.config.data import DataConfig
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.config.kubernetes import KubernetesConfig
@@ -20,6 +22,7 @@ from ava_core.config.quantize import QuantizeConfig
 from ava_core.config.register import RegisterConfig
 from ava_core.config.run import RunConfig
 from ava_core.config.section import Section
+from ava_core.config.sft import SftConfig
 from ava_core.config.tokenizer import TokenizerConfig
 from ava_core.config.train import TrainConfig
 
@@ -39,6 +42,9 @@ class AvaConfig(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    align: AlignConfig = AlignConfig()
+    conversations: ConversationsConfig = ConversationsConfig()
+    sft: SftConfig = SftConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: Annotated[RegisterConfig, Field(alias="register")] = RegisterConfig()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from ava_core.config.train import TrainConfig
 from ava_core.distributed.group import require_devices
 from ava_core.distributed.ranks import Ranks
+from ava_core.launching.requests import training_function
 from ava_core.launching.workers import train_in_processes
 from ava_core.progress import Progress
 from ava_core.training.memory.out_of_memory import MicroBatch, until_it_fits
@@ -32,7 +32,7 @@ def launch(request: TrainRequest, progress: Progress) -> TrainResult:
     """
     config = request.train_config
     if Ranks.from_environment().size > 1:  # whoever started the ranks halves the micro-batch and starts them again
-        return _train()(request, progress)
+        return training_function(request.step)(request, progress)
     starts_others = config.processes > 1 or config.hostfile is not None
     if starts_others:
         if config.hostfile is None:  # before the memory: too many processes are too much of it, for that reason
@@ -43,12 +43,6 @@ def launch(request: TrainRequest, progress: Progress) -> TrainResult:
         smaller = replace(request, train_config=fitting)
         if starts_others:
             return train_in_processes(smaller, quiet=progress.quiet)
-        return _train()(smaller, progress)
+        return training_function(request.step)(smaller, progress)
 
     return until_it_fits(MicroBatch(config, request.state), attempt)
-
-
-def _train() -> Callable[[TrainRequest, Progress], TrainResult]:
-    from ava_core.training.train import train  # takes seconds that a process which only starts others can save
-
-    return train

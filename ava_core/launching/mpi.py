@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if options.secrets:
             os.environ.update(read_secrets(options.secrets))
-        _require_code(options.code)
+        _require_code(options.program[0], options.code)
         if shutil.which("mpirun") is None:
             raise AvaError("mpirun: not found: the image needs Open MPI and an ssh client")
         hosts, port = order_hosts(read_hosts(options.hostfile), options.nodes)
@@ -174,14 +174,14 @@ def read_secrets(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text().strip() for path in files}
 
 
-def _require_code(expected: str | None) -> None:
+def _require_code(step: str, expected: str | None) -> None:
     """The same code here as where the job was started, or the work could not be found by its key."""
     if expected is None:
         return
     from ava_core.runtime.code import code_of
     from ava_core.steps.table import STEPS
 
-    if code_of(STEPS["train"]).digest != expected:
+    if code_of(STEPS[step]).digest != expected:
         raise ConfigError(
             "the image of the runtime holds other code than the one that started this job: apply"
             " `python -m ava_core.launching.runtime --image IMAGE` with the step's image"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from ava_core.config.hosts import world_size
@@ -23,11 +24,12 @@ from ava_core.distributed.group import TIMEOUT, require_devices, store_of
 from ava_core.distributed.peers import LostPeer
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
+from ava_core.launching.requests import decode, encode, training_function
 from ava_core.progress import Progress
 from ava_core.runtime import logs
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.step import run_step
-from ava_core.training.request import TrainRequest, decode, encode
+from ava_core.training.request import TrainRequest
 
 log = logging.getLogger(__name__)
 _ANNOUNCEMENT, _HEARD = "ava_announcement", "ava_heard"
@@ -49,12 +51,13 @@ def run_step_as_rank(request: Request, compute: Callable[[StepRun], None]) -> No
     if ranks.size == 1:
         run_step(request, compute)
         return
-    expected = world_size(request.config.train)
+    expected = world_size(request.training)
     if ranks.size != expected:
-        machines = " on each machine of train.hostfile" if request.config.train.hostfile else ""
+        section = request.spec.training
+        machines = f" on each machine of {section}.hostfile" if request.training.hostfile else ""
         raise ConfigError(
-            f"environment: {ranks.size} processes were started, but train.processes ="
-            f" {request.config.train.processes}{machines} makes {expected}: start {expected}, or change train.processes"
+            f"environment: {ranks.size} processes were started, but {section}.processes ="
+            f" {request.training.processes}{machines} makes {expected}: start {expected}, or change {section}.processes"
         )
     if ranks.is_first:
         _run_as_rank_zero(ranks, request, compute)
@@ -112,18 +115,21 @@ def _run_as_other_rank(ranks: Ranks, request: Request) -> None:
         sys.exit(message["exit_code"])
     else:
         training = decode(message["request"])
-        from ava_core.training.train import train
-
         # This machine may have other threads than rank 0's, and the folders in another place; a registered model has
         # been fetched by rank 0 for all.
-        init, teacher = (
-            next(iter(request.inputs.get(name, ())), by_rank_zero)
-            for name, by_rank_zero in (("init", training.init), ("teacher", training.teacher))
-        )
         here = replace(
-            training, threads=request.threads, shards=request.inputs["shards"][0], init=init, teacher=teacher
+            training,
+            threads=request.threads,
+            shards=_own(request, "conversations", "shards") or training.shards,
+            init=_own(request, "init", "model") or training.init,
+            teacher=_own(request, "teacher") or training.teacher,
         )
-        train(here, Progress(quiet=True))
+        training_function(training.step)(here, Progress(quiet=True))
+
+
+def _own(request: Request, *names: str) -> Path | None:
+    """The folder that this process was given for the first of these inputs that the step has."""
+    return next((folder for name in names for folder in request.inputs.get(name, ())), None)
 
 
 def _await_announcement(ranks: Ranks) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`ava train` with `launcher: trainjob`: the step here, its processes on a cluster.
+"""A step that trains with `launcher: trainjob`: the step here, its processes on a cluster.
 
 Inside the TrainJob runs the step itself, under its whole contract, in the same work folder, which lies on a volume that
 all machines share. Its key is that of the same training on one machine with as many ranks. What remains to do here is
@@ -25,6 +25,7 @@ from ava_core.runtime.code import code_of
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.step import find_entry, run_step
 from ava_core.runtime.work import Entry
+from ava_core.steps.table import STEPS
 
 log = logging.getLogger(__name__)
 
@@ -58,26 +59,27 @@ def inside(request: Request) -> Request:
         ConfigError: batches or GPUs can't be divided among the ranks, or the work folder isn't on the shared volume.
     """
     config, kubernetes = request.config, request.config.kubernetes
-    settings, processes = kubernetes.train_job, request.config.train.processes
-    require_divisible_batches(config.train, settings.nodes)
+    training, section = request.training, request.spec.training
+    settings, processes = kubernetes.train_job, training.processes
+    require_divisible_batches(training, settings.nodes)
     if settings.gpus_per_node not in (0, processes):
         raise ConfigError(
-            f"kubernetes.train_job.gpus_per_node = {settings.gpus_per_node}: must be train.processes = {processes}, one"
-            " GPU for each process of a machine, or 0 to train on CPUs"
+            f"kubernetes.train_job.gpus_per_node = {settings.gpus_per_node}: must be {section}.processes = {processes},"
+            " one GPU for each process of a machine, or 0 to train on CPUs"
         )
     if kubernetes.work.claim is None:
         raise ConfigError(
             "kubernetes.work.claim = null: name the PersistentVolumeClaim (ReadWriteMany) that the machines of"
-            " train.launcher = trainjob share"
+            f" {section}.launcher = trainjob share"
         )
     if not request.work.is_relative_to(kubernetes.work.mount_path):
         raise ConfigError(
             f"--work {request.work}: must be inside kubernetes.work.mount_path = {kubernetes.work.mount_path}, the"
             " volume that the machines of the TrainJob share"
         )
-    train = config.train.model_copy(update={"launcher": "local", "processes": settings.nodes * processes})
+    alone = training.model_copy(update={"launcher": "local", "processes": settings.nodes * processes})
     threads = config.threads or settings.cpu
-    return replace(request, config=config.model_copy(update={"train": train, "threads": threads}))
+    return replace(request, config=config.model_copy(update={section: alone, "threads": threads}))
 
 
 def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJob:
@@ -91,7 +93,7 @@ def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJ
     """
     kubernetes = request.config.kubernetes
     key = entry.folder.name
-    arguments = [request.spec.name, "--params-yaml", params_yaml(inner.config)]
+    arguments = [*request.spec.words, "--params-yaml", params_yaml(inner.config, request.spec.training)]
     for port in request.spec.inputs:
         for path in request.inputs.get(port.name, []):
             arguments += [f"--{port.name}", str(_shared(path, Path(kubernetes.work.mount_path), folder / port.name))]
@@ -99,7 +101,7 @@ def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJ
     command = job_command(
         [*arguments, *(["--force"] if request.force else [])],
         nodes=kubernetes.train_job.nodes,
-        processes=request.config.train.processes,
+        processes=request.training.processes,
         code=code_of(request.spec, request.work).digest,
         secrets=SECRETS if kubernetes.secrets else None,
     )
@@ -111,19 +113,33 @@ def plan(request: Request, inner: Request, entry: Entry, folder: Path) -> TrainJ
                 " kubernetes.secrets",
                 name,
             )
-    return TrainJob(name=job_name(key), key=key, command=command, environment=environment, kubernetes=kubernetes)
+    return TrainJob(
+        name=job_name(key, request.spec.name),
+        key=key,
+        command=command,
+        environment=environment,
+        kubernetes=kubernetes,
+        step=request.spec.name,
+    )
 
 
-def params_yaml(config: AvaConfig) -> str:
+def params_yaml(config: AvaConfig, section: str = "train") -> str:
     """What differs from the defaults, as text. The preset is among it by its values, and must not come on top again.
 
     The precision always: its default is up to the machine.
 
     With a model to begin from, the whole section `model`: what is left out there would be the parent's.
+
+    Args:
+        config: what was resolved.
+        section: the settings of the training; those of other trainings are left out.
     """
-    values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"preset", "kubernetes"})
-    values.setdefault("train", {})["precision"] = config.train.precision
-    if config.train.init is not None:
+    others = {spec.training for spec in STEPS.values() if spec.training} - {section}
+    values = config.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"preset", "kubernetes", *others}
+    )
+    values.setdefault(section, {})["precision"] = getattr(config, section).precision
+    if section == "train" and config.train.init is not None:
         values["model"] = config.model.model_dump(mode="json")
     return yaml.safe_dump(values, allow_unicode=True)
 

@@ -49,6 +49,7 @@ class TrainJob:
     command: list[str]
     environment: dict[str, str]
     kubernetes: KubernetesConfig
+    step: str = "train"
 
     @property
     def resources(self) -> dict[str, str]:
@@ -56,13 +57,13 @@ class TrainJob:
         settings = self.kubernetes.train_job
         resources = {"cpu": str(settings.cpu), "memory": settings.memory}
         if settings.gpus_per_node:
-            resources[self.kubernetes.steps.pod("train").gpu_type or GPU] = str(settings.gpus_per_node)
+            resources[self.kubernetes.steps.pod(self.step).gpu_type or GPU] = str(settings.gpus_per_node)
         return resources
 
     @property
     def labels(self) -> dict[str, str]:
         """Labels of the TrainJob itself."""
-        return {"app.kubernetes.io/name": "ava-moe", "app.kubernetes.io/component": "train"}
+        return {"app.kubernetes.io/name": "ava-moe", "app.kubernetes.io/component": self.step}
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -80,7 +81,7 @@ class TrainJob:
         if replicated_job == "launcher" and self.kubernetes.secrets:  # rank 0 runs there, and it alone speaks to MLflow
             volumes.append({"name": "ava-secrets", "projected": {"defaultMode": 0o440, "sources": self._secrets()}})
             mounts.append({"name": "ava-secrets", "mountPath": str(SECRETS), "readOnly": True})
-        train = self.kubernetes.steps.pod("train")
+        train = self.kubernetes.steps.pod(self.step)
         metadata = {"labels": self.kubernetes.labels, "annotations": self.kubernetes.annotations}
         return {
             "metadata": {name: dict(values) for name, values in metadata.items() if values},
@@ -103,9 +104,9 @@ class TrainJob:
         ]
 
 
-def job_name(key: str) -> str:
+def job_name(key: str, step: str = "train") -> str:
     """A name by the training's key, short enough for those that Kubernetes derives from it (63 characters)."""
-    return f"ava-train-{key[:16]}"
+    return f"ava-{step}-{key[:16]}"
 
 
 def job_command(
@@ -129,7 +130,7 @@ def job_command(
             have `launcher: local` and `processes: nodes x processes`; the folders are shared by all nodes.
         nodes: machines that take part, the launcher's included.
         processes: ranks on each of them.
-        code: digest of the training's code here (`code_of(STEPS["train"]).digest`); the job refuses another one.
+        code: digest of the training's code here (`code_of` of the step); the job refuses another one.
         secrets: folder in the container with one file for each secret variable.
         hostfile: names of all nodes; the first word of each line is read.
         ssh: folder with id_rsa, id_rsa.pub and authorized_keys.

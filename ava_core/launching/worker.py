@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,19 +23,18 @@ from ava_core.files import write_json
 from ava_core.interruption import handle_signals, outlive_terminal
 from ava_core.launching import failures
 from ava_core.launching.lifetime import die_with_parent
+from ava_core.launching.requests import TrainingFunction, decode, training_function
 from ava_core.progress import Progress
 from ava_core.runtime import logs
-from ava_core.training.request import TrainRequest, TrainResult, decode
 
 log = logging.getLogger(__name__)
-Train = Callable[[TrainRequest, Progress], TrainResult]
 
 
-def main(train: Train | None = None) -> NoReturn:
+def main(train: TrainingFunction | None = None) -> NoReturn:
     """Work as one rank, and end with its exit code.
 
     Args:
-        train: instead of `ava_core.training.train.train`, for tests.
+        train: instead of the step's function, for tests.
     """
     path = Path(sys.argv[1])
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
@@ -49,7 +47,8 @@ def main(train: Train | None = None) -> NoReturn:
         _configure_output(ranks, path.parent, request)
         training = decode(request["request"])
         limit_threads(ranks.threads_of_each(training.threads))
-        result = (train or _train())(training, Progress(quiet=request["quiet"] or not ranks.is_first))
+        train = train or training_function(training.step)
+        result = train(training, Progress(quiet=request["quiet"] or not ranks.is_first))
         if ranks.is_first:
             write_json(path.parent / "result.json", asdict(result))
     except SystemExit as error:
@@ -57,12 +56,6 @@ def main(train: Train | None = None) -> NoReturn:
     except BaseException as error:
         _fail(path.parent, error, ranks.rank)
     _end(0)
-
-
-def _train() -> Train:
-    from ava_core.training.train import train  # the first import of torch
-
-    return train
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError
 from ava_core.launching.hosts import run_on_hosts
 from ava_core.launching.processes import run_here
-from ava_core.training.request import TrainRequest, TrainResult, encode
+from ava_core.launching.requests import encode
+from ava_core.training.request import TrainRequest, TrainResult
 
 log = logging.getLogger(__name__)
 WORKER = "ava_core.launching.worker"

@@ -28,6 +28,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 NOT_READ = {"pyc", "so", "pth"}
 """Endings of files beside modules that no step reads: compiled, or for the environment."""
 CACHE = "code.json"
+LAUNCH = f"{ROOT}.launching.launch"
+"""What calls the training of every step that trains, and halves its micro-batch where memory runs out."""
 LARGEST_CACHE = 2_000
 """Files in the cache past which it is begun anew; a checkout has some 300, and each change of one adds one."""
 
@@ -71,6 +73,8 @@ def codes_of(specs: Iterable[StepSpec], work: Path | None = None, package: Path 
     for spec in specs:
         # The command counts too, though it lies in a package that doesn't: it calls the function.
         roots = {spec.function.partition(":")[0]} | ({f"{ROOT}.cli.{spec.name}"} & reader.tree.modules.keys())
+        if spec.training:
+            roots.add(LAUNCH)
         found[spec.name] = Code(dict(sorted(_files(reader, roots))))
     reader.save()
     return found

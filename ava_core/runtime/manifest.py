@@ -23,6 +23,7 @@ from ava_core.config.hardware import usable_cores
 from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json, write_whole
 from ava_core.runtime.digests import digest_unchanged, digest_value, files_below
+from ava_core.steps.tools import command_of
 
 log = logging.getLogger(__name__)
 NAME = "manifest.json"
@@ -141,9 +142,9 @@ def verify(folder: Path, *producers: str) -> Manifest:
     """
     manifest = read(folder)
     if producers and manifest.step not in producers:
-        wanted = " or ".join(f"`ava {name}`" for name in producers)
-        raise AvaError(f"{folder}: is the output of `ava {manifest.step}`, not of {wanted}")
-    remedy = f"restore the folder or run `ava {manifest.step}` again"
+        wanted = " or ".join(f"`{command_of(name)}`" for name in producers)
+        raise AvaError(f"{folder}: is the output of `{command_of(manifest.step)}`, not of {wanted}")
+    remedy = f"restore the folder or run `{command_of(manifest.step)}` again"
     for name in sorted(set(_names(folder)) ^ manifest.files.keys()):
         state = "is missing" if name in manifest.files else "is not in the manifest"
         raise IntegrityError(f"{folder / name}: {state}: {remedy}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ava_core.config.hardware import usable_cores
 from ava_core.config.hosts import world_size
 from ava_core.config.schema import AvaConfig
+from ava_core.config.train import TrainConfig
 from ava_core.progress import Progress
 from ava_core.steps.spec import StepSpec
 
@@ -50,8 +51,13 @@ class Request:
 
     @property
     def ranks(self) -> int:
-        """Processes that the step computes in: those of the training, for the step that trains."""
-        return world_size(self.config.train) if "train" in self.spec.sections else 1
+        """Processes that the step computes in: those of its training, for a step that trains."""
+        return world_size(self.training) if self.spec.training else 1
+
+    @property
+    def training(self) -> TrainConfig:
+        """The settings of the step's training; only of a step that trains."""
+        return getattr(self.config, self.spec.training)
 
 
 @dataclass(kw_only=True)

@@ -41,6 +41,7 @@ class Input:
         required: refuse to start without it.
         repeated: the flag may be given several times. A component has one input for each of the values of the flag that
             tells the outputs of the giving step apart.
+        registered: the flag may name a registered model, as models:/NAME@ALIAS, too.
         by_hand: only for people at a shell; the stages of DVC and the components don't know it.
         setting: dotted key of the configuration that says the same as the flag, which wins: a folder, or a registered
             model. It enters the step's key by the contents of what it names. Where the configuration names something,
@@ -55,6 +56,7 @@ class Input:
     description: str = ""
     required: bool = True
     repeated: bool = False
+    registered: bool = False
     by_hand: bool = False
     setting: str = ""
     beside: str = ""
@@ -120,6 +122,8 @@ class StepSpec:
         exports: parts of the output that can be written to files of their own as well.
         descriptions: of the component's parameters, where they say more than for other steps.
         cacheable: False for a step that looks or writes outside its folders, which is never skipped.
+        invoked: words after `ava` that run it; empty: its name is a command of its own.
+        training: the section with the settings of its training, for a step that trains.
     """
 
     name: str
@@ -136,6 +140,13 @@ class StepSpec:
     exports: tuple[Export, ...] = ()
     descriptions: Mapping[str, str] = field(default_factory=dict)
     cacheable: bool = True
+    invoked: tuple[str, ...] = ()
+    training: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What runs it, after `ava`."""
+        return self.invoked or (self.name,)
 
     @property
     def pipeline_inputs(self) -> tuple[Input, ...]:

@@ -7,6 +7,8 @@ configuration, dvc.yaml (`python -m pipelines.stages`) and the tables of figures
 from __future__ import annotations
 
 from ava_core.steps.kinds import (
+    CONVERSATIONS,
+    CONVERSATIONS_IN,
     DECISION,
     EVALUATION,
     EVALUATION_IN,
@@ -70,7 +72,8 @@ STEPS: dict[str, StepSpec] = {
             output="model",
             kind=MODEL,
             sections=("seed", "model", "train"),
-            function="ava_core.launching.launch:launch",
+            function="ava_core.training.train:train",
+            training="train",
             inputs=(
                 SHARDS_IN,
                 Input(
@@ -127,6 +130,68 @@ STEPS: dict[str, StepSpec] = {
                 "estimated_memory_bytes",
             ),
             headlines=("validation_bits_per_byte", "steps", "tokens_per_second"),
+        ),
+        StepSpec(
+            name="conversations",
+            summary="Make shards for fine-tuning of conversations: tokens, and which of them are the assistant's.",
+            output="conversations",
+            kind=CONVERSATIONS,
+            sections=("conversations",),
+            function="ava_core.alignment.prepare:prepare",
+            invoked=("preprocess", "--for", "sft"),
+            inputs=(
+                SHARDS_IN,
+                Input(
+                    name="data",
+                    help="Folder with the corpus; sources with a relative path are read from it.",
+                    description="Folder with the corpus.",
+                    required=False,
+                ),
+            ),
+            metrics=(
+                *(
+                    f"{split}_{count}"
+                    for split in ("train", "validation", "test")
+                    for count in ("conversations", "answers", "tokens", "learnt", "answer_bytes")
+                ),
+                "left_out",
+                "duplicates_removed",
+            ),
+            timings=("wall_seconds",),
+            headlines=("train_conversations", "train_answers", "left_out"),
+        ),
+        StepSpec(
+            name="sft",
+            summary="Fine-tune a model on conversations: it learns the assistant's answers, and where they end.",
+            output="sft",
+            kind=MODEL,
+            sections=("seed", "sft"),
+            function="ava_core.alignment.sft:train",
+            training="sft",
+            inputs=(
+                Input(
+                    name="model",
+                    kind=MODEL,
+                    help="Model to fine-tune: its folder, or models:/NAME@ALIAS.",
+                    registered=True,
+                ),
+                CONVERSATIONS_IN,
+            ),
+            metrics=(
+                "train_loss",
+                "validation_loss",
+                "start_validation_loss",
+                "validation_loss_gain",
+                "validation_bits_per_byte",
+                "ended_answers",
+                "start_ended_answers",
+                "steps",
+                "tokens_seen",
+                "parameters",
+                "active_parameters",
+            ),
+            timings=("tokens_per_second", "wall_seconds", "training_seconds", "startup_seconds", "peak_memory_bytes"),
+            headlines=("validation_loss", "validation_loss_gain", "ended_answers"),
         ),
         StepSpec(
             name="quantize",

@@ -73,6 +73,12 @@ def makers(kind: Kind | None) -> tuple[str, ...]:
     return tuple(name for name, spec in {**STEPS, **TOOLS}.items() if kind is not None and spec.kind == kind)
 
 
+def command_of(name: str) -> str:
+    """How a step or tool is run: `ava train`. A step that this version doesn't know has its name for it."""
+    spec = {**STEPS, **TOOLS}.get(name)
+    return " ".join(["ava", *(spec.words if spec else (name,))])
+
+
 def origin(kind: Kind) -> str:
     """Where a folder of a kind comes from, for messages: `output folder of `ava train` or `ava import``."""
-    return f"output folder of {' or '.join(f'`ava {name}`' for name in makers(kind))}"
+    return f"output folder of {' or '.join(f'`{command_of(name)}`' for name in makers(kind))}"

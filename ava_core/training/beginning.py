@@ -14,19 +14,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from ava_core.config.adapter import AdapterConfig
 from ava_core.config.model import ModelConfig
-from ava_core.data.curriculum import CurriculumBatches
-from ava_core.data.shards import ShardedSplit
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.vocabulary import grow_vocabulary
 from ava_core.training.adapting import add_updates, require_same_model
+from ava_core.training.batch import Batches
 from ava_core.training.checkpoints import Checkpoint, Restored, check_resume, position_of, read_weights, resume_from
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.freezing import frozen_state
@@ -37,35 +36,54 @@ log = logging.getLogger(__name__)
 CONTINUE, ANEW = "continue", "anew"
 
 
-def build_model(config: ModelConfig, split: ShardedSplit, vocab_size: int = 0) -> EnhancedMoEForCausalLM:
-    """A model with fresh weights for the tokens of `split`.
+class Vocabulary(Protocol):
+    """What of a tokenizer a model is made for."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries; every token is smaller."""
+        ...
+
+    @property
+    def boundary_token_id(self) -> int:
+        """The token that ends every document."""
+        ...
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills up batches."""
+        ...
+
+
+def build_model(config: ModelConfig, vocabulary: Vocabulary, vocab_size: int = 0) -> EnhancedMoEForCausalLM:
+    """A model with fresh weights for the tokens of `vocabulary`.
 
     Args:
         config: the architecture.
-        split: of shards.
+        vocabulary: of the shards.
         vocab_size: rows of the embedding, where they are more than the tokenizer's entries.
     """
-    boundary = split.boundary_token_id
+    boundary = vocabulary.boundary_token_id
     return EnhancedMoEForCausalLM(
         EnhancedMoEConfig(
             **config.model_dump(),
-            vocab_size=max(vocab_size, split.vocab_size),
+            vocab_size=max(vocab_size, vocabulary.vocab_size),
             bos_token_id=boundary,
             eos_token_id=boundary,
-            pad_token_id=split.pad_token_id,
+            pad_token_id=vocabulary.pad_token_id,
         )
     )
 
 
 def build_from(
-    parent: Parent, config: ModelConfig, split: ShardedSplit, adapter: AdapterConfig | None = None
+    parent: Parent, config: ModelConfig, vocabulary: Vocabulary, adapter: AdapterConfig | None = None
 ) -> EnhancedMoEForCausalLM:
     """A model with the weights of a finished one, and rows for the entries that its tokenizer has got since.
 
     Args:
         parent: the finished one.
         config: the architecture.
-        split: of shards.
+        vocabulary: of the shards.
         adapter: with a kind, the model gets its updates, and they alone are to be trained.
 
     Raises:
@@ -75,11 +93,11 @@ def build_from(
     model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**config.model_dump(), vocab_size=parent.vocab_size))
     load_parent(model, parent)
     if adapter is not None and adapter.kind:
-        require_same_model(parent, config, split.vocab_size)
+        require_same_model(parent, config, vocabulary.vocab_size)
         add_updates(model, adapter)
         return model
-    boundary = split.boundary_token_id
-    grow_vocabulary(model, split.vocab_size, boundary_token_id=boundary, pad_token_id=split.pad_token_id)
+    boundary = vocabulary.boundary_token_id
+    grow_vocabulary(model, vocabulary.vocab_size, boundary_token_id=boundary, pad_token_id=vocabulary.pad_token_id)
     return model
 
 
@@ -129,48 +147,48 @@ class Beginning:
                 ", or train.init_schedule be anew"
             )
 
-    def build(self, split: ShardedSplit) -> EnhancedMoEForCausalLM:
+    def build(self, vocabulary: Vocabulary) -> EnhancedMoEForCausalLM:
         """The model with the weights that the training begins with; every call gives the same.
 
         But for a checkpoint whose optimiser is kept: the engine takes the weights with its state.
         """
         if self._random is None:
             self._random = torch.get_rng_state()
-            self._tell(split)
-            return self._build(split)
+            self._tell(vocabulary)
+            return self._build(vocabulary)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._random)
-            return self._build(split)
+            return self._build(vocabulary)
 
-    def finished(self, split: ShardedSplit, trained: dict[str, torch.Tensor], model: Any) -> EnhancedMoEForCausalLM:
+    def finished(self, vocabulary: Vocabulary, trained: dict[str, torch.Tensor], model: Any) -> EnhancedMoEForCausalLM:
         """The model of a finished training, float32: what was trained, and as they were, the frozen parameters.
 
         Args:
-            split: of the shards.
+            vocabulary: of the shards.
             trained: exact weights and buffers by name, without the frozen ones; those of other heads are left out.
             model: the one that was trained.
         """
         if frozen := frozen_state(model):
-            finished = self.build(split)
+            finished = self.build(vocabulary)
             trained = {
                 **{name: finished.state_dict()[name] for name in frozen & finished.state_dict().keys()},
                 **trained,
             }
         else:
-            finished = build_model(self.request.model_config, split, self.parent.vocab_size if self.parent else 0)
+            finished = build_model(self.request.model_config, vocabulary, self.parent.vocab_size if self.parent else 0)
         finished.load_state_dict({name: trained[name] for name in finished.state_dict()})
         return finished
 
-    def start(self, order: CurriculumBatches) -> Callable[[TrainingEngine], Restored] | None:
+    def start(self, batches: Batches) -> Callable[[TrainingEngine], Restored] | None:
         """What brings the engine, and the trainer, to where the training begins; None: they are there.
 
         Args:
-            order: of the training split's windows.
+            batches: what is trained on.
         """
         if self.parent:
             if self._schedule == ANEW:
                 return None
-            position = Restored(self.parent.steps, {}, self.parent.tokens_seen, order.record(0))
+            position = Restored(self.parent.steps, {}, self.parent.tokens_seen, batches.record(0))
             log.info("train: the schedule goes on at step %d", position.step)
             return lambda _: position
         return self._resume if self.checkpoint else None
@@ -188,16 +206,16 @@ class Beginning:
     def _schedule(self) -> str:
         return self.config.init_schedule or (CONTINUE if self.request.resume else ANEW)
 
-    def _tell(self, split: ShardedSplit) -> None:
+    def _tell(self, vocabulary: Vocabulary) -> None:
         if self.parent:
             log.info("train: begins from the weights of %s (%s)", self.parent.folder, self.parent.digest[:12])
-            if (added := split.vocab_size - self.parent.vocab_size) > 0:
+            if (added := vocabulary.vocab_size - self.parent.vocab_size) > 0:
                 log.info("train: %d further rows, for entries that the tokenizer has got since", added)
 
-    def _build(self, split: ShardedSplit) -> EnhancedMoEForCausalLM:
+    def _build(self, vocabulary: Vocabulary) -> EnhancedMoEForCausalLM:
         config = self.request.model_config
         parent, adapter = self.parent, self.config.adapter
-        model = build_from(parent, config, split, adapter) if parent else build_model(config, split)
+        model = build_from(parent, config, vocabulary, adapter) if parent else build_model(config, vocabulary)
         if self.checkpoint and (self.config.reset_optimizer or self.config.freeze):
             weights = read_weights(self.checkpoint, self.ranks)
             fill(model, {name: value for name, value in weights.items() if name in model.state_dict()}, "checkpoint")

@@ -13,8 +13,7 @@ from ava_core.config.hardware import Hardware, detect
 from ava_core.config.memory import require_memory
 from ava_core.config.optimizers import OPTIMIZERS
 from ava_core.config.train import TrainConfig
-from ava_core.data.shards import load_splits_info
-from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings
+from ava_core.data.tokenizer import CONFIG_FILE, FILE, read_settings, special_ids
 from ava_core.data.tokenizer_identity import require_extension
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError
@@ -44,7 +43,7 @@ def require_trainable(request: TrainRequest) -> None:
     if request.init:
         require_extension(request.init, request.shards)
     require_teacher(request)
-    vocab_size = load_splits_info(request.shards).vocab_size
+    vocab_size = special_ids(request.shards / "tokenizer").vocab_size
     require_memory(request.model_config, request.train_config, vocab_size, _machine())
 
 

@@ -1,13 +1,11 @@
-"""Request and result of a training; also as JSON, for the processes that take part in it."""
+"""Request and result of a training."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import SerializeAsAny
 
 from ava_core.config.model import ModelConfig
 from ava_core.config.train import TrainConfig
@@ -19,8 +17,8 @@ class TrainRequest:
 
     model_config: ModelConfig
     """The architecture."""
-    train_config: TrainConfig
-    """How it is trained."""
+    train_config: SerializeAsAny[TrainConfig]
+    """How it is trained: the step's section."""
     seed: int
     """Of the weights, the batches and all noise."""
     shards: Path
@@ -47,6 +45,8 @@ class TrainRequest:
     """Where checkpoints go that outlive the training; None: none does."""
     profile: Path | None = None
     """Where the profile of `train.profile` goes; None: nothing is profiled."""
+    step: str = "train"
+    """Name of the step in the step table, whose function trains."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +57,3 @@ class TrainResult:
     """Figures that are the same on every run."""
     timings: dict[str, float]
     """Figures that a clock or a memory meter gave."""
-
-
-def encode(request: TrainRequest) -> dict[str, Any]:
-    """The request as JSON values."""
-    return TypeAdapter(TrainRequest).dump_python(request, mode="json", by_alias=True)
-
-
-def decode(values: dict[str, Any]) -> TrainRequest:
-    """The request that `encode` made values of."""
-    return TypeAdapter(TrainRequest).validate_json(json.dumps(values))

@@ -1,42 +1,39 @@
-"""Training from shards to a model folder: how a training is built, run and written."""
+"""Training from shards to a model folder: how a training is built, run and written, whatever it is trained on."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from ava_core.config.parameters import active_count
-from ava_core.data.curriculum import CurriculumBatches, build_batches
-from ava_core.data.reencoding import reads
-from ava_core.data.shards import ShardedSplit, load_splits_info
 from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.distributed import group, peers
 from ava_core.distributed.ranks import Ranks
-from ava_core.errors import ConfigError
 from ava_core.files import write_json
 from ava_core.models import EnhancedMoEForCausalLM
-from ava_core.models.pretrained import load_pretrained
 from ava_core.origin import carry_origin
 from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree, digest_value
 from ava_core.training.adapting import keep_updates, parameters_without_updates
+from ava_core.training.batch import Batches
 from ava_core.training.beginning import Beginning
 from ava_core.training.callbacks import CallbackList, default_callbacks
 from ava_core.training.callbacks.profile import StepProfile
 from ava_core.training.checkpoints import CheckpointFolder
-from ava_core.training.difficulty import reference_difficulty
 from ava_core.training.ema import Ema
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.freezing import freeze
 from ava_core.training.gradients import Guard, build_clipper
 from ava_core.training.history import History
+from ava_core.training.material import Material, Pretraining
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
 from ava_core.training.memory.watch import MemoryWatch
 from ava_core.training.preconditions import require_trainable
-from ava_core.training.pretraining import NextToken, StreamBatches
+from ava_core.training.pretraining import NextToken
 from ava_core.training.process import peak_memory_bytes, prepare
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.request import TrainRequest, TrainResult
@@ -44,10 +41,8 @@ from ava_core.training.schedules import RateSchedule
 from ava_core.training.speed.clock import PhaseClock
 from ava_core.training.speed.flops import utilization
 from ava_core.training.speed.peak import measure_peak
-from ava_core.training.teacher.batches import TaughtBatches
-from ava_core.training.teacher.lessons import prepare_lessons, record_of
+from ava_core.training.teacher.lessons import record_of
 from ava_core.training.trainer import Trainer
-from ava_core.training.validation import SplitValidation
 
 log = logging.getLogger(__name__)
 RECORDS = ("experts.jsonl", "samples.jsonl")
@@ -55,7 +50,7 @@ RECORDS = ("experts.jsonl", "samples.jsonl")
 
 
 def train(request: TrainRequest, progress: Progress) -> TrainResult:
-    """Train a model in this process, alone or as one of several ranks.
+    """Pretrain a model in this process, alone or as one of several ranks.
 
     Rank 0 writes it to `request.output` as a Transformers folder with its tokenizer and history. How many processes
     take part is decided by who starts them: `ava_core.launching`.
@@ -71,22 +66,26 @@ def train(request: TrainRequest, progress: Progress) -> TrainResult:
         AvaError: too little text, or the loss is not finite.
         IntegrityError: the shards or a checkpoint can't be read.
     """
+    return train_on(Pretraining, request, progress)
+
+
+def train_on(material: Callable[[TrainRequest], Material], request: TrainRequest, progress: Progress) -> TrainResult:
+    """As `train`, on what `material` opens."""
     require_trainable(request)
     ranks = Ranks.from_environment()
     with peers.loss_explained(ranks.rank, request.state / "checkpoints") if ranks.size > 1 else nullcontext():
-        return _Training(request, ranks, progress).run()
+        return _Training(request, material(request), ranks, progress).run()
 
 
 class _Training:
     """One attempt at a training in this process: built, run, and written."""
 
-    def __init__(self, request: TrainRequest, ranks: Ranks, progress: Progress) -> None:
-        self.request, self.ranks, self.progress = request, ranks, progress
+    def __init__(self, request: TrainRequest, material: Material, ranks: Ranks, progress: Progress) -> None:
+        self.request, self.material, self.ranks, self.progress = request, material, ranks, progress
         self.model_config, self.config = request.model_config, request.train_config
-        self.training, self.validation = (ShardedSplit.open(request.shards, name) for name in ("train", "validation"))
         self.tokenizer = request.shards / "tokenizer"
         self.callbacks = CallbackList(
-            default_callbacks(self.config, progress, request.state, self.tokenizer, self.validation)
+            default_callbacks(self.config, progress, request.state, self.tokenizer, material.held_out_text)
         )
 
     def run(self) -> TrainResult:
@@ -95,9 +94,8 @@ class _Training:
         prepare(self.ranks.threads_of_each(self.request.threads), self.request.seed)
         beginning = Beginning(self.request, self._identity(), self.ranks)
         beginning.check()
-        order = self._order()
-        self.lessons = prepare_lessons(self.request, self.training, self.ranks, self.progress)
-        model = beginning.build(self.training)
+        batches = self.material.batches(self.ranks, self.progress)
+        model = beginning.build(self.material)
         self.vocab_size = model.config.vocab_size
         parameters = parameters_without_updates(model)
         objective = NextToken(model, self.config)
@@ -109,13 +107,13 @@ class _Training:
             f"{parameters:,}",
             self.config.steps,
             f"{self.config.global_batch_size * self.config.sequence_length:,}",
-            order.passes(0, self.config.steps),
+            self.material.passes(self.config.steps),
         )
         self.callbacks.callbacks.append(MemoryWatch(plan))
         if self.request.profile is not None and self.config.profile is not None:
             self.callbacks.callbacks.append(StepProfile(self.config.profile, self.request.profile))
-        trainer = self._trainer(model, objective, order)
-        start = beginning.start(order)
+        trainer = self._trainer(model, objective, batches)
+        start = beginning.start(batches)
         trainer.run(partial(start, trainer.engine) if start else None)
         peak_bytes = peak_memory_bytes()
         plan.compare(peak_bytes)
@@ -124,7 +122,7 @@ class _Training:
         exact = trainer.engine.exact_state_dict() | (trainer.ema.average if trainer.ema else {})
         result = self._result(trainer, plan, peak_bytes, parameters)
         if self.ranks.is_first:
-            finished = beginning.finished(self.training, exact, trainer.model)
+            finished = beginning.finished(self.material, exact, trainer.model)
             if beginning.parent and self.config.adapter.kind:
                 keep_updates(finished, self.config.adapter, beginning.parent.digest, self.request.output)
             self._write(finished, trainer.history, result, beginning.record)
@@ -143,32 +141,7 @@ class _Training:
             "loss.multi_token_depth": self.config.loss.multi_token_depth if self.config.loss.multi_token_weight else 0,
         }
 
-    def _order(self) -> CurriculumBatches:
-        split, difficulty = self.training, None
-        if self.request.reference:
-            if self.config.curriculum.difficulty != "reference":
-                raise ConfigError("--reference: is used only with train.curriculum.difficulty = reference")
-            if not reads(self.request.reference, self.request.shards, split):
-                raise ConfigError(
-                    f"--reference {self.request.reference}: its tokenizer is not that of {self.request.shards}, whose"
-                    " tokens it would score: give a model that was trained with the same one"
-                )
-            model, _ = load_pretrained(EnhancedMoEForCausalLM, self.request.reference)
-            difficulty = reference_difficulty(
-                model,
-                split.tokens,
-                self.config.sequence_length,
-                vocab_size=split.vocab_size,
-                boundary_token_id=split.boundary_token_id,
-            )
-        boundary = split.boundary_token_id
-        return build_batches(split.tokens, boundary, self.config, self.request.seed, difficulty, split.fingerprint)
-
-    def _batches(self, order: CurriculumBatches) -> StreamBatches:
-        boundary = self.training.boundary_token_id
-        return TaughtBatches(order, boundary, self.lessons) if self.lessons else StreamBatches(order, boundary)
-
-    def _trainer(self, model: EnhancedMoEForCausalLM, objective: NextToken, order: CurriculumBatches) -> Trainer:
+    def _trainer(self, model: EnhancedMoEForCausalLM, objective: NextToken, batches: Batches) -> Trainer:
         config, ranks = self.config, self.ranks
         engine = TrainingEngine(model, config, ranks, objective)
         buffers = [name for name, _ in model.named_buffers()]
@@ -179,8 +152,8 @@ class _Training:
             config=config,
             ranks=ranks,
             engine=engine,
-            batches=self._batches(order),
-            validation=SplitValidation(self.validation, config),
+            batches=batches,
+            validation=self.material.validation(),
             rates=RateSchedule(engine.optimizer, config),
             clipper=build_clipper(config),
             guard=Guard(config.guard, loss_scaling=config.precision == "fp16"),
@@ -198,8 +171,7 @@ class _Training:
         peak = self.ranks.size * measure_peak(self.model_config, self.config, self.vocab_size, trainer.device)
         metrics = {
             "train_loss": trainer.recent_loss,
-            "validation_loss": last["validation_loss"],
-            "validation_bits_per_byte": last["validation_bits_per_byte"],
+            **{name: last[name] for name in self.material.figures},
             "tokens_seen": last["tokens_seen"],
             "steps": last["step"],
             "parameters": parameters,
@@ -221,24 +193,20 @@ class _Training:
     ) -> None:
         """The model folder: weights in float32, tokenizer, history, what later steps need to know."""
         output, state = self.request.output, self.request.state
+        if self.material.ends and model.generation_config is not None:
+            model.generation_config.eos_token_id = [self.material.boundary_token_id, *self.material.ends]
         model.eval().save_pretrained(output, max_shard_size="2GB")
         copy_tokenizer(self.tokenizer, output, model.config.max_position_embeddings)
         for name in RECORDS:
             if (state / name).exists():
                 shutil.copyfile(state / name, output / name)
         history.export(output)
-        info = load_splits_info(self.request.shards)
-        corpus = {
-            f"{name}_{kind}": getattr(split, f"num_{kind}")
-            for name, split in info.splits.items()
-            for kind in ("documents", "tokens", "bytes")
-        }
         record = {
             "sequence_length": self.config.sequence_length,
             "precision": self.config.precision,
             "parameters": result.metrics["parameters"],
             "active_parameters": result.metrics["active_parameters"],
-            "corpus": {**corpus, "vocab_size": info.vocab_size},
+            "corpus": self.material.corpus(),
             **beginning,
             **record_of(self.request),
         }

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ava_core.config.train import TrainConfig
 from ava_core.data.batches import bits_per_byte, scoring_windows
 from ava_core.data.shards import ShardedSplit
 from ava_core.losses import IGNORE_INDEX, UnifiedLoss
 from ava_core.models import EnhancedMoEForCausalLM
+from ava_core.training.batch import Batch
 from ava_core.training.pretraining import packed_document_ids
 
 
@@ -61,34 +61,30 @@ def mean_loss(
         batch_size: windows scored at once.
         limit: score only so many windows, evenly spaced.
     """
+    return mean_loss_of(model, _batches(split, sequence_length, batch_size, limit))
+
+
+@torch.no_grad()
+def mean_loss_of(model: EnhancedMoEForCausalLM, batches: Iterable[Batch]) -> tuple[float, int]:
+    """As `mean_loss`, over the labelled tokens of batches."""
     model.eval()
     device, plain = next(model.parameters()).device, UnifiedLoss.standard()
     total, count = 0.0, 0
-    for inputs, labels, ids in _batches(split, sequence_length, batch_size, limit):
-        output = model(
-            input_ids=inputs.to(device),
-            shift_labels=labels.to(device),
-            document_ids=None if ids is None else ids.to(device),
-            loss_function=plain,
-            return_logits=False,
-            use_cache=False,
-        )
-        tokens = int((labels != IGNORE_INDEX).sum())
-        total += float(output.loss_parts["cross_entropy"]) * tokens
-        count += tokens
+    for batch in batches:
+        output = model(**batch.to(device).model_inputs, loss_function=plain, return_logits=False, use_cache=False)
+        total += float(output.loss_parts["cross_entropy"]) * batch.num_labels
+        count += batch.num_labels
     return total / count, count
 
 
-def _batches(
-    split: ShardedSplit, sequence_length: int, batch_size: int, limit: int | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _batches(split: ShardedSplit, sequence_length: int, batch_size: int, limit: int | None) -> Iterator[Batch]:
     windows = scoring_windows(
         split.tokens, sequence_length, split.boundary_token_id, batch_size=batch_size, limit=limit
     )
     for batch in windows:
         labels = np.where(batch.mask, batch.targets, IGNORE_INDEX)
-        yield (
-            torch.from_numpy(batch.inputs),
-            torch.from_numpy(labels),
-            packed_document_ids(batch.inputs, split.boundary_token_id),
+        yield Batch(
+            input_ids=torch.from_numpy(batch.inputs),
+            labels=torch.from_numpy(labels),
+            document_ids=packed_document_ids(batch.inputs, split.boundary_token_id),
         )

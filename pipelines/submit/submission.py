@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ava_core.errors import ConfigError
 from pipelines import command_line, kubernetes
 from pipelines.ava_pipeline import NAME
-from pipelines.compile import choose_image, compile_pipeline, parent_folder, require_reachable_teacher
+from pipelines.compile import choose_image, compile_configured, parent_folder, require_reachable_teacher
 
 NAME_CHARACTERS = 12
 
@@ -66,8 +66,7 @@ def from_flags(flags: argparse.Namespace) -> Submission:
             f"train.init = {parent}: no pod sees that folder: give models:/NAME@ALIAS, or an address that the cluster"
             " can read, such as s3://bucket/model"
         )
-    begins_from_folder = parent_folder(config) is not None
-    ir = compile_pipeline(config.quantize.schemes, choose_image(flags.image), config.kubernetes, begins_from_folder)
+    ir = compile_configured(config, choose_image(flags.image))
     short = commit[:NAME_CHARACTERS] or "uncommitted"
     return Submission(
         ir=ir,

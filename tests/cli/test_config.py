@@ -10,7 +10,8 @@ def test_every_value_is_shown_with_where_it_came_from(ava, tmp_path):
     (tmp_path / "params.yaml").write_text("preset: cpu/small\ntrain: {steps: 500}\n")
     result = ava("config", "show", "--set", "train.momentum=0.9")
     assert result.code == 0
-    origins = dict(re.findall(r"^ *([a-z_0-9]+): .*  # (.+)$", result.out, re.MULTILINE))
+    of_train = result.out.partition("\nalign:")[0]
+    origins = dict(re.findall(r"^ *([a-z_0-9]+): .*  # (.+)$", of_train, re.MULTILINE))
     assert origins["steps"] == "params.yaml"
     assert origins["momentum"] == "--set"
     assert origins["hidden_size"] == "configs/cpu/small.yaml"

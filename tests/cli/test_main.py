@@ -17,13 +17,13 @@ def test_help_names_every_step_and_tool(ava):
     result = ava("--help")
     assert result.code == 0
     commands = {line.split()[0] for line in result.out.partition("Commands:")[2].splitlines() if line.strip()}
-    assert {*STEPS, "generate", "show", "config"} <= commands
+    assert {*(spec.words[0] for spec in STEPS.values()), "generate", "show", "config"} <= commands
     assert "record-outcome" not in commands
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_takes_the_flags_of_the_contract(ava, name):
-    shown = ava(name, "--help").out
+    shown = ava(STEPS[name].words[0], "--help").out
     contract = ["params", "params-yaml", "config", "set", "work", "force", "executor-output", "version", "output"]
     contract += ["log-level", "log-file", "quiet"]
     own = [item.name for item in (*STEPS[name].inputs, *STEPS[name].choices)]
@@ -100,11 +100,11 @@ def test_an_unknown_variable_of_ours_is_refused_by_name(ava):
     assert ava("--help", AVA_LOG_LEVEL="debug").code == 0
 
 
-@pytest.mark.parametrize("step", ["train", "quantize", "evaluate", "gate", "register"])
+@pytest.mark.parametrize("step", ["train", "sft", "quantize", "evaluate", "gate", "register"])
 def test_a_missing_input_folder_exits_1_and_names_it(ava, step, tmp_path):
     flags = [item for port in STEPS[step].inputs if port.required for item in (f"--{port.name}", tmp_path / "gone")]
     flags += [item for choice in STEPS[step].choices for item in (f"--{choice.name}", choice.values[0])]
-    result = ava(step, *flags, "--output", tmp_path / "out")
+    result = ava(*STEPS[step].words, *flags, "--output", tmp_path / "out")
     assert result.code == 1
     assert result.err == f"ava: {tmp_path / 'gone'}: no such folder: give the output folder of an earlier step\n"
     assert not (tmp_path / "out").exists()

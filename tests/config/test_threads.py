@@ -56,7 +56,7 @@ main.main()
     assert (json.loads(seen), line) == (expected, "False 0")
 
 
-COMPUTE = {"train", "quantize", "evaluate", "register"}
+COMPUTE = {"train", "sft", "quantize", "evaluate", "register"}
 """Steps that run the model, which has kernels."""
 
 

@@ -100,7 +100,7 @@ def test_other_code_than_the_starters_is_refused_before_any_work(job):
     result = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=250)
     assert result.returncode == 2
     assert result.stderr.startswith("ava: the image of the runtime holds other code")
-    mpi._require_code(code_of(STEPS["train"]).digest)
+    mpi._require_code("train", code_of(STEPS["train"]).digest)
 
 
 def test_missing_mpirun_is_one_line(job):

@@ -19,7 +19,7 @@ from ava_core.steps.schemes import SCHEMES
 from ava_core.steps.table import STEPS
 from components import image as images
 from pipelines import compile as compiling
-from pipelines.compile import compile_pipeline
+from pipelines.compile import compile_configured, compile_pipeline
 
 GOLDEN = Path(__file__).with_name("golden")
 VARIANTS = sorted(path.name.removesuffix(".params.yaml") for path in GOLDEN.glob("*.params.yaml"))
@@ -28,9 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def compiled(text: str) -> str:
-    config = resolve(params_text=text).config
-    begins = compiling.parent_folder(config) is not None
-    return compile_pipeline(config.quantize.schemes, IMAGE, config.kubernetes, begins_from_folder=begins)
+    return compile_configured(resolve(params_text=text).config, IMAGE)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -80,7 +78,7 @@ def test_another_process_compiles_the_same_bytes(tmp_path):
 
 
 def test_every_component_runs_the_image_asked_for():
-    ir, _ = yaml.safe_load_all(compile_pipeline(SCHEMES, IMAGE))
+    ir, _ = yaml.safe_load_all(compile_pipeline(SCHEMES, IMAGE, stages=["sft"]))
     executors = ir["deploymentSpec"]["executors"]
     images = {executor["container"]["image"] for executor in executors.values() if "container" in executor}
     assert images == {IMAGE}

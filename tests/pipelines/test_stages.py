@@ -6,25 +6,28 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 
+from ava_core.errors import ConfigError
 from ava_core.steps.spec import Input
 from ava_core.steps.table import STEPS
 from pipelines.compile import compile_pipeline
 from pipelines.graph import Graph
-from pipelines.stages import describe, render
+from pipelines.stages import check, describe, render
 
 ROOT = Path(__file__).parents[2]
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 def test_dvc_yaml_is_what_the_step_table_and_the_graph_make():
     assert (ROOT / "dvc.yaml").read_text() == render()
 
 
-def test_stages_read_what_the_tasks_of_the_graph_read():
+@pytest.mark.parametrize("alignment", [[], ["sft"]])
+def test_stages_read_what_the_tasks_of_the_graph_read(alignment):
     """That an input is the latest output of its kind is DVC's rule alone: the graph says which task gives it."""
-    graph = Graph(compile_pipeline(["int8"]))
+    graph = Graph(compile_pipeline(["int8"], stages=alignment))
+    stages = yaml.safe_load(render(alignment))["stages"]
     tasks = {
         name: task
         for component in [graph.spec["root"], *graph.spec["components"].values()]
@@ -40,10 +43,19 @@ def test_stages_read_what_the_tasks_of_the_graph_read():
             for given in task.get("inputs", {}).get("artifacts", {}).values()
             if "taskOutputArtifact" in given and given["taskOutputArtifact"]["producerTask"] != "importer"
         }
-        stage = STAGES[step]
+        stage = stages[step]
         assert read == {path for path in stage["deps"] if path.startswith("outputs/")} - {f"outputs/keys/{step}.json"}
         seen += 1
-    assert seen == len(STAGES) - len(["keys", "figures"])
+    assert seen == len(stages) - len(["keys", "figures"])
+
+
+def test_stages_of_alignment_that_the_parameters_do_not_name_are_refused(tmp_path):
+    (tmp_path / "dvc.yaml").write_text(render(["sft"]))
+    check(tmp_path / "dvc.yaml", ["sft"])
+    with pytest.raises(ConfigError, match=r"has sft stages of alignment, align.stages names none: run `python -m"):
+        check(tmp_path / "dvc.yaml", [])
+    with pytest.raises(ConfigError, match=r"has no stages of alignment, align.stages names sft: run"):
+        check(ROOT / "dvc.yaml", ["sft"])
 
 
 def test_of_two_steps_that_make_models_the_second_reads_the_first_and_is_read(monkeypatch):

@@ -8,11 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from ava_core.config import AvaConfig
+from ava_core.launching.requests import training_function
 from ava_core.runtime import code, source
 from ava_core.runtime.boundary import BOUNDARY, is_outside
 from ava_core.runtime.code import PACKAGE, code_of
@@ -23,6 +25,7 @@ DYNAMIC = {
     "ava_core.distributed.shared_memory_op": "loads what DeepSpeed's sources were compiled to",
 }
 """Modules in some step's key that import or start others by a value."""
+RUN_KERNELS = {"train", "sft", "quantize", "evaluate", "register"}
 
 
 class Copy:
@@ -190,25 +193,28 @@ def test_each_file_alone_changes_the_digest():
 @pytest.mark.parametrize(
     ("name", "change", "rerun"),
     [
-        ("data/splitting.py", appended("ADDED = 1"), {"preprocess"}),
-        ("training/schedules.py", appended("ADDED = 1"), {"train"}),
+        ("data/splitting.py", appended("ADDED = 1"), {"preprocess", "conversations"}),
+        ("training/schedules.py", appended("ADDED = 1"), {"train", "sft"}),
         ("quantization/rounding.py", appended("ADDED = 1"), {"quantize"}),
         ("evaluation/scoring.py", appended("ADDED = 1"), {"evaluate"}),
         ("registry/gates/decision.py", appended("ADDED = 1"), {"gate", "register"}),
-        ("config/train.py", appended("ADDED = 1"), {"train"}),
-        ("config/data.py", appended("ADDED = 1"), {"preprocess"}),
+        ("config/train.py", appended("ADDED = 1"), {"train", "sft"}),
+        ("config/sft.py", appended("ADDED = 1"), {"sft"}),
+        ("alignment/packing.py", appended("ADDED = 1"), {"sft"}),
+        ("alignment/plays.py", appended("ADDED = 1"), {"conversations"}),
+        ("config/data.py", appended("ADDED = 1"), {"preprocess", "conversations"}),
         ("config/evaluate.py", appended("ADDED = 1"), {"evaluate"}),
         ("config/quantize.py", appended("ADDED = 1"), {"quantize"}),
         ("config/register.py", appended("ADDED = 1"), {"gate", "register"}),
-        ("models/__init__.py", appended("ADDED = 1"), {"train", "quantize", "evaluate", "register"}),
-        ("kernels/native/products/product.h", appended("#define ADDED"), {"train", "quantize", "evaluate", "register"}),
+        ("models/__init__.py", appended("ADDED = 1"), RUN_KERNELS),
+        ("kernels/native/products/product.h", appended("#define ADDED"), RUN_KERNELS),
         # the module of the launching that calls the training, and how many threads a rank has of those in the key
-        ("launching/launch.py", appended("ADDED = 1"), {"train"}),
-        ("distributed/ranks.py", replaced("max(1, threads // ", "max(2, threads // "), {"train"}),
+        ("launching/launch.py", appended("ADDED = 1"), {"train", "sft"}),
+        ("distributed/ranks.py", replaced("max(1, threads // ", "max(2, threads // "), {"train", "sft"}),
         # imported by a computed name
-        ("models/routing/top_k.py", appended("ADDED = 1"), {"train", "quantize", "evaluate", "register"}),
-        ("data/sources/hub.py", appended("ADDED = 1"), {"preprocess"}),
-        ("generation/decoding.py", appended("ADDED = 1"), {"train", "evaluate", "register"}),
+        ("models/routing/top_k.py", appended("ADDED = 1"), RUN_KERNELS),
+        ("data/sources/hub.py", appended("ADDED = 1"), {"preprocess", "conversations"}),
+        ("generation/decoding.py", appended("ADDED = 1"), {"train", "sft", "evaluate", "register"}),
         # imported inside a function
         ("onnx/runtime.py", appended("ADDED = 1"), {"quantize", "evaluate", "register"}),
         ("evaluation/report/report.html.jinja", replaced("<h1>", "<h1>The "), {"evaluate"}),
@@ -222,7 +228,7 @@ def test_each_file_alone_changes_the_digest():
         # the version, which these two write into their outputs
         ("__init__.py", replaced('__version__ = "', '__version__ = "1.'), {"quantize", "register"}),
         ("errors.py", replaced("def one_line", "def single_line"), set(STEPS)),
-        ("training/ema.py", lambda text: None, {"train"}),
+        ("training/ema.py", lambda text: None, {"train", "sft"}),
     ],
 )
 def test_change_reruns_the_steps_that_run_it_and_no_others(copy, name, change, rerun):
@@ -287,12 +293,15 @@ def test_cache_that_can_not_be_written_fails_nothing(copy, tmp_path):
 
 def test_steps_that_run_the_kernels_have_their_choice_in_the_key(copy):
     running = {step for step, spec in STEPS.items() if code_of(spec, copy.work, copy.package).runs_kernels}
-    assert running == {"train", "quantize", "evaluate", "register"}
+    assert running == RUN_KERNELS
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_function_of_a_step_is_what_its_command_calls(step):
     module, _, function = STEPS[step].function.partition(":")
+    if STEPS[step].training:
+        assert training_function(step) is getattr(import_module(module), function)
+        return
     command = (PACKAGE / "cli" / f"{step}.py").read_text()
     names = {
         name.name

@@ -1,0 +1,1 @@
+"""After pretraining: conversations as data, and supervised fine-tuning on them."""

@@ -1,0 +1,50 @@
+"""The card of a data set of conversations: what it holds, how it looks to the model, what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ava_core.alignment.shards import SplitCounts
+from ava_core.config.conversations import ConversationsConfig
+
+SHOWN = 10
+"""Rows that were left out and are shown with their reasons."""
+
+
+def render_card(
+    config: ConversationsConfig,
+    counts: Mapping[str, SplitCounts],
+    samples: Mapping[str, str],
+    left_out: Sequence[Mapping[str, str]],
+    duplicates: int,
+) -> str:
+    """README.md of the shards.
+
+    Args:
+        config: what they were made by.
+        counts: of each split.
+        samples: the first conversation of each split as the model reads it.
+        left_out: name and reason of what gave none.
+        duplicates: conversations that were there more than once.
+    """
+    sources = ", ".join(f"{source.kind}: {source.location}" for source in config.sources)
+    lines = [
+        "# Conversations",
+        "",
+        f"Made by `ava preprocess --for sft` from {sources}. A token is learnt where it is the assistant's, or ends its"
+        " answer.",
+        "",
+        "| split | conversations | answers | tokens | learnt |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, split in counts.items():
+        share = f"{split.learnt:,} ({split.learnt / split.tokens:.0%})"
+        lines.append(f"| {name} | {split.conversations:,} | {split.answers:,} | {split.tokens:,} | {share} |")
+    lines += ["", f"{duplicates:,} repeated and {len(left_out):,} left out (`left_out.jsonl`).", ""]
+    if left_out:
+        lines += [f"- {entry['name']}: {entry['reason']}" for entry in left_out[:SHOWN]]
+        lines += [""]
+    lines += ["## How the model reads one", ""]
+    for name, text in samples.items():
+        lines += [f"### {name}", "", *(f"    {line}" for line in text.splitlines()), ""]
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""A conversation, and what makes one that can be learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Attributes:
+    role: who speaks.
+    content: what is said.
+    """
+
+    role: str
+    content: str
+
+    def as_dict(self) -> dict[str, str]:
+        """As templates and Transformers want it."""
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Attributes:
+    name: where it came from: the same on every machine.
+    messages: the system's if there is one, then user and assistant in turn; the assistant has the last word.
+    document: name of the document of the pretraining's corpus that it was taken from; None: it is of no such.
+    """
+
+    name: str
+    messages: tuple[Message, ...]
+    document: str | None = None
+
+
+class RowFault(ValueError):
+    """A row holds no conversation; the text says the field and what is wrong with it."""
+
+
+def checked(name: str, messages: Sequence[Message], document: str | None = None) -> Conversation:
+    """The conversation of these messages.
+
+    Raises:
+        RowFault: nobody answers, a message is empty, or the turns don't alternate.
+    """
+    for number, message in enumerate(messages):
+        if message.role not in ROLES:
+            raise RowFault(f"message {number + 1}: role = {message.role!r}: must be one of {', '.join(ROLES)}")
+        if not message.content.strip():
+            raise RowFault(f"message {number + 1}: content: the {message.role}'s message is empty")
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    if not turns:
+        raise RowFault("messages: there is no turn of user and assistant")
+    first = len(messages) - len(turns) + 1
+    for number, message in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if message.role != expected:
+            raise RowFault(f"message {first + number}: role = {message.role}: must be {expected}: turns alternate")
+    if turns[-1].role != "assistant":
+        raise RowFault(f"message {len(messages)}: role = user: the last message must be the assistant's")
+    return Conversation(name, tuple(messages), document)

@@ -1,0 +1,103 @@
+"""Rows in the shapes that data sets of conversations have, as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ava_core.alignment.conversation import Message, RowFault
+
+Row = Mapping[str, Any]
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A way to write a conversation into a row.
+
+    Attributes:
+        fields: that tell the shape from others; all are there.
+        read: the messages of a row; raises RowFault.
+    """
+
+    fields: tuple[str, ...]
+    read: Callable[[Row], list[Message]]
+
+
+def _messages(row: Row) -> list[Message]:
+    return [
+        Message(_text(item, "role", number), _text(item, "content", number)) for number, item in _items(row, "messages")
+    ]
+
+
+def _sharegpt(row: Row) -> list[Message]:
+    found = []
+    for number, item in _items(row, "conversations"):
+        speaker = _text(item, "from", number)
+        if speaker not in SHAREGPT_ROLES:
+            raise RowFault(f"message {number}: from = {speaker!r}: must be one of {', '.join(SHAREGPT_ROLES)}")
+        found.append(Message(SHAREGPT_ROLES[speaker], _text(item, "value", number)))
+    return found
+
+
+def _alpaca(row: Row) -> list[Message]:
+    asked = _field(row, "instruction")
+    if row.get("input"):
+        asked = f"{asked}\n\n{_field(row, 'input')}"
+    answer = [Message("user", asked), Message("assistant", _field(row, "output"))]
+    return [Message("system", _field(row, "system")), *answer] if row.get("system") else answer
+
+
+def _completion(row: Row) -> list[Message]:
+    if isinstance(row["prompt"], str):
+        return [Message("user", _field(row, "prompt")), Message("assistant", _field(row, "completion"))]
+    return [*_messages({"messages": row["prompt"]}), *_messages({"messages": row["completion"]})]
+
+
+SHAPES = {
+    "messages": Shape(("messages",), _messages),
+    "sharegpt": Shape(("conversations",), _sharegpt),
+    "alpaca": Shape(("instruction", "output"), _alpaca),
+    "completion": Shape(("prompt", "completion"), _completion),
+}
+"""By their names in `conversations.sources`, those with most telling fields last."""
+
+
+def shape_of(fields: Iterable[str]) -> str | None:
+    """The shape of a row with these fields; None: none has them."""
+    present = set(fields)
+    return next((name for name, shape in SHAPES.items() if present.issuperset(shape.fields)), None)
+
+
+def read_row(row: Row, shape: str) -> list[Message]:
+    """The messages of a row of one of `SHAPES`.
+
+    Raises:
+        RowFault: it lacks a field, or a field is something else than it should be.
+    """
+    for name in SHAPES[shape].fields:
+        if row.get(name) is None:
+            present = ", ".join(sorted(key for key, value in row.items() if value is not None)) or "none"
+            raise RowFault(f"{name}: is missing; the row has {present}")
+    return SHAPES[shape].read(row)
+
+
+def _items(row: Row, name: str) -> Iterable[tuple[int, Any]]:
+    value = row[name]
+    if not isinstance(value, list):
+        raise RowFault(f"{name}: is {type(value).__name__}, not a list of messages")
+    return enumerate(value, start=1)
+
+
+def _text(item: Any, key: str, number: int) -> str:
+    value = item.get(key) if isinstance(item, Mapping) else None
+    if not isinstance(value, str):
+        raise RowFault(f"message {number}: {key}: is {type(value).__name__}, not text")
+    return value
+
+
+def _field(row: Row, name: str) -> str:
+    if not isinstance(row.get(name), str):
+        raise RowFault(f"{name}: is {type(row.get(name)).__name__}, not text")
+    return row[name]

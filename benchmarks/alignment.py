@@ -1,0 +1,210 @@
+"""Fine-tuning on conversations against TRL's trainer: the same model, conversations and minutes.
+
+Usage: make bench-alignment, or python -m benchmarks.alignment [--minutes M] [--model DIR] [--conversations DIR]
+
+Begins from the model of `make pipeline-local`, with the dialogues of its plays. Ours is `ava sft`; TRL's is
+`SFTTrainer` as its documentation uses it, on the same tokens with the loss on the assistant's, at its default rate and
+at ones that suit a small model better. Each trains in a process of its own, one after the other. Of the start and of
+each end: loss of held-out answers in nats per token, the share of sampled answers that end by themselves, and bits per
+byte of the pretraining's test split, where what was forgotten shows. Kept in benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ava_core.config import resolve
+from benchmarks import hardware, report
+
+RATES = (2e-5, 1e-3)
+"""Of TRL's AdamW: its default, and one for models of some million parameters."""
+SAMPLES = 128
+
+
+def ours(model: Path, conversations: Path, minutes: float, folder: Path, overrides: Sequence[str]) -> Path:
+    """`ava sft` for so many minutes of steps. Returns the model's folder."""
+    fields = {"sft.steps": 100_000, "sft.max_minutes": minutes, "sft.samples": 0}
+    command = [sys.executable, "-m", "ava_core.cli.main", "sft", "--params", "params.yaml", "--quiet"]
+    command += [word for key, value in fields.items() for word in ("--set", f"{key}={value}")]
+    command += [word for item in overrides for word in ("--set", item)]
+    command += ["--model", str(model), "--conversations", str(conversations)]
+    command += ["--output", str(folder / "ours"), "--work", str(folder / "work")]
+    _run("ours", command)
+    return folder / "ours"
+
+
+def theirs(model: Path, conversations: Path, minutes: float, folder: Path, rate: float) -> Path:
+    """TRL's trainer for as many. Returns the model's folder."""
+    output = folder / f"trl-{rate:g}"
+    request = {
+        "model": str(model),
+        "conversations": str(conversations),
+        "minutes": minutes,
+        "rate": rate,
+        "output": str(output),
+    }
+    _run(output.name, [sys.executable, "-m", "benchmarks.alignment", "--train-with-trl", json.dumps(request)])
+    return output
+
+
+def train_with_trl(model: str, conversations: str, minutes: float, rate: float, output: str) -> None:
+    """The process of `theirs`."""
+    import trl
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+    import ava_core.models  # noqa: F401  registers the architecture
+    from ava_core.alignment.shards import ConversationShards
+
+    class Clock(TrainerCallback):
+        """Ends the training, and its linear decay, after the minutes."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started = getattr(self, "started", None) or time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+            left = 1 - (time.monotonic() - self.started) / (60 * minutes)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * max(left, 0.0)
+            control.should_training_stop = left <= 0
+
+    shards = ConversationShards.open(Path(conversations))
+    rows = [
+        {"input_ids": item.tokens.tolist(), "assistant_masks": item.learnt.astype(int).tolist()}
+        for item in shards.read("train")
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(Path(conversations) / "tokenizer")
+    arguments = trl.SFTConfig(
+        output_dir=f"{output}.trainer",
+        max_steps=1_000_000,
+        per_device_train_batch_size=16,
+        learning_rate=rate,
+        lr_scheduler_type="constant",
+        assistant_only_loss=True,
+        max_length=shards.max_tokens,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=False,
+    )
+    trainer = trl.SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(model),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    trainer.model.save_pretrained(output)
+    print(f"{trainer.state.global_step} steps", file=sys.stderr)
+
+
+def figures(model: Path, conversations: Path, text: Path) -> dict[str, float]:
+    """What the benchmark says of a model."""
+    from ava_core.alignment.material import AnswerValidation, answer_of
+    from ava_core.alignment.packing import PackedRows
+    from ava_core.alignment.sft import ended_share
+    from ava_core.alignment.shards import ConversationShards
+    from ava_core.data.batches import bits_per_byte
+    from ava_core.data.shards import ShardedSplit
+    from ava_core.models import EnhancedMoEForCausalLM
+    from ava_core.models.pretrained import load_pretrained
+    from ava_core.training.validation import mean_loss
+
+    config = resolve(params=Path("params.yaml")).config.sft
+    loaded, _ = load_pretrained(EnhancedMoEForCausalLM, model)
+    shards = ConversationShards.open(conversations)
+    held_out = shards.read("test")
+    rows = PackedRows.of(held_out, config.sequence_length, shards.special.padding, 0)
+    measured = AnswerValidation(rows, config).measure(loaded, whole=True)
+    asked = [answer_of(item.tokens, item.learnt) for item in held_out[:SAMPLES]]
+    ended = ended_share(loaded, [a.tolist() for a, _ in asked], [end for _, end in asked], shards.max_tokens, 0)
+    split = ShardedSplit.open(text, "test")
+    loss, count = mean_loss(loaded, split, config.sequence_length, batch_size=config.micro_batch_size)
+    return {
+        "loss": measured["validation_loss"],
+        "ended": ended,
+        "test_bits_per_byte": bits_per_byte(loss * count, split.num_bytes),
+    }
+
+
+def show(found: dict[str, dict[str, float]]) -> str:
+    """The table that is printed."""
+    start = found["start"]
+    rows = [
+        [
+            name,
+            f"{values['loss']:.4f}",
+            f"{values['loss'] - start['loss']:+.4f}",
+            f"{values['ended']:.0%}",
+            f"{values['test_bits_per_byte']:.4f}",
+            f"{values['test_bits_per_byte'] - start['test_bits_per_byte']:+.4f}",
+        ]
+        for name, values in found.items()
+    ]
+    return report.table(("model", "answers, nats/token", "change", "ended", "test bits/byte", "change"), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, measure, print and keep."""
+    flags = argparse.ArgumentParser(prog="python -m benchmarks.alignment", description=__doc__.split("\n")[0])
+    flags.add_argument("--minutes", type=float, default=3.0, help="of training steps (default: %(default)s)")
+    flags.add_argument("--model", type=Path, default=Path("outputs/model"), help="to begin from (default: %(default)s)")
+    flags.add_argument("--shards", type=Path, default=Path("outputs/shards"), help="its text (default: %(default)s)")
+    flags.add_argument("--conversations", type=Path, help="output of ava preprocess --for sft; default: it is made")
+    flags.add_argument("--trl-rate", type=float, action="append", help=f"of TRL's AdamW; default: {RATES}")
+    flags.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="for ours")
+    flags.add_argument("--results", type=Path, default=report.RESULTS, help="folder to keep figures in")
+    flags.add_argument("--train-with-trl", metavar="JSON", help=argparse.SUPPRESS)
+    given = flags.parse_args(arguments)
+    if given.train_with_trl:
+        train_with_trl(**json.loads(given.train_with_trl))
+        return 0
+    described = hardware.describe("cpu", len(os.sched_getaffinity(0)))
+    print(hardware.line(described))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        conversations = given.conversations or folder / "conversations"
+        if given.conversations is None:
+            _prepare(given.shards, conversations, folder)
+        models = {
+            "start": given.model,
+            "ava sft": ours(given.model, conversations, given.minutes, folder, given.overrides),
+        }
+        for rate in given.trl_rate or RATES:
+            models[f"TRL, rate {rate:g}"] = theirs(given.model, conversations, given.minutes, folder, rate)
+        found = {label: figures(model, conversations, given.shards) for label, model in models.items()}
+    print(show(found))
+    path = report.keep(
+        hardware.slug(described), "alignment", described, {"minutes": given.minutes, **found}, given.results
+    )
+    print(report.kept_in(path))
+    return 0
+
+
+def _prepare(shards: Path, output: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "ava_core.cli.main", "preprocess", "--for", "sft", "--params", "params.yaml"]
+    command += ["--shards", str(shards), "--data", "data/raw", "--output", str(output), "--work", str(folder / "work")]
+    _run("conversations", [*command, "--quiet"])
+
+
+def _run(name: str, command: Sequence[str]) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment |= {"CI": "true", "HF_HUB_OFFLINE": "1"}  # TRL reports its use elsewhere
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: ended with {done.returncode}\n{done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
