@@ -308,6 +308,31 @@ def test_experiment_with_another_learning_rate_runs(workspace):
     assert "lower-rate" in listed
 
 
+def test_sweep_that_is_queued_runs_and_its_results_are_those_of_the_experiments(workspace):
+    space = {
+        "name": "rates",
+        "method": "grid",
+        "metric": {"name": "validation_bits_per_byte"},
+        "parameters": {"train.learning_rate": {"values": [0.0001, 0.01]}},
+    }
+    (workspace.folder / "sweep.yaml").write_text(yaml.safe_dump(space))
+    sweep = ("ava", "sweep", "params.yaml", "--space", "sweep.yaml", "--via", "dvc")
+    assert workspace.run(*sweep).startswith("2 experiments queued")
+    assert "2 queued" in workspace.run(*sweep, "--results")
+    ran = workspace.run("dvc", "exp", "run", "--run-all")
+    assert "runs the code in" not in ran
+    shown = workspace.run(*sweep, "--results")
+    results = json.loads((workspace.folder / "outputs" / "sweeps" / "rates" / "sweep.json").read_text())
+    assert results["states"] == {"complete": 2} and results["best"] == 1, shown
+    assert [row["number"] for row in results["rows"]] == [1, 0]
+    workspace.run("dvc", "exp", "apply", "rates-0001")
+    metrics = json.loads((workspace.folder / "outputs" / "model" / "metrics.json").read_text())
+    assert results["rows"][0]["values"] == {"validation_bits_per_byte": metrics["validation_bits_per_byte"]}
+    assert f"{metrics['validation_bits_per_byte']:.5g}" in shown
+    workspace.run("git", "checkout", "--quiet", "--", "params.yaml")
+    workspace.run("dvc", "repro")
+
+
 def test_queued_experiment_is_registered_with_the_checkouts_server(workspace, mlflow_server):
     """It runs in a copy of the checkout, which DVC deletes."""
     local = Workspace(workspace.folder, "")

@@ -63,11 +63,13 @@ def sweep(
     checked = check(read, base, trials)
     called = _require_name(name or read.name or space.stem)
     if via == "katib":
+        if results:
+            raise ConfigError("--results: what came of an Experiment is shown by Katib: `kubectl get experiment NAME`")
         from ava_core.sweeping.katib import experiment
 
         print(experiment(called, base, checked, image=image, shards=shards, max_failures=max_failures), end="")
         return
-    if via == "dvc":
+    if via == "dvc" and not results:
         from ava_core.sweeping.dvc import queue
 
         logs.configure(log_level)
@@ -75,7 +77,7 @@ def sweep(
         return
     _require_optuna()
     from ava_core.sweeping.storage import require_storage
-    from ava_core.sweeping.sweep import SweepRequest, open_study, run_sweep, write_results
+    from ava_core.sweeping.sweep import SweepRequest, keep_results, open_study, run_sweep, write_results
 
     folder = (output or Path("outputs/sweeps") / called).absolute()
     if checked.plan.preprocess and shards is not None:
@@ -92,7 +94,12 @@ def sweep(
         max_failures=max_failures,
     )
     logs.configure(log_level, None if results else folder / "sweep.log")
-    found = write_results(open_study(request), request) if results else run_sweep(request)
+    if via == "dvc":
+        from ava_core.sweeping.dvc_results import gather_experiments
+
+        found = keep_results(gather_experiments(called, base, checked), request)
+    else:
+        found = write_results(open_study(request), request) if results else run_sweep(request)
     _print(found, request)
 
 

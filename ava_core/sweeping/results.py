@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -19,7 +19,8 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "interrupted",
 }
-_ORDER = list(STATES.values())
+_ORDER = [*STATES.values(), "queued"]
+"""States as rows are ordered by them; queued are experiments of DVC alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class TrialRow:
 
     Attributes:
         number: from 0.
-        state: complete, pruned, failed, running or interrupted (it goes on when the sweep does).
+        state: complete, pruned, failed, running, interrupted (it goes on when the sweep does), or with DVC queued.
         settings: by dotted key; of a trial that was interrupted before it had any, empty.
         values: of the objectives, by name; of a pruned trial the last figure on the validation split, if that is one.
         figures: all figures of a finished trial.
@@ -107,18 +108,22 @@ def gather(study: SweepStudy, *, importances: bool = True) -> Results:
         importances: compute them, which takes seconds.
     """
     space = study.checked.space
-    rows = [_row(trial, study) for trial in study.trials()]
-    front = _front([row for row in rows if row.state == "complete"], space.goals)
-    rows = [TrialRow(**{**asdict(row), "on_front": row.number in front}) for row in rows]
     return Results(
         name=study.name,
         method=space.method,
         objectives=space.goals,
         keys=list(space.parameters),
         trials=study.checked.trials,
-        rows=sorted(rows, key=lambda row: _rank(row, space.goals)),
+        rows=ranked([_row(trial, study) for trial in study.trials()], space.goals),
         importances=study.importances() if importances else {},
     )
+
+
+def ranked(rows: Sequence[TrialRow], goals: Sequence[ObjectiveConfig]) -> list[TrialRow]:
+    """Trials as `Results` has them: the best first, and told which are on the front."""
+    front = _front([row for row in rows if row.state == "complete"], goals)
+    marked = (replace(row, on_front=row.number in front) for row in rows)
+    return sorted(marked, key=lambda row: _rank(row, goals))
 
 
 def _row(trial: FrozenTrial, study: SweepStudy) -> TrialRow:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -54,6 +56,11 @@ def settings_of(chosen: dict[str, Any], checked: Checked) -> dict[str, Any]:
     return settings
 
 
+def chosen_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The choices that `settings_of` reads as these settings."""
+    return {key: _encoded(value) for key, value in settings.items()}
+
+
 def _encoded(value: Any) -> Any:
     plain = value is None or isinstance(value, bool | int | float | str)
     return value if plain and not str(value).startswith(_JSON) else _JSON + json.dumps(value)
@@ -68,7 +75,7 @@ class NumberedSampler(BaseSampler):
 
     def __init__(self, checked: Checked) -> None:
         self.space: SweepSpace = checked.space
-        self.points = [{key: _encoded(value) for key, value in point.items()} for point in checked.points]
+        self.points = [chosen_of(point) for point in checked.points]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._sampler(trial).infer_relative_search_space(study, trial)
@@ -115,7 +122,16 @@ def directions_of(space: SweepSpace) -> list[Literal["minimize", "maximize"]]:
 
 def random_settings(checked: Checked) -> Iterator[dict[str, Any]]:
     """The settings of all trials of the method random, without a storage: the same as a worker would give them."""
+    quieten()
     study = create_study(sampler=NumberedSampler(checked))
     for _ in range(checked.trials):
         trial = study.ask(distributions(checked))
         yield settings_of(trial.params, checked)
+
+
+def quieten() -> None:
+    """Let Optuna say nothing but errors."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Heartbeats outside of Study.optimize and choices that are no scalars: both are meant.
+    warnings.filterwarnings("ignore", module=r"optuna.*")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -12,7 +12,6 @@ import logging
 import socket
 import threading
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ava_core.errors import ConfigError, shorten
 from ava_core.redaction import redact, redact_address
 from ava_core.sweeping.checks import Checked
-from ava_core.sweeping.sampling import NumberedSampler, directions_of, distributions, pruner_of, settings_of
+from ava_core.sweeping.sampling import NumberedSampler, directions_of, distributions, pruner_of, quieten, settings_of
 from ava_core.sweeping.storage import BEAT_SECONDS, open_storage, storage_errors
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class SweepStudy:
     """
 
     def __init__(self, storage: str, name: str, checked: Checked, base: Mapping[str, str]) -> None:
-        _quieten()
+        quieten()
         self.address, self.name, self.checked = storage, name, checked
         self._distributions = distributions(checked)
         with self._reached():
@@ -151,21 +150,9 @@ class SweepStudy:
             return [trial for trial in self._study.get_trials() if trial.number < self.checked.trials]
 
     def importances(self) -> dict[str, float]:
-        """How much of the figure's variance each key explains (fANOVA; Hutter et al., 2014), of the first objective.
-
-        Over the finished trials; empty for fewer than three, or where all have the same figure.
-        """
-        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        if len(complete) < 3 or len({trial.values[0] for trial in complete}) < 2:
-            return {}
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        with suppress(ValueError, RuntimeError, ZeroDivisionError):
-            return dict(
-                optuna.importance.get_param_importances(
-                    self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
-                )
-            )
-        return {}
+        """See `importances_of`."""
+        with self._reached():
+            return importances_of(self._study)
 
     def _settle(self, definition: dict[str, Any]) -> None:
         known = self._study.user_attrs.get(DEFINITION)
@@ -204,6 +191,22 @@ class SweepStudy:
             yield
 
 
+def importances_of(study: optuna.Study) -> dict[str, float]:
+    """How much of the figure's variance each key explains (fANOVA; Hutter et al., 2014), of the first objective.
+
+    Over the finished trials; empty for fewer than three, or where all have the same figure.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < 3 or len({trial.values[0] for trial in complete}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    with suppress(ValueError, RuntimeError, ZeroDivisionError):
+        return dict(
+            optuna.importance.get_param_importances(study, evaluator=evaluator, target=lambda trial: trial.values[0])
+        )
+    return {}
+
+
 def _definition(checked: Checked) -> dict[str, Any]:
     """What makes two sweeps the same; the number of trials may grow."""
     values = checked.space.model_dump(mode="json", exclude={"name", "trials", "metric", "objectives", "parameters"})
@@ -236,10 +239,3 @@ def _is_gone(worker: Mapping[str, Any]) -> bool:
         return abs(psutil.Process(worker["pid"]).create_time() - worker["started"]) > 1.0
     except psutil.Error:
         return True
-
-
-def _quieten() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Heartbeats outside of Study.optimize and choices that are no scalars: both are meant.
-    warnings.filterwarnings("ignore", module=r"optuna.*")
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

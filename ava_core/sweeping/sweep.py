@@ -101,7 +101,11 @@ def open_study(request: SweepRequest) -> SweepStudy:
 
 def write_results(study: SweepStudy, request: SweepRequest, *, importances: bool = True) -> Results:
     """sweep.json, sweep.html and, once a trial is complete, best.yaml."""
-    results = gather(study, importances=importances)
+    return keep_results(gather(study, importances=importances), request)
+
+
+def keep_results(results: Results, request: SweepRequest) -> Results:
+    """As `write_results`, of what was gathered elsewhere."""
     request.folder.mkdir(parents=True, exist_ok=True)
     write_json(request.folder / JSON, results.as_dict())
     write_whole(request.folder / PAGE, render(results))
