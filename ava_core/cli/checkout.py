@@ -7,8 +7,10 @@ original: `.venv/bin/ava` in the copy runs the original's code with the original
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 
+from ava_core.checkout import checkout as original
 from ava_core.errors import AvaError
 
 REPAIR = "run `make setup`"
@@ -34,10 +36,23 @@ def refuse_copied_environment(script: str, prefix: str, package: Path) -> None:
 
 
 def foreign_checkout(folder: Path, package: Path) -> str | None:
-    """A line about code that is not that of the checkout in which the program was started; None if all is well."""
+    """A line about code that is not that of the checkout in which the program was started; None if all is well.
+
+    In a copy of the checkout that DVC makes for an experiment, all is well with the checkout's code if it is the same.
+    """
     if _is_checkout(folder) and not _same(folder / "ava_core", package):
+        if _same(original(folder), package.parent):
+            if _same_code(folder / "ava_core", package):
+                return None
+            return f"runs the code in {package.parent}, which has changed since DVC copied it for this experiment"
         return f"runs the code in {package.parent}, not that in {folder}: {REPAIR} here and use .venv/bin/ava"
     return None
+
+
+def _same_code(one: Path, other: Path) -> bool:
+    """Whether two folders have the same Python files."""
+    names = [{path.relative_to(folder) for path in folder.rglob("*.py")} for folder in (one, other)]
+    return names[0] == names[1] and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
 
 
 def _is_checkout(folder: Path) -> bool:
