@@ -121,12 +121,11 @@ def wandb_records(content):
 
 
 @pytest.mark.slow
-def test_wandb_stays_offline_and_holds_rows_names_and_no_secret(training, monkeypatch):
+def test_wandb_stays_offline_and_holds_one_run_with_rows_names_and_no_secret(training, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("A_TOKEN", SECRET)
-    training.write(range(1, 9))
-    deliver_until_ended(training.sender("wandb"), ended("finish"))
+    resumed(training, "wandb")
     (folder,) = (training.folder / "wandb").glob("offline-run-*")
     (file,) = folder.glob("*.wandb")
     steps, run = [], None
@@ -137,6 +136,7 @@ def test_wandb_stays_offline_and_holds_rows_names_and_no_secret(training, monkey
         elif record.HasField("run"):
             run = record.run
     assert steps == losses(range(1, 9))
+    assert run.run_id == "a" * 32 and folder.name.endswith(run.run_id)
     assert (run.display_name, run.notes, list(run.tags), run.project) == (
         "first try", "Does it *work*?", ["team:prose"], "verse"
     )  # fmt: skip
