@@ -69,7 +69,8 @@ def attend_by_products(q_BHSA: Tensor, k_BHSA: Tensor, v_BHSA: Tensor, mask: Ten
     """`attend` as two batched matrix products and a softmax, for as many key/value heads as query heads."""
     B, H, S, A = q_BHSA.shape
     if mask is None:
-        mask = torch.ones(S, k_BHSA.shape[2], dtype=torch.bool).tril()[None, None]
+        S_kv = k_BHSA.shape[2]
+        mask = torch.ones(S, S_kv, dtype=torch.bool).tril(S_kv - S)[None, None]  # the queries are the last positions
     bias = torch.zeros(mask.shape, dtype=q_BHSA.dtype).masked_fill_(~mask, torch.finfo(q_BHSA.dtype).min)
     bias = bias.expand(B, H, S, -1).reshape(B * H, S, -1) if mask.shape[0] > 1 else bias[0].expand(B * H, -1, -1)
     scores = torch.baddbmm(bias, q_BHSA.reshape(B * H, S, A), k_BHSA.reshape(B * H, -1, A).mT, alpha=A**-0.5)

@@ -92,6 +92,17 @@ def test_attention_is_what_its_definition_says(path, batch, groups, repeats, len
 
 
 @every_path
+def test_one_query_looks_at_the_whole_cache(path):
+    _, dtype, trained = path
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, length, 4).to(dtype) for heads, length in ((4, 1), (2, 9), (2, 9)))
+    with through(path):
+        out = attend(q.requires_grad_(trained), k, v, None)
+    everything = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+    torch.testing.assert_close(out.detach().double(), written_out(q.detach(), k, v, everything), rtol=0.05, atol=0.05)
+
+
+@every_path
 def test_changing_one_document_changes_no_bit_of_another(path):
     layer, rotary = make_attention(path[1])
     x = torch.randn(2, 24, 32, generator=torch.Generator().manual_seed(1)).to(path[1])
