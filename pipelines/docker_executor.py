@@ -19,7 +19,7 @@ from ava_core.errors import AvaError
 from pipelines.executor import Ending, split_lines
 
 PASSED_ON = (
-    *("AVA_KERNELS", "AVA_LOG_LEVEL", "HF_TOKEN", "http_proxy", "https_proxy", "no_proxy"),
+    *("AVA_KERNELS", "AVA_LOG_LEVEL", "AVA_ONNX_PROVIDER", "HF_TOKEN", "http_proxy", "https_proxy", "no_proxy"),
     *("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"),
 )
 """Variables of the caller that a task gets too, in small letters or capitals."""

@@ -38,7 +38,7 @@ from ava_core.cli import (
     tasks,
 )
 from ava_core.cli.version import version_option
-from ava_core.config.hardware import KERNELS, requested_kernels
+from ava_core.config.hardware import KERNELS, PROVIDER, requested_kernels, requested_provider
 from ava_core.config.threads import let_threads_sleep
 from ava_core.errors import AvaError, ConfigError, first_line, one_line, typed_line
 from ava_core.interruption import Interrupted, handle_signals, outlive_terminal
@@ -53,9 +53,10 @@ ENVIRONMENT = (
     "AVA_PIPELINE_RUN",
     "AVA_API_KEYS",
     KERNELS,
+    PROVIDER,
 )
-"""All `AVA_*` variables: nothing that changes a result, for that belongs into the configuration. AVA_KERNELS changes
-last bits, as another CPU would, and so is a part of a step's key."""
+"""All `AVA_*` variables: nothing that changes a result, for that belongs into the configuration. AVA_KERNELS and
+AVA_ONNX_PROVIDER change last bits, as another machine would, and so are a part of a step's key."""
 
 app = typer.Typer(
     name="ava",
@@ -103,6 +104,7 @@ def _run(work: Callable[[], int | None]) -> int:
         _know_the_code()
         _refuse_unknown_environment()
         requested_kernels()
+        requested_provider()
         return work() or 0
     except (Interrupted, KeyboardInterrupt) as error:
         # A KeyboardInterrupt is raised by a library that has put Python's own handler back.

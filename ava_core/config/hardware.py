@@ -20,6 +20,8 @@ KERNELS = "AVA_KERNELS"
 PRODUCTS = ("avx512", "emulated")
 """Ways of Ava's kernels to multiply matrices that may be asked for by name; AMX's tiles are `native` where they are."""
 KERNEL_CHOICES = ("auto", "native", *PRODUCTS, "onednn", "off")
+PROVIDER = "AVA_ONNX_PROVIDER"
+PROVIDER_CHOICES = ("auto", "cpu", "cuda")
 KERNELS_FOLDER = Path(__file__).parents[1] / "kernels"
 NEEDED_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
 """CPU flags that Ava's native kernels need."""
@@ -69,9 +71,22 @@ def requested_kernels() -> str:
     Raises:
         ConfigError: it is something else.
     """
-    value = os.environ.get(KERNELS) or "auto"
-    if value not in KERNEL_CHOICES:
-        raise ConfigError(f"environment: {KERNELS} = {value!r}: must be one of {', '.join(KERNEL_CHOICES)}")
+    return _chosen(KERNELS, KERNEL_CHOICES)
+
+
+def requested_provider() -> str:
+    """What AVA_ONNX_PROVIDER asks of ONNX Runtime: one of PROVIDER_CHOICES; `ava_core.onnx.providers` follows it.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    return _chosen(PROVIDER, PROVIDER_CHOICES)
+
+
+def _chosen(variable: str, choices: tuple[str, ...]) -> str:
+    value = os.environ.get(variable) or "auto"
+    if value not in choices:
+        raise ConfigError(f"environment: {variable} = {value!r}: must be one of {', '.join(choices)}")
     return value
 
 
@@ -120,6 +135,17 @@ def kernels_choice() -> dict[str, str]:
     """
     requested = requested_kernels()
     return {} if requested == "auto" else {"kernels": requested}
+
+
+def provider_choice() -> dict[str, str]:
+    """As `kernels_choice`, what AVA_ONNX_PROVIDER asks for."""
+    requested = requested_provider()
+    return {} if requested == "auto" else {"onnx_provider": requested}
+
+
+def has_gpu() -> bool:
+    """Whether this process sees an NVIDIA GPU; none where CUDA_VISIBLE_DEVICES hides them all."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and bool(_gpu_memories_gib())
 
 
 def choose_preset(hardware: Hardware, rules: Path) -> tuple[str, str]:

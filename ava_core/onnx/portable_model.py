@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from ava_core.models import EnhancedMoEConfig
+from ava_core.onnx.loading import hidden_output
 from ava_core.onnx.onnx_model import GraphInputs, OnnxCausalLM, OnnxCausalLMOutput
-from ava_core.onnx.session import hidden_output
 
 
 class PortableCausalLM(OnnxCausalLM):

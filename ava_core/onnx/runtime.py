@@ -14,9 +14,10 @@ from transformers import GenerationConfig
 from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.models import EnhancedMoEConfig
 from ava_core.onnx.fused_model import FusedCausalLM
+from ava_core.onnx.loading import graph_kind, load_graph
 from ava_core.onnx.onnx_model import OnnxCausalLM
 from ava_core.onnx.portable_model import PortableCausalLM
-from ava_core.onnx.session import DecoderSession, graph_kind, load_graph
+from ava_core.onnx.session import DecoderSession
 
 __all__ = ["OnnxCausalLM", "load_onnx"]
 

@@ -16,12 +16,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from ava_core.errors import AvaError, IntegrityError, first_line
-from ava_core.onnx.shape import GRAPH_FILE, GRAPH_KIND, SESSION_OPTIONS, SHAPE, WEIGHTS_FILE, DecoderShape
-
-HIDDEN = "ava.hidden"
-"""Metadata of a graph that gives hidden states: the name of that output."""
-LOGITS = "logits"
+from ava_core.errors import AvaError, IntegrityError
+from ava_core.onnx.loading import graph_kind, hidden_output, load_graph
+from ava_core.onnx.providers import CUDA
+from ava_core.onnx.shape import GRAPH_FILE, SHAPE, DecoderShape
 
 
 class KVCache:
@@ -69,6 +67,7 @@ class DecoderSession:
 
     Attributes:
         shape: its sizes.
+        on_gpu: whether nodes of the graph may run there; what is bound is in the CPU's memory all the same.
         hidden: name of the output with the hidden states that the head reads; empty without it.
 
     Raises:
@@ -82,6 +81,7 @@ class DecoderSession:
             self.shape = DecoderShape.from_json(session.get_modelmeta().custom_metadata_map[SHAPE])
         except (ValueError, TypeError, KeyError) as error:
             raise IntegrityError(f"{GRAPH_FILE}: its metadata can't be read: run `ava quantize` again") from error
+        self.on_gpu = CUDA in session.get_providers()
         layers = range(self.shape.num_layers)
         self._parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
 
@@ -171,7 +171,8 @@ class DecoderSession:
 class _Step:
     """IOBinding and buffers of a pass over B rows of S tokens.
 
-    Decoding reuses one for all its tokens: binding anew costs more than the small nodes of a pass.
+    Decoding reuses one for all its tokens: binding anew costs more than the small nodes of a pass. With a GPU inputs
+    are bound anew all the same: what it reads is copied to it when it is bound, and not again before a pass.
     """
 
     def __init__(
@@ -194,20 +195,21 @@ class _Step:
         self.first_B = np.arange(B) * S
         self.logits = np.zeros((wanted, decoder.shape.vocab_size), np.float32)
         self.binding = decoder.session.io_binding()
-        inputs: dict[str, np.ndarray] = {
+        self.inputs: dict[str, np.ndarray] = {
             "input_ids": self.tokens,
             "query_lengths": self.query_lengths,
             "last_positions": self.last_positions,
             "total_length": self.total_length,
             "logit_indices": self.indices,
         }
-        for name, array in inputs.items():
-            self._bind(self.binding.bind_input, name, array)
         self._bind(self.binding.bind_output, "logits", self.logits)
         for part, buffer in zip(decoder._parts, cache.buffers, strict=True):
             rows = buffer[first_row : first_row + B]
-            self._bind(self.binding.bind_input, f"past_key_values.{part}", rows)
+            self.inputs[f"past_key_values.{part}"] = rows
             self._bind(self.binding.bind_output, f"present.{part}", rows)
+        self.copied = decoder.on_gpu
+        if not self.copied:
+            self._bind_inputs()
         self.hidden_index = None
         if hidden is not None:
             self.binding.bind_output(decoder.hidden, "cpu")
@@ -222,6 +224,10 @@ class _Step:
     def hidden(self) -> np.ndarray:
         return self.binding.get_outputs()[self.hidden_index].numpy()
 
+    def _bind_inputs(self) -> None:
+        for name, array in self.inputs.items():
+            self._bind(self.binding.bind_input, name, array)
+
     @staticmethod
     def _bind(bind, name: str, array: np.ndarray) -> None:
         bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -233,74 +239,10 @@ class _Step:
         self.total_length[...] = total_B.max()
         if not self.all_logits:
             self.indices[:] = self.first_B + new_B - 1
+        if self.copied:
+            self._bind_inputs()
+            self.binding.synchronize_inputs()
         self.session.run_with_iobinding(self.binding)
+        if self.copied:
+            self.binding.synchronize_outputs()
         return self.logits
-
-
-def load_graph(folder: Path, threads: int = 0, *, hidden: bool = False) -> onnxruntime.InferenceSession:
-    """The ONNX Runtime session of an exported model.
-
-    Args:
-        folder: holds the graph and its weights.
-        threads: CPU threads; 0: as many as ONNX Runtime chooses.
-        hidden: give the graph one more output, the hidden states that its head reads (`hidden_output`).
-
-    Raises:
-        AvaError: a file is missing.
-        IntegrityError: a file is damaged.
-    """
-    for name in (GRAPH_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise AvaError(f"{folder / name}: no such file: give the output folder of `ava quantize`")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    for name, value in SESSION_OPTIONS.items():
-        options.add_session_config_entry(name, value)
-    linked = any((folder / name).is_symlink() for name in (GRAPH_FILE, WEIGHTS_FILE))
-    # Threads wait by spinning, ONNX Runtime's default: a token is a hundred small products, and waking a thread for
-    # each halves the rate (cpu/small, 2 threads: 670 and 1,240 tokens/s), with PyTorch sampling between tokens as well.
-    # Where other processes want the cores it is the other way round, by the same factor (11 and 23 of 60 products per
-    # second): unlike OpenMP's, these threads soon let go, and a server is expected to have its cores.
-    try:
-        if linked or hidden:
-            graph = _with_hidden_output(folder) if hidden else (folder / GRAPH_FILE).read_bytes()
-            return _load_bytes(graph, folder, options)
-        return onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions have no common base
-        raise IntegrityError(
-            f"{folder / GRAPH_FILE}: ONNX Runtime can't load it ({first_line(error)}): run `ava quantize` again"
-        ) from error
-
-
-def _load_bytes(graph: bytes, folder: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session of a graph that isn't the file itself, or whose files are links, as DVC makes them with `cache.type
-    symlink`.
-
-    ONNX Runtime follows no link out of a graph's folder, so it is given the bytes. It copies them where it would map
-    the file: a process then has weights of its own.
-    """
-    weights = np.memmap(folder / WEIGHTS_FILE, np.uint8, "r")  # must live until the session is made
-    options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _with_hidden_output(folder: Path) -> bytes:
-    import onnx
-
-    model = onnx.load(folder / GRAPH_FILE, load_external_data=False)
-    head = next(node for node in model.graph.node if LOGITS in node.output)
-    model.graph.output.append(onnx.helper.make_tensor_value_info(head.input[0], onnx.TensorProto.FLOAT, None))
-    entry = model.metadata_props.add()
-    entry.key, entry.value = HIDDEN, head.input[0]
-    return model.SerializeToString()
-
-
-def hidden_output(session: onnxruntime.InferenceSession) -> str:
-    """The output with the hidden states that the head reads, after the last norm; empty if the graph gives none."""
-    return session.get_modelmeta().custom_metadata_map.get(HIDDEN, "")
-
-
-def graph_kind(session: onnxruntime.InferenceSession) -> str:
-    """Which graph it is, fused or portable."""
-    return session.get_modelmeta().custom_metadata_map.get(GRAPH_KIND, "portable")

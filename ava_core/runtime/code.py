@@ -54,6 +54,11 @@ class Code:
         """Whether AVA_KERNELS can change the result."""
         return f"{ROOT}.kernels.library" in self.files
 
+    @property
+    def runs_graphs(self) -> bool:
+        """Whether AVA_ONNX_PROVIDER can."""
+        return f"{ROOT}.onnx.providers" in self.files
+
 
 def code_of(spec: StepSpec, work: Path | None = None, package: Path = PACKAGE) -> Code:
     """The code of a step.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core import __version__
-from ava_core.config.hardware import kernels_choice
+from ava_core.config.hardware import kernels_choice, provider_choice
 from ava_core.config.schema import AvaConfig
 from ava_core.config.section import Section
 from ava_core.errors import AvaError, ConfigError
@@ -36,11 +36,12 @@ def identify(request: Request, inputs: Inputs) -> manifest.Manifest:
     """The manifest that the output will have, but for its files: the key and what it is the digest of."""
     spec = request.spec
     code = code_of(spec, request.work)
+    asked = (kernels_choice() if code.runs_kernels else {}) | (provider_choice() if code.runs_graphs else {})
     identity: dict[str, Any] = {
         "step": spec.name,
         "code": code.digest,
         "config": digest_value(values_read(spec, request.config)),
-        "choices": {**request.choices, **(kernels_choice() if code.runs_kernels else {})},
+        "choices": {**request.choices, **asked},
         "inputs": inputs.contents,
         "threads": request.threads,
         "ranks": request.ranks,

@@ -98,3 +98,21 @@ def test_kernels_that_there_are_not_are_refused(work, monkeypatch):
     done = subprocess.run([sys.executable, "-m", "ava_core.cli.main", "config", "show"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"ava: {told}\n"
+
+
+def test_the_provider_that_is_asked_for_is_in_the_keys_of_steps_that_run_graphs(work, monkeypatch):
+    monkeypatch.setenv("AVA_ONNX_PROVIDER", "auto")
+    before = {name: identity(name, work) for name in STEPS}
+    monkeypatch.setenv("AVA_ONNX_PROVIDER", "cpu")
+    after = {name: identity(name, work) for name in STEPS}
+    changed = {name for name in STEPS if after[name].key != before[name].key}
+    assert {"quantize", "evaluate"} <= changed
+    assert not changed & {"preprocess", "train", "gate"}
+    assert after["quantize"].choices["onnx_provider"] == "cpu"
+
+
+def test_a_provider_that_there_is_not_is_refused_by_every_command(monkeypatch):
+    monkeypatch.setenv("AVA_ONNX_PROVIDER", "rocm")
+    done = subprocess.run([sys.executable, "-m", "ava_core.cli.main", "config", "show"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ava: environment: AVA_ONNX_PROVIDER = 'rocm': must be one of auto, cpu, cuda\n"
