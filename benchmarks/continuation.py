@@ -29,21 +29,55 @@ FIRST, SECOND = "comedies", "tragedies"
 RATES = ("learning_rate", "adam_learning_rate")
 
 
-def train(
-    name: str, shards: Path, steps: int, settings: dict[str, Any], folder: Path, init: Path | None = None
-) -> Path:
-    """`ava train` in a process of its own. Returns the model's folder."""
-    output = folder / name
+def command(
+    name: str,
+    shards: Path,
+    steps: int,
+    settings: dict[str, Any],
+    folder: Path,
+    *,
+    init: Path | None = None,
+    work: Path | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """`ava train` of FOLDER/NAME as words of a command, and its environment: nobody watches it.
+
+    Args:
+        name: of the model's folder.
+        shards: to train on.
+        steps: optimiser steps.
+        settings: further ones, as `--set` takes them.
+        folder: for the model, and for the work folder if no other is given as `work`.
+        init: a model to begin from.
+        work: the work folder.
+    """
     fields = {**settings, "train.steps": steps, "train.warmup_steps": min(20, steps - 1)}
-    command = [sys.executable, "-m", "ava_core.cli.main", "train", "--params-yaml", "{}", "--quiet"]
-    command += [word for key, value in fields.items() for word in ("--set", f"{key}={value}")]
-    command += ["--shards", str(shards), "--output", str(output), "--work", str(folder / "work")]
-    command += ["--init", str(init)] if init else []
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "ava_core.cli.main", "train", "--params-yaml", "{}", "--quiet"]
+    words += [word for key, value in fields.items() for word in ("--set", f"{key}={value}")]
+    words += ["--shards", str(shards), "--output", str(folder / name), "--work", str(work or folder / "work")]
+    words += ["--init", str(init)] if init else []
+    return words, {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+
+
+def train(
+    name: str,
+    shards: Path,
+    steps: int,
+    settings: dict[str, Any],
+    folder: Path,
+    init: Path | None = None,
+    work: Path | None = None,
+) -> Path:
+    """Run `command` to its end. Returns the model's folder."""
+    words, environment = command(name, shards, steps, settings, folder, init=init, work=work)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{name}: ava train ended with {done.returncode}\n{done.stderr[-2000:]}")
-    return output
+        raise SystemExit(ended(name, done.returncode, done.stderr))
+    return folder / name
+
+
+def ended(name: str, code: int, errors: str) -> str:
+    """How a training ended that should have gone on."""
+    return f"{name}: ava train ended with {code}\n{errors[-2000:]}"
 
 
 def lowered_rates(config: AvaConfig, share: float) -> dict[str, float]:

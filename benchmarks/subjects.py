@@ -7,6 +7,8 @@ A subject's name is that of a model with settings after it: `hf_olmoe_bf16+kept`
     eager_attention  the peer's explicit attention instead of `scaled_dot_product_attention`
     looped, dense, ... how ours evaluates its experts (`EXPERTS_IMPLEMENTATIONS`), instead of what it chooses itself
     compiled         through `torch.compile`
+    layers_compiled  its decoder layers through it, each by itself, which compiles one graph for all of them; ours as
+                     `train.compile` does it, so on a GPU only
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch.optim import Optimizer
 from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM, RoutingStatistics
 from ava_core.models.configuration import EXPERTS_IMPLEMENTATIONS
+from ava_core.training.engine.compiled import CompiledLayers
 from ava_core.training.optimizers import build_optimizer
 from ava_core.training.process import prepare
 from benchmarks.dense import make_dense
@@ -34,7 +37,7 @@ OURS = ("ours_vanilla", "ours_moepp", "ours_dense")
 PEERS = ("hf_olmoe_autocast", "hf_olmoe_bf16", "hf_mixtral_bf16", "hf_qwen3_moe_bf16", "hf_llama_bf16")
 PEER_EXPERTS = ("eager", "batched_mm", "grouped_mm")
 OUR_EXPERTS = tuple(name for name in EXPERTS_IMPLEMENTATIONS if name != "auto")
-SETTINGS = {*PEER_EXPERTS, *OUR_EXPERTS, "kept", "eager_attention", "compiled"}
+SETTINGS = {*PEER_EXPERTS, *OUR_EXPERTS, "kept", "eager_attention", "compiled", "layers_compiled"}
 LEARNING_RATE = 1e-3
 BALANCE_LOSS_WEIGHT = 0.1
 """Of our mixtures: so many experts of each kind are used as `tau` asks for, as in a trained model."""
@@ -147,7 +150,8 @@ def build_ours(base: str, settings: frozenset[str], work: Workload) -> Step:
     model = model.to(device=work.device, dtype=torch.bfloat16).train()
     optimizer = our_optimizer(model)
     called = torch.compile(model) if "compiled" in settings else model
-    return Step(model, optimizer, lambda ids: called(input_ids=ids, labels=ids, return_logits=False))
+    context = CompiledLayers(model, TrainConfig()).in_force if "layers_compiled" in settings else nullcontext
+    return Step(model, optimizer, lambda ids: called(input_ids=ids, labels=ids, return_logits=False), context)
 
 
 def our_optimizer(model: nn.Module) -> Optimizer:
@@ -167,6 +171,9 @@ def build_peer(base: str, settings: frozenset[str], work: Workload) -> Step:
     model = model.to(work.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     called = torch.compile(model) if "compiled" in settings else model
+    if "layers_compiled" in settings:
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
 
     def context() -> AbstractContextManager:
         return torch.autocast(work.device, torch.bfloat16) if autocast else nullcontext()
