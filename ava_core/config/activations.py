@@ -17,6 +17,9 @@ from ava_core.config.train import TrainConfig
 
 LOGITS_CHUNK = 1024
 """Tokens whose logits exist at once, as in `ava_core.losses.chunked`."""
+KEPT_PROBABILITIES = 256
+"""Positions of a sequence up to which attention by explicit products keeps its probabilities for the backward pass.
+Those of longer ones it computes in blocks of queries, and again in the backward pass (`ava_core.models.blockwise`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,8 @@ class LayerMemory:
         kept: of each layer, if they are recomputed (gradient checkpointing): its input, the logits of the previous
             layer's router, and its routing.
         outside: what the embedding, the last norm and the loss keep.
-        largest: the largest tensor among those of each layer. Long sequences have attention probabilities of
-            sequence x sequence; the backward pass of their softmax holds two gradients of that size at once.
+        largest: the largest tensor among those of each layer, as the attention probabilities of short sequences, of
+            which the backward pass of their softmax holds two gradients at once.
     """
 
     saved: tuple[int, ...]
@@ -114,11 +117,12 @@ def _rows_per_token(model: ModelConfig) -> float:
 
 
 def _probabilities(model: ModelConfig, train: TrainConfig, kernels: str) -> int:
-    """Of attention by explicit products: softmax(Q K^T) of all heads, and the products' sources repeated for them.
+    """Of attention by explicit products: softmax(Q K^T) of all heads.
 
     A CPU does so in bfloat16 wherever its own kernels don't pay (`ava_core.models.attention.attend`).
     """
-    if train.precision != "bf16" or kernels not in ("onednn", "off"):
+    explicit = train.precision == "bf16" and kernels in ("onednn", "off")
+    if not explicit or train.sequence_length > KEPT_PROBABILITIES:
         return 0
     return WIDTHS["bf16"] * train.micro_batch_size * model.num_attention_heads * train.sequence_length**2
 
@@ -141,13 +145,13 @@ def _saved_per_token(model: ModelConfig, train: TrainConfig, kernels: str) -> fl
         if kernels == "native":
             # Queries, keys, values, output and the output for the last projection; gate and up of the experts.
             return norms + low * (3 * H + 2 * G) + low * rows * 2 * F + experts + router
-        # Keys and values repeated for every head; rows in and out, gate and up, silu(gate), and their product.
+        # Queries, keys, values and output; rows in and out, gate and up, silu(gate), and their product.
         exact = FLOAT32 * D if mixed else 0
-        return norms + low * 4 * H + low * rows * (2 * D + 4 * F) + exact + experts + router
+        return norms + low * 2 * (H + G) + low * rows * (2 * D + 4 * F) + exact + experts + router
     # Input and output of both norms, the gate's input; in and out of the norms of queries and keys.
     exact = FLOAT32 * ((6 if mixed else 5) * D + (2 * (H + G) if model.qk_norm != "none" else 0))
     if low == FLOAT32:  # what is float32 already isn't kept twice
         exact = FLOAT32 * (4 * D + 2 * (H + G))
     # The input of the projections; heads of queries, keys, values and output.
-    attention = low * (2 * D + 4 * H)
+    attention = low * (2 * D + 2 * (H + G))
     return exact + attention + low * rows * (2 * D + 4 * F) + experts + router

@@ -30,11 +30,13 @@ class _Attention(torch.autograd.Function):
 def attention(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention (B, H, S, A), A even, scores scaled by A^-0.5; every tensor bfloat16.
 
-    `mask` is boolean (B or 1, 1, S, S), True where a query may attend to a key; None is causal. A query whose keys are
-    all masked gets 0. The backward pass recomputes the probabilities from the saved log-sum-exp, as FlashAttention's.
+    Attention is causal, and `mask` (B or 1, S), int64, says at which key each query begins to look; one that begins
+    behind the query leaves it nothing, and 0. The backward pass recomputes the probabilities from the saved
+    log-sum-exp, as FlashAttention's.
 
     Raises:
         ValueError: A is odd, H isn't a multiple of G, or a tensor has another type or shape.
+        IndexError: the mask holds what is no position and not S.
     """
-    mask = None if mask is None else mask.expand(-1, 1, -1, -1).contiguous()
+    mask = None if mask is None else mask.contiguous()
     return _Attention.apply(q_BHSA, k_BGSA, v_BGSA, mask)

@@ -230,15 +230,17 @@ ENTRIES = {
         " beta2:float eps:float weight_decay:float correction1:float correction2:float"
     ),
     "ava_attention": Entry(
-        "q:bf16[B,H,S,A] k:bf16[B,G,S,A] v:bf16[B,G,S,A] mask:bool[M,1,S,S]? M B H G S A scale:float out:bf16[B,H,S,A]"
+        "q:bf16[B,H,S,A] k:bf16[B,G,S,A] v:bf16[B,G,S,A] mask:i64[M,S]? M B H G S A scale:float out:bf16[B,H,S,A]"
         " lse:f32[B,H,S]",
         rules=_ATTENTION_RULES,
+        mask="a position, or S for none",
         products=True,
     ),
     "ava_attention_backward": Entry(
         "grad:bf16[B,H,S,A] q:bf16[B,H,S,A] k:bf16[B,G,S,A] v:bf16[B,G,S,A] out:bf16[B,H,S,A] lse:f32[B,H,S]"
-        " mask:bool[M,1,S,S]? M B H G S A scale:float grad_q:bf16[B,H,S,A] grad_k:bf16[B,G,S,A] grad_v:bf16[B,G,S,A]",
+        " mask:i64[M,S]? M B H G S A scale:float grad_q:bf16[B,H,S,A] grad_k:bf16[B,G,S,A] grad_v:bf16[B,G,S,A]",
         rules=_ATTENTION_RULES,
+        mask="a position, or S for none",
         products=True,
     ),
     "ava_cross_entropy": Entry(

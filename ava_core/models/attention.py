@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.cache_utils import Cache
 
 from ava_core import kernels
+from ava_core.config.activations import KEPT_PROBABILITIES
+from ava_core.models.blockwise import attend_by_products, attend_fused, sdpa
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.linear import Linear
 from ava_core.models.normalization import RMSNorm
@@ -17,64 +18,36 @@ from ava_core.models.rope import rotate
 def attend(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention (B, H, S, A); each key/value head serves H / G neighbouring query heads.
 
-    `mask` is boolean (B or 1, 1, S, S_kv), True where a query may look; None is causal. A position that the mask
-    excludes adds exactly nothing to the result, and gets no gradient from it.
+    `mask` is one of those of `masks`. A position that it excludes adds exactly nothing to the result, and gets no
+    gradient from it. Without a dense mask nothing of S x S is held.
 
-    Three implementations of one result: our native kernel on a CPU with AVX-512 BF16;
-    two batched matrix products for other bfloat16 training on a CPU, where `scaled_dot_product_attention`, slow in its
-    backward pass, takes 1.3 to 1.8 times as long (`make bench`); and that function for the rest.
+    Three implementations of one result: our native kernel on a CPU with AVX-512 BF16; matrix products in blocks for
+    other training on a CPU, where `scaled_dot_product_attention` has a slow backward pass in bfloat16 (`make bench`),
+    and computes all that the mask of a long sequence hides; and that function for the rest.
     """
     if _native_can(q_BHSA, k_BGSA, mask):
         return kernels.attention(q_BHSA, k_BGSA, v_BGSA, mask)
-    if q_BHSA.device.type == "cpu" and q_BHSA.dtype == torch.bfloat16 and q_BHSA.requires_grad:
-        return attend_by_products(q_BHSA, *_repeat_heads(q_BHSA, k_BGSA, v_BGSA), mask)
-    grouped = q_BHSA.shape[1] != k_BGSA.shape[1]
-    if grouped and not _kernel_groups_heads(q_BHSA, mask):
-        k_BGSA, v_BGSA = _repeat_heads(q_BHSA, k_BGSA, v_BGSA)
-        grouped = False
-    # One query may look at the whole cache, which the causal flag (aligned upper-left) would forbid.
-    causal = mask is None and q_BHSA.shape[2] > 1
-    return F.scaled_dot_product_attention(q_BHSA, k_BGSA, v_BGSA, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    if _products_pay(q_BHSA, k_BGSA, v_BGSA, mask):
+        return attend_by_products(q_BHSA, k_BGSA, v_BGSA, mask)
+    if mask is not None and mask.dim() == 2:
+        return attend_fused(q_BHSA, k_BGSA, v_BGSA, mask)
+    return sdpa(q_BHSA, k_BGSA, v_BGSA, mask)
 
 
 def _native_can(q_BHSA: Tensor, k_BGSA: Tensor, mask: Tensor | None) -> bool:
     """Whether our native kernel applies: bfloat16 self-attention of whole sequences (S_kv = S > 1), not decoding
-    against a KV cache."""
-    S = q_BHSA.shape[2]
-    whole = k_BGSA.shape[2] == S > 1 and (mask is None or mask.shape[1:] == (1, S, S))
+    against a KV cache, nor a dense mask."""
+    whole = k_BGSA.shape[2] == q_BHSA.shape[2] > 1 and (mask is None or mask.dim() == 2)
     return whole and kernels.products_pay() and kernels.usable(q_BHSA, k_BGSA)
 
 
-def _kernel_groups_heads(q_BHSA: Tensor, mask: Tensor | None) -> bool:
-    """Whether PyTorch's fused kernels take fewer key/value heads than query heads (`enable_gqa`).
-
-    On a CPU it does, and saves the copies: 1.1 to 1.2 times as fast, 1.8 times for one token against a cache. On a
-    GPU only FlashAttention does, which has neither masks nor float32; anything else would fall back to the
-    unfused path.
-    """
-    if q_BHSA.device.type == "cpu":
-        return True
-    return mask is None and q_BHSA.dtype in (torch.float16, torch.bfloat16)
-
-
-def _repeat_heads(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values with one head per query head, (B, H, S_kv, A) each."""
-    repeats = q_BHSA.shape[1] // k_BGSA.shape[1]
-    if repeats == 1:
-        return k_BGSA, v_BGSA
-    return k_BGSA.repeat_interleave(repeats, dim=1), v_BGSA.repeat_interleave(repeats, dim=1)
-
-
-def attend_by_products(q_BHSA: Tensor, k_BHSA: Tensor, v_BHSA: Tensor, mask: Tensor | None) -> Tensor:
-    """`attend` as two batched matrix products and a softmax, for as many key/value heads as query heads."""
-    B, H, S, A = q_BHSA.shape
-    if mask is None:
-        S_kv = k_BHSA.shape[2]
-        mask = torch.ones(S, S_kv, dtype=torch.bool).tril(S_kv - S)[None, None]  # the queries are the last positions
-    bias = torch.zeros(mask.shape, dtype=q_BHSA.dtype).masked_fill_(~mask, torch.finfo(q_BHSA.dtype).min)
-    bias = bias.expand(B, H, S, -1).reshape(B * H, S, -1) if mask.shape[0] > 1 else bias[0].expand(B * H, -1, -1)
-    scores = torch.baddbmm(bias, q_BHSA.reshape(B * H, S, A), k_BHSA.reshape(B * H, -1, A).mT, alpha=A**-0.5)
-    return torch.bmm(scores.softmax(dim=-1), v_BHSA.reshape(B * H, -1, A)).view(B, H, S, A)
+def _products_pay(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> bool:
+    if q_BHSA.device.type != "cpu" or not q_BHSA.requires_grad or torch.compiler.is_compiling():
+        return False
+    queries, keys = q_BHSA.shape[2], k_BGSA.shape[2]
+    hides = mask is not None and keys > KEPT_PROBABILITIES
+    pays = hides or (q_BHSA.dtype == torch.bfloat16 and (mask is not None or queries == keys))
+    return pays and q_BHSA.dtype == k_BGSA.dtype == v_BGSA.dtype
 
 
 class Attention(nn.Module):

@@ -1,4 +1,13 @@
-"""Which positions a query may attend to. Shapes: see `shapes`."""
+"""Which positions a query may attend to. Shapes: see `shapes`.
+
+A mask is one of three:
+    None: a query may look at itself and at all positions before it.
+    (B or 1, S), int64, `first_BS`: not before that position; S lets it look at nothing. Documents, padding on the left
+        and sliding windows take no more, so that masks don't grow with the square of the sequence's length.
+    (B or 1, 1, S, S_kv), boolean: True where it may look. For what has gaps, and for positions in a cache.
+
+A query that may look at nothing, as padding on the left, gets zeros from attention.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from ava_core.config.context import FULL, SLIDING
@@ -24,14 +33,13 @@ def layer_masks(
     position_ids: Tensor,
     document_ids_BS: Tensor | None,
 ) -> Sequence[Tensor | None]:
-    """For each layer a boolean mask (B or 1, 1, S, S_kv), True where a query may look; None means plainly causal.
+    """For each layer its mask. Layers of one kind share one.
 
-    A layer with a sliding window sees the last `config.sliding_window` positions, its own among them. Layers of one
-    kind share one mask.
+    A layer with a sliding window sees the last `config.sliding_window` positions, its own among them.
 
     `attention_mask` is 2-D over keys (0 marks padding), a finished 4-D mask for all layers, or one for each kind of
     layer, as `generate` makes them for a cache of fixed size. `document_ids_BS` further limits attention to positions
-    of the same document.
+    of the same document; those of one document are neighbours.
 
     Raises:
         ValueError: document ids together with a cache that already holds positions, or with a 4-D mask.
@@ -39,9 +47,16 @@ def layer_masks(
     types = getattr(config, "layer_types", None) or [FULL] * config.num_layers
     if isinstance(attention_mask, dict):
         return [attention_mask[kind] for kind in types]
+    if document_ids_BS is not None:
+        _require_whole_sequences(attention_mask, past_key_values)
+    elif attention_mask is None and past_key_values is None:
+        document_ids_BS = documents_of(position_ids)
     made: dict[str, Tensor | None] = {}
     for kind in dict.fromkeys(types):
-        if document_ids_BS is None:
+        window = config.sliding_window if kind == SLIDING else None
+        if document_ids_BS is not None or _is_whole(inputs_embeds, attention_mask, past_key_values):
+            made[kind] = _whole_mask(inputs_embeds, attention_mask, document_ids_BS, window)
+        else:
             made[kind] = _MAKERS[kind](
                 config=config,
                 inputs_embeds=inputs_embeds,
@@ -49,30 +64,59 @@ def layer_masks(
                 past_key_values=past_key_values,
                 position_ids=position_ids,
             )
-        else:
-            window = config.sliding_window if kind == SLIDING else None
-            made[kind] = _document_mask(inputs_embeds, attention_mask, past_key_values, document_ids_BS, window)
     return [made[kind] for kind in types]
 
 
-def _document_mask(
-    inputs_embeds: Tensor,
-    attention_mask: Tensor | None,
-    past_key_values: Cache | None,
-    document_ids_BS: Tensor,
-    window: int | None,
-) -> Tensor:
+def documents_of(position_ids: Tensor) -> Tensor:
+    """Documents of packed sequences by their positions (B or 1, S): one that doesn't follow the one before it begins a
+    document, as Transformers' own models have it.
+    """
+    return (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=-1)
+
+
+def dense_mask(first_BS: Tensor, start: int, low: int, high: int) -> Tensor:
+    """(B or 1, 1, queries, keys) of the queries from `start` on that `first_BS` is of, and of keys `low` to `high`."""
+    queries = torch.arange(start, start + first_BS.shape[-1], device=first_BS.device)
+    keys = torch.arange(low, high, device=first_BS.device)
+    return ((keys >= first_BS[..., None]) & (keys <= queries[:, None]))[:, None]
+
+
+def _require_whole_sequences(attention_mask: Tensor | None, past_key_values: Cache | None) -> None:
     if past_key_values is not None and past_key_values.get_seq_length() > 0:
         raise ValueError("document_ids: must be None when past_key_values holds positions")
     if attention_mask is not None and attention_mask.dim() != 2:
         raise ValueError(f"attention_mask = {attention_mask.dim()} dimensions: must be 2 together with document_ids")
+
+
+def _is_whole(inputs_embeds: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> bool:
+    """Whether the keys are those of the queries' own positions: there is no cache, or an empty one that grows."""
+    empty = past_key_values is None or (type(past_key_values) is DynamicCache and not past_key_values.get_seq_length())
+    return empty and (attention_mask is None or attention_mask.shape == inputs_embeds.shape[:2])
+
+
+def _whole_mask(
+    inputs_embeds: Tensor, attention_mask: Tensor | None, document_ids_BS: Tensor | None, window: int | None
+) -> Tensor | None:
+    """The mask of whole sequences, by documents, padding and window."""
     S = inputs_embeds.shape[1]
-    mask = torch.ones(S, S, dtype=torch.bool, device=inputs_embeds.device).tril()
+    positions = torch.arange(S, device=inputs_embeds.device)[None]
+    first = torch.zeros_like(positions)
+    if document_ids_BS is not None:
+        begins = document_ids_BS.diff(dim=-1, prepend=document_ids_BS[:, :1]) != 0
+        first = torch.where(begins, positions, 0).cummax(dim=-1).values
     if window is not None:
-        mask = mask.triu(1 - window)
-    mask = mask[None, None] & (document_ids_BS[:, None, :, None] == document_ids_BS[:, None, None, :])
-    if attention_mask is not None:
-        mask = mask & attention_mask[:, None, None, :].bool()
-        # A padding query would look at nothing and come out as NaN: let it see itself.
-        mask = mask | torch.eye(S, dtype=torch.bool, device=mask.device)
-    return mask
+        first = torch.maximum(first, positions - (window - 1))
+    real = None if attention_mask is None else attention_mask.to(positions.device).bool()
+    if real is not None:
+        if _has_gaps(real):
+            return dense_mask(first, 0, 0, S) & real[:, None, None]
+        # Padding on the right is behind all tokens.
+        begins = real.int().argmax(dim=-1, keepdim=True)
+        first = torch.where(positions < begins, S, torch.maximum(first, begins))
+    return first if torch.compiler.is_compiling() or first.any() else None
+
+
+def _has_gaps(real_BS: Tensor) -> bool:
+    """Whether padding stands between tokens of some sequence."""
+    runs_B = real_BS[:, 0].int() + (real_BS[:, 1:] & ~real_BS[:, :-1]).sum(dim=-1)
+    return bool((runs_B > 1).any())

@@ -120,7 +120,7 @@ def cast(model, precision):
 def _fused_attention(q, k, v, mask):
     import torch
 
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
 def kept_for_backward(layers, precision, sequence, checkpointing, changes):
@@ -153,6 +153,7 @@ EVERY_SHAPE = pytest.mark.parametrize(
     [
         ("bf16", 64, {}),
         ("bf16", 256, {}),
+        ("bf16", 512, {}),
         ("bf16", 64, {"expert_intermediate_size": 256}),
         ("bf16", 64, {"hidden_size": 192, "num_attention_heads": 6, "num_shared_experts": 1}),
         ("fp32", 64, {}),

@@ -7,8 +7,13 @@ from tests.kernels.conftest import assert_close, exact, random
 
 
 def document_mask(ids_BS):
-    S = ids_BS.shape[1]
-    return torch.ones(S, S, dtype=torch.bool).tril() & (ids_BS[:, None, :, None] == ids_BS[:, None, None, :])
+    """Where each document begins, at each of its positions; documents are numbered upwards."""
+    return torch.searchsorted(ids_BS, ids_BS)
+
+
+def dense(mask):
+    S = mask.shape[1]
+    return torch.ones(S, S, dtype=torch.bool).tril() & (torch.arange(S) >= mask[:, None, :, None])
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,7 @@ def test_attention_and_gradients_are_those_of_torch(heads, groups, length, width
     out.backward(grad)
     exact_q, exact_k, exact_v = exact(q, k, v)
     expected = F.scaled_dot_product_attention(
-        exact_q, exact_k, exact_v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        exact_q, exact_k, exact_v, attn_mask=dense(mask) if masks else None, is_causal=not masks, enable_gqa=True
     )
     expected.backward(grad.float())
     assert_close(out, expected)
@@ -48,8 +53,7 @@ def test_other_documents_change_no_bit():
 
 def test_query_that_may_look_at_nothing_gets_zeros():
     q, k, v = random(1, 1, 6, 32), random(1, 1, 6, 32), random(1, 1, 6, 32)
-    mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None].clone()
-    mask[..., 2, :] = False
+    mask = torch.tensor([[0, 0, 3, 0, 0, 0]])
     out = kernels.attention(q, k, v, mask)
     out.float().sum().backward()
     assert out[0, 0, 2].eq(0).all()
@@ -63,14 +67,14 @@ def test_keys_far_from_a_block_are_passed_over(window):
     q, k, v = random(2, 2, S, 32), random(2, 1, S, 32), random(2, 1, S, 32)
     mask = document_mask(torch.tensor([[0] * 130 + [1] * 6 + [2] * 164, [0] * 64 + [1] * 128 + [2] * 108]))
     if window:
-        mask = mask & torch.ones(S, S, dtype=torch.bool).triu(1 - window)
-    mask[1, :, 64:192] = False
+        mask = torch.maximum(mask, torch.arange(S) - (window - 1))
+    mask[1, 64:192] = S
     out = kernels.attention(q, k, v, mask)
     grad = torch.randn_like(out)
     out.backward(grad)
     references = exact(q, k, v)
-    expected = F.scaled_dot_product_attention(*references, attn_mask=mask, enable_gqa=True).nan_to_num()
-    expected.backward(grad.float() * mask.any(-1)[..., None])
+    expected = F.scaled_dot_product_attention(*references, attn_mask=dense(mask), enable_gqa=True).nan_to_num()
+    expected.backward(grad.float() * dense(mask).any(-1)[..., None])
     assert out[1, :, 64:192].eq(0).all()
     assert_close(out, expected)
     for tensor, reference in zip((q, k, v), references, strict=True):

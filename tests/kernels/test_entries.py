@@ -67,6 +67,9 @@ def make_indices(name, sizes, generator):
     if name == "ava_cross_entropy":
         labels_T = torch.randint(0, sizes["V"], (sizes["T"],), generator=generator)
         return {"labels": labels_T.masked_fill(torch.rand(sizes["T"], generator=generator) < 0.3, -100)}
+    if name.startswith("ava_attention"):
+        masks = sizes.get("M", 0), sizes["S"]
+        return {"mask": torch.randint(0, sizes["S"] + 1, masks, generator=generator)}
     if name.startswith("ava_experts"):
         T, N = sizes["T"], sizes["N"]
         K = sizes["K"] = min(sizes["K"], N)
@@ -164,7 +167,7 @@ def test_only_all_optional_tensors_may_be_missing(name):
 @settings(fuzz, max_examples=60)
 @given(data=st.data())
 def test_wrong_index_is_refused_and_named(name, array, data):
-    good = data.draw(arguments(name).filter(lambda given: given[array].numel() > 0))
+    good = data.draw(arguments(name).filter(lambda given: given[array] is not None and given[array].numel() > 0))
     ends = {n for given in good.values() if isinstance(given, torch.Tensor) for n in (*given.shape, given.numel())}
     value = data.draw(st.one_of(st.sampled_from(sorted(ends)), st.integers(-101, 12), INT64), label="value")
     index = data.draw(st.integers(0, good[array].numel() - 1))
@@ -186,6 +189,8 @@ def may_stand(array, value, before, index, given):
     """Whether an array is right with another value at one index."""
     if array == "labels":
         return value == -100 or 0 <= value < given["logits"].shape[1]
+    if array == "mask":
+        return 0 <= value <= given["q"].shape[2]
     if array == "starts":
         starts = given["starts"].tolist()
         inside = 0 < index < len(starts) - 1

@@ -40,6 +40,12 @@ def document_mask(documents_BS):
     return (causal & (documents_BS[:, :, None] == documents_BS[:, None, :]))[:, None]
 
 
+def beginning_mask(documents_BS):
+    """Where each document begins, at each of its positions."""
+    begins = [[row.index(document) for document in row] for row in documents_BS.tolist()]
+    return torch.tensor(begins)
+
+
 def make_attention(dtype=torch.float32, **fields):
     shape = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
     torch.manual_seed(0)
@@ -72,7 +78,7 @@ def written_out(q, k, v, mask):
     repeats=st.integers(1, 3),
     length=st.integers(1, 6),
     documents=st.lists(st.integers(0, 2), min_size=6, max_size=6),
-    masked=st.booleans(),
+    masked=st.sampled_from([None, "dense", "beginnings"]),
 )
 @every_path
 def test_attention_is_what_its_definition_says(path, batch, groups, repeats, length, documents, masked):
@@ -82,9 +88,12 @@ def test_attention_is_what_its_definition_says(path, batch, groups, repeats, len
         torch.randn(batch, heads, length, 4, generator=generator).to(dtype).requires_grad_(trained)
         for heads in (groups * repeats, groups, groups)
     )
-    mask = document_mask(torch.tensor([documents[:length]] * batch)) if masked else None
+    if masked == "beginnings":  # documents of neighbours
+        documents = sorted(documents)
+    ids = torch.tensor([documents[:length]] * batch)
+    mask = document_mask(ids) if masked else None
     with through(path):
-        out = attend(q, k, v, mask)
+        out = attend(q, k, v, beginning_mask(ids) if masked == "beginnings" else mask)
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(
         out.detach().double(), written_out(q.detach(), k.detach(), v.detach(), mask), **tolerance
@@ -108,11 +117,11 @@ def test_changing_one_document_changes_no_bit_of_another(path):
     x = torch.randn(2, 24, 32, generator=torch.Generator().manual_seed(1)).to(path[1])
     angles = rotary(torch.arange(24)[None])
     with through(path):
-        before = layer(x, angles, document_mask(DOCUMENTS))
+        before = layer(x, angles, beginning_mask(DOCUMENTS))
         for document in range(6):
             inside = DOCUMENTS.eq(document)
             changed = torch.where(inside[..., None], 30 * torch.randn(2, 24, 32).to(path[1]), x)
-            after = layer(changed, angles, document_mask(DOCUMENTS))
+            after = layer(changed, angles, beginning_mask(DOCUMENTS))
             assert torch.equal(after[~inside], before[~inside])
             assert (after[inside] != before[inside]).any()
 
@@ -123,7 +132,7 @@ def test_wall_holds_where_whole_blocks_of_a_kernel_are_masked(path):
     documents = torch.tensor([[0] * 520 + [1] * 90])
     q, k, v = (torch.randn(1, 2, 610, 8, generator=torch.Generator().manual_seed(i)).to(path[1]) for i in range(3))
     q.requires_grad_(path[2])
-    mask = document_mask(documents)
+    mask = beginning_mask(documents)
     changed_k, changed_v = k.clone(), v.clone()
     changed_k[:, :, :520], changed_v[:, :, :520] = 40.0, -1e4
     with through(path):
@@ -137,7 +146,7 @@ def test_no_gradient_crosses_from_one_document_to_another(path):
     layer, rotary = make_attention(path[1])
     x = (10 * torch.randn(2, 24, 32, generator=torch.Generator().manual_seed(1))).to(path[1]).requires_grad_()
     with through(path):
-        out = layer(x, rotary(torch.arange(24)[None]), document_mask(DOCUMENTS))
+        out = layer(x, rotary(torch.arange(24)[None]), beginning_mask(DOCUMENTS))
     for document in range(6):
         inside = DOCUMENTS.eq(document)
         (gradient,) = torch.autograd.grad(out[inside].float().square().sum(), x, retain_graph=True)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 
 from ava_core.models import EnhancedMoEConfig
-from ava_core.models.masks import layer_masks
+from ava_core.models.masks import dense_mask, layer_masks
 
 WINDOW = 5
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -49,7 +49,7 @@ def test_masks_are_those_of_the_definition(sliding, tokens):
             if mask is None:  # plainly causal
                 assert kind == "full_attention" and documents is None
             else:
-                assert torch.equal(mask.expand(2, 1, -1, -1), expected)
+                assert torch.equal(dense_mask(mask, 0, 0, 24).expand(2, 1, -1, -1), expected)
         assert masks[0] is masks[2]
 
 

@@ -3,10 +3,9 @@
 // saved log-sum-exp; with P the probabilities, O the output and d gradients, dS = scale P (dP - delta), delta = <dO, O>.
 //
 // Shapes: B sequences of S positions, H query heads, G key/value heads (H / G neighbouring query heads share one), A wide;
-// q (B, H, S, A), k and v (B, G, S, A). Without a mask attention is causal; a mask is (masks, S, S) bytes, 0 hides a key,
+// q (B, H, S, A), k and v (B, G, S, A). Attention is causal; a mask says at which key each query begins to look, (masks, S),
 // with one mask or one per sequence.
 #include <cmath>
-#include <vector>
 
 #include "../elementary.h"
 #include "../fault.h"
@@ -19,48 +18,36 @@ namespace {
 
 constexpr int64_t QUERIES = 64;  // queries of one block
 
-struct Shape {
-  int64_t B, H, G, S, A, masks;
-  const uint8_t* mask;
-  float scale;
-  int64_t key_panels() const { return divide_up(S, PANEL); }
-  int64_t width_panels() const { return divide_up(A, PANEL); }
-  int64_t padded() const { return key_panels() * PANEL; }
-  int64_t blocks() const { return divide_up(S, QUERIES); }
-  // Keys that queries before `end` may look at.
-  int64_t visible(int64_t end) const { return mask ? S : end; }
-  const uint8_t* mask_row(int64_t b, int64_t query) const {
-    return mask ? mask + ((masks > 1 ? b : 0) * S + query) * S : nullptr;
-  }
-};
-
-// Keys from `first`, a multiple of PANEL, to before `end`.
+// Keys from `first` to before `end`.
 struct Range {
   int64_t first, end;
 };
 
-// For each mask and block of queries, the keys between the first and the last that any of them may look at: of sequences
-// with several documents in them, or under a sliding window, far from all.
-std::vector<Range> ranges_of(const Shape& s) {
-  std::vector<Range> ranges((s.mask ? s.masks : 1) * s.blocks());
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < int64_t(ranges.size()); i++) {
-    const int64_t start = i % s.blocks() * QUERIES, stop = least(start + QUERIES, s.S);
-    Range range = s.mask ? Range{s.S, 0} : Range{0, stop};
-    for (int64_t query = start; s.mask && query < stop; query++) {
-      const uint8_t* row = s.mask_row(i / s.blocks(), query);
-      const auto* found = (const uint8_t*)std::memchr(row, 1, s.S);
-      if (!found) continue;
-      range.first = least(range.first, found - row);
-      int64_t last = s.S;
-      while (last > range.end && !row[last - 1]) last--;
-      range.end = std::max(range.end, last);
-    }
-    range.first = least(range.first, range.end) / PANEL * PANEL;
-    ranges[i] = range;
+struct Shape {
+  int64_t B, H, G, S, A, masks;
+  const int64_t* mask;
+  float scale;
+  int64_t key_panels() const { return divide_up(S, PANEL); }
+  int64_t width_panels() const { return divide_up(A, PANEL); }
+  int64_t padded() const { return key_panels() * PANEL; }
+  // The keys of a block of queries: from a multiple of PANEL to before `end`.
+  Range keys_of(int64_t b, int64_t start, int64_t stop) const {
+    Range keys{mask ? stop : 0, stop};
+    for (int64_t query = start; mask && query < stop; query++) keys.first = least(keys.first, keys_of(b, query).first);
+    keys.first = keys.first / PANEL * PANEL;
+    return keys;
   }
-  return ranges;
-}
+  // Those of one query; none where its mask begins behind it.
+  Range keys_of(int64_t b, int64_t query) const {
+    return {mask ? mask[(masks > 1 ? b : 0) * S + query] : 0, query + 1};
+  }
+  // SOUND, or which element of the mask is no position.
+  int64_t check() const {
+    for (int64_t i = 0; mask && i < masks * S; i++)
+      if (mask[i] < 0 || mask[i] > S) return fault(0, i);
+    return SOUND;
+  }
+};
 
 // Rows (S, A) as the columns of a product with k = A, and as the rows of one with k = S.
 void pack_as_columns(const bf16* rows, const Shape& s, bf16* to) {
@@ -77,14 +64,10 @@ void pack_as_rows(const bf16* rows, int64_t count, int64_t depth, const Shape& s
   }
 }
 
-// Which of the 16 keys from `key` on a query may attend to.
-inline __mmask16 shown(const uint8_t* mask_row, int64_t key, int64_t visible) {
-  __mmask16 shown = key < visible ? first(visible - key) : __mmask16(0);
-  if (mask_row && shown) {
-    const __m128i bytes = _mm_maskz_loadu_epi8(shown, mask_row + key);
-    shown &= _mm_test_epi8_mask(bytes, bytes);
-  }
-  return shown;
+// Which of the 16 keys from `key` on are among a query's.
+inline __mmask16 shown(Range visible, int64_t key) {
+  const __mmask16 before_end = key < visible.end ? first(visible.end - key) : __mmask16(0);
+  return key < visible.first ? before_end & ~first(visible.first - key) : before_end;
 }
 
 // out (rows, keys of the range) = rows of a (ld A) times packed columns; `ld` is padded().
@@ -131,13 +114,12 @@ void add_transposed(Product& product, const bf16* p, int64_t rows, const bf16* b
 }
 
 // e^(score - largest score) of one query's keys, its `factor` = 1 / their sum, which makes them probabilities, and the
-// log-sum-exp. Keys of the range that are masked, or not before `visible`, get 0.
-float softmax_row(const float* scores, const uint8_t* mask_row, Range keys, int64_t visible, float scale, bf16* to,
-                  float* factor) {
+// log-sum-exp. Keys of the range that aren't visible get 0.
+float softmax_row(const float* scores, Range keys, Range visible, float scale, bf16* to, float* factor) {
   const int64_t end = divide_up(keys.end, 16) * 16;
   __m512 top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-  for (int64_t c = keys.first; c < visible; c += 16)
-    top = _mm512_mask_max_ps(top, shown(mask_row, c, visible), top, _mm512_loadu_ps(scores + c));
+  for (int64_t c = keys.first; c < visible.end; c += 16)
+    top = _mm512_mask_max_ps(top, shown(visible, c), top, _mm512_loadu_ps(scores + c));
   const float most = _mm512_reduce_max_ps(top);
   if (most == -INFINITY) {
     if (end > keys.first) std::memset(to + keys.first, 0, (end - keys.first) * sizeof(bf16));
@@ -147,7 +129,7 @@ float softmax_row(const float* scores, const uint8_t* mask_row, Range keys, int6
   const __m512 scaling = _mm512_set1_ps(scale), shift = _mm512_set1_ps(most);
   for (int64_t c = keys.first; c < end; c += 16) {
     const __m512 x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + c), shift), scaling);
-    const __m512 value = _mm512_maskz_mov_ps(shown(mask_row, c, visible), exp16(x));
+    const __m512 value = _mm512_maskz_mov_ps(shown(visible, c), exp16(x));
     sum = _mm512_add_ps(sum, value);
     store(to + c, value);
   }
@@ -157,11 +139,11 @@ float softmax_row(const float* scores, const uint8_t* mask_row, Range keys, int6
 }
 
 // From scores and dP to P and dS of one query, both rounded to bfloat16.
-void softmax_row_backward(const float* scores, const float* grad, const uint8_t* mask_row, Range keys, int64_t visible,
-                          float scale, float lse, float delta, bf16* probabilities, bf16* grad_scores) {
+void softmax_row_backward(const float* scores, const float* grad, Range keys, Range visible, float scale, float lse,
+                          float delta, bf16* probabilities, bf16* grad_scores) {
   const __m512 factor = _mm512_set1_ps(scale), log_sum = _mm512_set1_ps(lse), shift = _mm512_set1_ps(delta);
   for (int64_t c = keys.first; c < keys.end; c += 16) {
-    const __mmask16 mask = shown(mask_row, c, visible);
+    const __mmask16 mask = shown(visible, c);
     const __m512 p =
         _mm512_maskz_mov_ps(mask, exp16(_mm512_fmsub_ps(_mm512_loadu_ps(scores + c), factor, log_sum)));
     const __m512 g = _mm512_sub_ps(_mm512_loadu_ps(grad + c), shift);
@@ -178,10 +160,10 @@ using namespace ava;
 
 extern "C" {
 
-int64_t AVA_ENTRY(ava_attention)(const bf16* q, const bf16* k, const bf16* v, const uint8_t* mask, int64_t masks, int64_t B,
+int64_t AVA_ENTRY(ava_attention)(const bf16* q, const bf16* k, const bf16* v, const int64_t* mask, int64_t masks, int64_t B,
                       int64_t H, int64_t G, int64_t S, int64_t A, float scale, bf16* out, float* lse) {
   const Shape s{B, H, G, S, A, masks, mask, scale};
-  const std::vector<Range> ranges = ranges_of(s);
+  if (const int64_t code = s.check(); code != SOUND) return code;
 #pragma omp parallel
   {
     Product product;
@@ -198,11 +180,10 @@ int64_t AVA_ENTRY(ava_attention)(const bf16* q, const bf16* k, const bf16* v, co
       for (int64_t h = g * each; h < (g + 1) * each; h++)
         for (int64_t start = 0; start < S; start += QUERIES) {
           const int64_t rows = least(S - start, QUERIES), base = (b * H + h) * S + start;
-          const Range keys_seen = ranges[(mask && masks > 1 ? b * s.blocks() : 0) + start / QUERIES];
+          const Range keys_seen = s.keys_of(b, start, start + rows);
           scores_of(product, q + base * A, rows, keys.get(), keys_seen, s, scores.get());
           for (int64_t r = 0; r < rows; r++)
-            lse[base + r] = softmax_row(scores.get() + r * s.padded(), s.mask_row(b, start + r), keys_seen,
-                                        least(s.visible(start + r + 1), keys_seen.end), scale,
+            lse[base + r] = softmax_row(scores.get() + r * s.padded(), keys_seen, s.keys_of(b, start + r), scale,
                                         probabilities.get() + r * s.padded(), factors + r);
           weighted_sum(product, probabilities.get(), rows, values.get(), keys_seen, s, factors, out + base * A);
         }
@@ -212,10 +193,10 @@ int64_t AVA_ENTRY(ava_attention)(const bf16* q, const bf16* k, const bf16* v, co
 }
 
 int64_t AVA_ENTRY(ava_attention_backward)(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, const bf16* out,
-                               const float* lse, const uint8_t* mask, int64_t masks, int64_t B, int64_t H, int64_t G,
+                               const float* lse, const int64_t* mask, int64_t masks, int64_t B, int64_t H, int64_t G,
                                int64_t S, int64_t A, float scale, bf16* grad_q, bf16* grad_k, bf16* grad_v) {
   const Shape s{B, H, G, S, A, masks, mask, scale};
-  const std::vector<Range> ranges = ranges_of(s);
+  if (const int64_t code = s.check(); code != SOUND) return code;
 #pragma omp parallel
   {
     const int64_t packed = s.padded() * PANEL * s.width_panels(), block_size = QUERIES * s.padded();
@@ -240,15 +221,14 @@ int64_t AVA_ENTRY(ava_attention_backward)(const bf16* grad, const bf16* q, const
       for (int64_t h = g * each; h < (g + 1) * each; h++)
         for (int64_t start = 0; start < S; start += QUERIES) {
           const int64_t rows = least(S - start, QUERIES), base = (b * H + h) * S + start;
-          const Range keys_seen = ranges[(mask && masks > 1 ? b * s.blocks() : 0) + start / QUERIES];
+          const Range keys_seen = s.keys_of(b, start, start + rows);
           scores_of(product, q + base * A, rows, keys.get(), keys_seen, s, scores.get());
           scores_of(product, grad + base * A, rows, values.get(), keys_seen, s, grad_p.get());
           for (int64_t r = 0; r < rows; r++) {
             const int64_t at = r * s.padded();
             const float delta = dot(grad + (base + r) * A, out + (base + r) * A, A);
-            softmax_row_backward(scores.get() + at, grad_p.get() + at, s.mask_row(b, start + r),
-                                 keys_seen, least(s.visible(start + r + 1), keys_seen.end), scale, lse[base + r], delta,
-                                 probabilities.get() + at, grad_scores.get() + at);
+            softmax_row_backward(scores.get() + at, grad_p.get() + at, keys_seen, s.keys_of(b, start + r), scale,
+                                 lse[base + r], delta, probabilities.get() + at, grad_scores.get() + at);
           }
           weighted_sum(product, grad_scores.get(), rows, key_rows.get(), keys_seen, s, ones, grad_q + base * A);
           add_transposed(product, grad_scores.get(), rows, q + base * A, keys_seen, s, block.get(), panel.get(), sum_k.get());
