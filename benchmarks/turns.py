@@ -37,9 +37,17 @@ class Worker:
         name: of the subject, for messages.
         factory: `module:function`; called in the process with `arguments`, which must fit JSON.
         python: interpreter, for a subject that needs other packages than ours.
+        environment: what the process has beside or instead of this one's variables.
     """
 
-    def __init__(self, name: str, factory: str, arguments: dict[str, Any], python: str = sys.executable):
+    def __init__(
+        self,
+        name: str,
+        factory: str,
+        arguments: dict[str, Any],
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+    ):
         self.name = name
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.turns", factory, json.dumps(arguments)],
@@ -47,6 +55,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
         )
 
     @property
@@ -115,11 +124,18 @@ class Workers:
     Args:
         subjects: name, factory and arguments of each.
         pythons: interpreters by name, for subjects that need other packages than ours.
+        environments: variables by name, for subjects that have others than this process.
     """
 
-    def __init__(self, subjects: Iterable[tuple[str, str, dict[str, Any]]], pythons: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        subjects: Iterable[tuple[str, str, dict[str, Any]]],
+        pythons: Mapping[str, str] | None = None,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
+    ):
         self._subjects = list(subjects)
         self._pythons = pythons or {}
+        self._environments = environments or {}
         self._started: list[Worker] = []
         self.alive: dict[str, Worker] = {}
         self.failures: dict[str, str] = {}
@@ -127,7 +143,8 @@ class Workers:
     def __enter__(self) -> Workers:
         try:
             for name, factory, arguments in self._subjects:
-                worker = Worker(name, factory, arguments, self._pythons.get(name, sys.executable))
+                python, environment = self._pythons.get(name, sys.executable), self._environments.get(name)
+                worker = Worker(name, factory, arguments, python, environment)
                 self._started.append(worker)
                 self.alive[name] = worker
             for name in list(self.alive):

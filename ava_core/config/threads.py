@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
-"""How OpenMP's threads wait for each other: asleep. By default they spin for milliseconds, and where other processes
-want the cores too, each spins away the time that the one it waits for would need: a training step of two threads took
-4 to 20 times as long. Waking a thread costs some 10 microseconds. The second is libgomp's own word for it."""
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+"""How OpenMP's threads wait for each other: after some microseconds, asleep. By default they spin for milliseconds, and
+where other processes want the cores too, each spins away the time that the one it waits for would need. To wake a
+thread that sleeps costs tens of microseconds, and most waits are shorter. The second is libgomp's own word for it, in
+rounds of a few nanoseconds; measured by `python -m benchmarks.waiting`."""
 
 
 def limit_threads(threads: int) -> None:
