@@ -90,8 +90,9 @@ def experiment(client: Any, uri: str, name: str) -> Experiment:
     found = client.get_experiment_by_name(name)
     if found is None:
         file = sqlite_file(uri)
-        # Without a server MLflow would put artifacts into ./mlruns of whoever runs the step.
-        location = None if file is None else Path(file.parent, "artifacts").absolute().as_uri()
+        # Without a server MLflow would put artifacts into ./mlruns of whoever runs the step. No `..` in it: in a
+        # workspace of DVC's it would lead through a folder that is deleted.
+        location = None if file is None else Path(file.parent, "artifacts").resolve().as_uri()
         try:
             client.create_experiment(name, artifact_location=location)
         except MlflowException as error:

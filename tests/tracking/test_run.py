@@ -1,8 +1,11 @@
 """A run on a real server, filled twice."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ava_core.errors import AvaError, ConfigError
+from ava_core.tracking.address import tracking_uri
 from ava_core.tracking.connection import connect, experiment
 from ava_core.tracking.records import Corpus, Point
 from ava_core.tracking.run import find_run, load_run, open_run
@@ -97,3 +100,17 @@ def test_web_page_that_is_no_mlflow_server_is_one_line():
         connect(address)
     server.shutdown()
     assert "\n" not in str(caught.value)
+
+
+def test_artifacts_beside_a_database_never_lie_in_a_workspace_that_dvc_deletes(tmp_path, monkeypatch):
+    """Nor does the way to them lead through it."""
+    workspace = tmp_path / ".dvc" / "tmp" / "exps" / "tmp1a2b"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    made = []
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(lifecycle_stage="active") if made else None,
+        create_experiment=lambda name, artifact_location: made.append(artifact_location),
+    )
+    experiment(client, tracking_uri({}), "ava")
+    assert made == [(tmp_path / ".ava" / "mlflow" / "artifacts").as_uri()]
