@@ -1,7 +1,8 @@
 """Tables by row for MLflow's evaluation page of runs: what each model lost on each document, and what it wrote.
 
 In the form that `MlflowClient.log_table` gives them: a JSON file of pandas' orient "split", and a tag that names it.
-The call itself appends to a table that is there, so a repeated registration would double the rows.
+The call itself appends to a table that is there, so a repeated registration would double the rows. The page groups by
+the first column and compares the second, unless its reader chooses others.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def write_tables(folder: Path, evaluation: Path) -> dict[str, str]:
 
 
 def _documents(evaluation: Path) -> Table:
-    """A row for each document: its size, and bits per byte and accuracy of each model; empty without losses."""
+    """A row for each document: bits per byte and accuracy of each model, and its size; empty without losses."""
     try:
         found = losses.read(evaluation)
     except NoLossesError:
@@ -51,13 +52,12 @@ def _documents(evaluation: Path) -> Table:
     size, tokens = (np.bincount(of_part, each) for each in (found.bytes, found.tokens))
     columns: dict[str, list[Any]] = {
         "document": [document.name for document in found.documents],
-        "bytes": size.astype(int).tolist(),
-        "tokens": tokens.astype(int).tolist(),
     }
     for model, sums in found.sums.items():
         nats, correct, _ = (np.bincount(of_part, column) for column in sums.T)
         columns[f"{model} bits per byte"] = (nats / math.log(2) / np.maximum(size, 1)).tolist()
         columns[f"{model} accuracy"] = (correct / np.maximum(tokens, 1)).tolist()
+    columns |= {"bytes": size.astype(int).tolist(), "tokens": tokens.astype(int).tolist()}
     kept = sorted(np.argsort(-size, kind="stable")[:MAX_ROWS].tolist())
     return {"columns": list(columns), "data": [[values[row] for values in columns.values()] for row in kept]}
 
@@ -65,7 +65,7 @@ def _documents(evaluation: Path) -> Table:
 def _samples(contents: Mapping[str, Any]) -> Table:
     """A row for each text; MLflow's page puts those of several runs beside each other by prompt."""
     rows = [
-        [item["prompt"], item["model"], item["strategy"], item["text"][len(item["prompt"]) :]]
+        [item["prompt"], item["text"][len(item["prompt"]) :], item["model"], item["strategy"]]
         for item in contents.get("samples", [])
     ]
-    return {"columns": ["prompt", "model", "strategy", "continuation"], "data": rows[:MAX_ROWS]}
+    return {"columns": ["prompt", "continuation", "model", "strategy"], "data": rows[:MAX_ROWS]}
