@@ -4,6 +4,7 @@ The shards and the model are built from the library's own parts and not by runni
 step doesn't fail the tests of all others.
 """
 
+import gc
 import json
 import os
 import signal
@@ -69,6 +70,13 @@ TINY_PARAMS = {
     },
     "evaluate": {"prompts": ["To be, or"], "generation": {"max_new_tokens": 8, "num_beams": 2}},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_never_garbage():
+    """Collections pass over what is alive between two files: mostly libraries, half a second's work each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

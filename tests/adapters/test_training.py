@@ -13,7 +13,7 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
 from ava_core.training.engine.engine import TrainingEngine
-from tests.training.conftest import run  # noqa: F401  a fixture
+from tests.training.conftest import quick_peak, run  # noqa: F401  fixtures
 from tests.training.test_resume import assert_survives
 from tests.training.whole_runs import rows, weights
 
