@@ -115,7 +115,7 @@ def _as_text(value: Any) -> str:
 
 def key_figures() -> dict[str, tuple[str, str]]:
     """The figures that DVC shows, by the names that a sweep uses: the entry in `FIGURES`, and the name in it."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for step in TRIAL_STEPS:
         for figure in STEPS[step].headlines:
             if STEPS[step].choices:
