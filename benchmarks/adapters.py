@@ -1,12 +1,13 @@
 """An adapter of one percent of the weights against all of them, on a text that the model has never seen.
 
-Usage: python -m benchmarks.adapters [--steps N] [--parent-steps N] [--share S] [--rate R] [--set key=value]
+Usage: python -m benchmarks.adapters [--steps N] [--parent-steps N] [--share S] [--rate R ...] [--set key=value]
 
-A parent learns the comedies of the embedded corpus (`make data`), with a tokenizer trained on them. Then two trainings
-of the same steps, batches and seed go on from it with the tragedies: one of all weights, as the preset has it, at a
-share of its rates, and one of a LoRA adapter, of the largest rank that keeps its parameters below `--share`. Each runs
-in a process of its own. Prints the gain of each (how far the loss on the tragedies' own validation part, in nats per
-token, fell below the parent's), the peak memory of its process and its time, and keeps them in benchmarks/results/.
+A parent learns the comedies of the embedded corpus (`make data`), with a tokenizer trained on them. Then trainings of
+the same steps, batches and seed go on from it with the tragedies: one of all weights, as the preset has it, at each
+share of its rates, and one of a LoRA adapter at each rate, of the largest rank that keeps its parameters below
+`--share`. Each runs in a process of its own; the best of each kind are compared. Prints the gain of each (how far the
+loss on the tragedies' own validation part, in nats per token, fell below the parent's), the peak memory of its process
+and its time, and keeps them in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -74,17 +75,18 @@ def figures(model: Path, before: float) -> dict[str, float]:
     }
 
 
-def show(before: float, whole: dict[str, float], adapter: dict[str, float]) -> str:
-    """The table that is printed."""
-    rows = [["parent", f"{before:.3f}", "", "", ""]]
-    for name, found in (("all weights", whole), ("adapter", adapter)):
-        gib = f"{found['peak_memory_bytes'] / 2**30:.2f}"
-        rows.append(
-            [name, f"{found['validation_loss']:.3f}", f"{found['gain']:.3f}", gib, f"{found['training_seconds']:.0f}"]
-        )
-    shares = [adapter[name] / whole[name] for name in ("gain", "peak_memory_bytes", "training_seconds")]
-    rows.append(["share", "", *(f"{share:.2f}" for share in shares)])
-    return report.table(("", "loss", "gain", "GiB", "s"), rows)
+def show(before: float, whole: dict[float, dict[str, float]], adapter: dict[float, dict[str, float]]) -> str:
+    """The table that is printed, of figures by rate."""
+    rows = [["parent", "", f"{before:.3f}", "", "", ""]]
+    for name, at in (("all weights", whole), ("adapter", adapter)):
+        for rate, found in at.items():
+            gib = f"{found['peak_memory_bytes'] / 2**30:.2f}"
+            gained = [f"{found['validation_loss']:.3f}", f"{found['gain']:.3f}"]
+            rows.append([name, f"{rate:g}", *gained, gib, f"{found['training_seconds']:.0f}"])
+    best = [max(at.values(), key=lambda found: found["gain"]) for at in (adapter, whole)]
+    shares = [best[0][name] / best[1][name] for name in ("gain", "peak_memory_bytes", "training_seconds")]
+    rows.append(["share", "", "", *(f"{share:.2f}" for share in shares)])
+    return report.table(("", "rate", "loss", "gain", "GiB", "s"), rows)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,9 +97,13 @@ def parser() -> argparse.ArgumentParser:
         "--parent-steps", type=int, default=1000, help="of the parent on the first (default: %(default)s)"
     )
     flags.add_argument("--share", type=float, default=0.01, help="of the parameters, at most (default: %(default)s)")
-    flags.add_argument("--rate", type=float, default=0.005, help="the adapter's learning rate (default: %(default)s)")
+    flags.add_argument("--rate", type=float, nargs="+", default=[0.005], help="of the adapter (default: 0.005)")
     flags.add_argument(
-        "--whole-rate", type=float, default=0.25, help="share of the preset's rates for all weights (default: 0.25)"
+        "--whole-rate",
+        type=float,
+        nargs="+",
+        default=[0.25],
+        help="share of the preset's rates for all weights (default: 0.25)",
     )
     flags.add_argument("--preset", choices=presets.names(), default="cpu/small")
     flags.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
@@ -110,7 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train three times, print and keep."""
     command_line = parser()
     flags = command_line.parse_args(arguments)
-    if min(flags.steps, flags.parent_steps) < 2 or not 0 < flags.share < 1 or not 0 < flags.whole_rate <= 1:
+    if (
+        min(flags.steps, flags.parent_steps) < 2
+        or not 0 < flags.share < 1
+        or not all(0 < share <= 1 for share in flags.whole_rate)
+    ):
         command_line.error("--steps and --parent-steps must be > 1, --share in (0, 1), --whole-rate in (0, 1]")
     plays = SHAKESPEARE.verify(flags.data / SHAKESPEARE.name)
     parts = {kind: [path for path in plays if path.parent.name == kind] for kind in (FIRST, SECOND)}
@@ -118,10 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = resolve(overrides=[f"{key}={value}" for key, value in settings.items()]).config
     vocab_size = config.tokenizer.vocab_size
     rank, share = rank_of_share(config, vocab_size, flags.share)
-    lower = lowered_rates(config, flags.whole_rate)
     adapter = {
         "train.optimizer": "adamw",
-        "train.learning_rate": flags.rate,
         "train.weight_decay": 0.0,
         "train.adapter.kind": "lora",
         "train.adapter.rank": rank,
@@ -137,8 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parent = train("parent", known, flags.parent_steps, settings, folder)
         before = loss_of(parent, new, config)
         print(f"parent: {before:.3f} on the new text", flush=True)
-        updated = figures(train("adapter", new, flags.steps, settings | adapter, folder, init=parent), before)
-        whole = figures(train("whole", new, flags.steps, settings | lower, folder, init=parent), before)
+
+        def gain(name: str, changes: dict[str, Any]) -> dict[str, float]:
+            return figures(train(name, new, flags.steps, settings | changes, folder, init=parent), before)
+
+        updated = {rate: gain(f"adapter-{rate:g}", adapter | {"train.learning_rate": rate}) for rate in flags.rate}
+        whole = {share: gain(f"whole-{share:g}", lowered_rates(config, share)) for share in flags.whole_rate}
     print(show(before, whole, updated))
     values = {
         "settings": settings,
@@ -146,7 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "steps": flags.steps,
         "rank": rank,
         "share": share,
-        "rates": {"adapter": flags.rate, "whole": flags.whole_rate},
         "parent_loss": before,
         "whole": whole,
         "adapter": updated,
