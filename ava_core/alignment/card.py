@@ -15,7 +15,7 @@ def render_card(
     config: ConversationsConfig,
     counts: Mapping[str, SplitCounts],
     samples: Mapping[str, str],
-    left_out: Sequence[Mapping[str, str]],
+    left_out: Sequence[tuple[str, str]],
     duplicates: int,
 ) -> str:
     """README.md of the shards.
@@ -42,7 +42,7 @@ def render_card(
         lines.append(f"| {name} | {split.conversations:,} | {split.answers:,} | {split.tokens:,} | {share} |")
     lines += ["", f"{duplicates:,} repeated and {len(left_out):,} left out (`left_out.jsonl`).", ""]
     if left_out:
-        lines += [f"- {entry['name']}: {entry['reason']}" for entry in left_out[:SHOWN]]
+        lines += [f"- {name}: {reason}" for name, reason in left_out[:SHOWN]]
         lines += [""]
     lines += ["## How the model reads one", ""]
     for name, text in samples.items():

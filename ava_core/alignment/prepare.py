@@ -6,8 +6,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,13 @@ from ava_core.data.sources import open_each
 from ava_core.data.splitting import split_documents
 from ava_core.data.tokenizer import encode, load_tokenizer, read_tokenizer, special_ids
 from ava_core.errors import AvaError
+from ava_core.files import write_json
 
 if TYPE_CHECKING:
     from ava_core.progress import Progress
 
 log = logging.getLogger(__name__)
-LEFT_OUT = "left_out.jsonl"
+LEFT_OUT, ABOUT = "left_out.jsonl", "about.json"
 MAX_FAULTS = 20
 """Faulty rows named in one refusal."""
 TEMPLATE_TOKENS = 4
@@ -94,40 +95,74 @@ def prepare(
     durable = DurableFolders(state)
     tokenizer = durable.get("tokenizer", partial(_copy_tokenizer, shards))
     gathered = _gather(config, data, tokenizer)
-    splits = _divide_among_splits(gathered.conversations, config, shards)
-    counts: dict[str, SplitCounts] = {}
-    left_out: list[dict[str, str]] = [{"name": name, "reason": reason} for name, reason in gathered.faults]
-    samples: dict[str, str] = {}
-    with progress.task("tokenize", sum(map(len, splits.values()))) as advance:
-        done = 0
-        loaded: Any = load_tokenizer(tokenizer)
-        for name in SPLITS:
-            encoded: list[EncodedConversation] = []
-            for conversation in splits[name]:
-                done += 1
-                advance(done)
-                try:
-                    item = encode_conversation(loaded, conversation)
-                except RowFault as fault:
-                    left_out.append({"name": conversation.name, "reason": str(fault)})
-                    continue
-                if len(item) > config.max_tokens:
-                    reason = f"has {len(item)} tokens, more than conversations.max_tokens = {config.max_tokens}"
-                    left_out.append({"name": conversation.name, "reason": reason})
-                    continue
-                encoded.append(item)
-            counts[name] = write_split(output / name, encoded, special_ids(tokenizer).vocab_size)
-            samples[name] = loaded.decode(encoded[0].tokens)
+    conversations = _divide_among_splits(gathered.conversations, config, shards)
+    splits: dict[str, _Split] = {}
+    for name in SPLITS:
+        make = partial(_write_split, name, conversations[name], config.max_tokens, tokenizer, progress)
+        splits[name] = _Split.read(durable.get(f"split-{name}", make))
+        shutil.copytree(splits[name].rows, output / name)
     shutil.copytree(tokenizer, output / "tokenizer", ignore=shutil.ignore_patterns(SECONDS))
+    counts = {name: split.counts for name, split in splits.items()}
     write_info(output, purpose, config.max_tokens, counts)
-    lines = (json.dumps(entry, ensure_ascii=False) for entry in left_out)
-    (output / LEFT_OUT).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    left_out = [*gathered.faults, *(fault for split in splits.values() for fault in split.left_out)]
+    _write_lines(output / LEFT_OUT, [{"name": name, "reason": reason} for name, reason in left_out])
     if left_out:
         log.warning("preprocess: %d rows or conversations left out: see %s", len(left_out), LEFT_OUT)
+    samples = {name: split.sample for name, split in splits.items()}
     (output / "README.md").write_text(render_card(config, counts, samples, left_out, gathered.duplicates))
     metrics = {f"{name}_{key}": value for name, split in counts.items() for key, value in vars(split).items()}
     metrics |= {"left_out": len(left_out), "duplicates_removed": gathered.duplicates}
     return Prepared(metrics, {"wall_seconds": time.monotonic() - started})
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    """JSON lines."""
+    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What is kept of a finished split, so that a killed step has it.
+
+    Attributes:
+        rows: folder of its shards.
+        counts: of them.
+        left_out: name of each conversation that isn't in them, and why.
+        sample: the first one as the model reads it.
+    """
+
+    rows: Path
+    counts: SplitCounts
+    left_out: list[tuple[str, str]]
+    sample: str
+
+    @classmethod
+    def read(cls, folder: Path) -> _Split:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        left_out = [(name, reason) for name, reason in about["left_out"]]
+        return cls(folder / "rows", SplitCounts(**about["counts"]), left_out, about["sample"])
+
+
+def _write_split(
+    name: str, given: Sequence[Conversation], max_tokens: int, tokenizer: Path, progress: Progress, folder: Path
+) -> None:
+    loaded: Any = load_tokenizer(tokenizer)
+    encoded: list[EncodedConversation] = []
+    left_out: list[tuple[str, str]] = []
+    with progress.task(f"tokenize {name}", len(given)) as advance:
+        for done, conversation in enumerate(given, start=1):
+            advance(done)
+            try:
+                item = encode_conversation(loaded, conversation)
+                if len(item) > max_tokens:
+                    raise RowFault(f"has {len(item)} tokens, more than conversations.max_tokens = {max_tokens}")
+            except RowFault as fault:
+                left_out.append((conversation.name, str(fault)))
+            else:
+                encoded.append(item)
+    counts = write_split(name, folder / "rows", encoded, special_ids(tokenizer).vocab_size)
+    sample = loaded.decode(encoded[0].tokens)
+    write_json(folder / ABOUT, {"counts": asdict(counts), "left_out": left_out, "sample": sample})
 
 
 def _copy_tokenizer(shards: Path, folder: Path) -> None:

@@ -45,8 +45,8 @@ class SplitCounts:
     answer_bytes: int
 
 
-def write_split(folder: Path, conversations: Sequence[EncodedConversation], vocab_size: int) -> SplitCounts:
-    """Write one split; the bytes depend on the arguments alone.
+def write_split(name: str, folder: Path, conversations: Sequence[EncodedConversation], vocab_size: int) -> SplitCounts:
+    """Write the split `name`; the bytes depend on the conversations alone.
 
     Raises:
         AvaError: there is no conversation.
@@ -56,7 +56,7 @@ def write_split(folder: Path, conversations: Sequence[EncodedConversation], voca
     from datasets.table import InMemoryTable
 
     if not conversations:
-        raise AvaError(f"{folder.name}: no conversation: a split needs at least one: give more, or longer max_tokens")
+        raise AvaError(f"{name}: no conversation: a split needs at least one: give more, or longer max_tokens")
     dtype = token_dtype(vocab_size)
     offsets = pa.array(np.cumsum([0, *map(len, conversations)]), type=pa.int32())
     tokens = np.concatenate([item.tokens for item in conversations]).astype(dtype)
