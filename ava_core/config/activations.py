@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ava_core.config.attention import KEPT_PROBABILITIES
 from ava_core.config.model import ModelConfig
 from ava_core.config.parameters import head_dim
 from ava_core.config.precision import FLOAT32, WIDTHS
@@ -17,9 +18,6 @@ from ava_core.config.train import TrainConfig
 
 LOGITS_CHUNK = 1024
 """Tokens whose logits exist at once, as in `ava_core.losses.chunked`."""
-KEPT_PROBABILITIES = 256
-"""Positions of a sequence up to which attention by explicit products keeps its probabilities for the backward pass.
-Those of longer ones it computes in blocks of queries, and again in the backward pass (`ava_core.models.blockwise`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

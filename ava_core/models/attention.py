@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from ava_core import kernels
-from ava_core.config.activations import KEPT_PROBABILITIES
+from ava_core.config.attention import KEPT_PROBABILITIES
 from ava_core.models.blockwise import attend_by_products, attend_fused, sdpa
 from ava_core.models.configuration import EnhancedMoEConfig
 from ava_core.models.linear import Linear

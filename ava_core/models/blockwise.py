@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ava_core.config.activations import KEPT_PROBABILITIES
+from ava_core.config.attention import KEPT_PROBABILITIES
 from ava_core.models.masks import dense_mask
 
 QUERIES = (32, 256)

@@ -67,6 +67,35 @@ STEPS: dict[str, StepSpec] = {
             headlines=("documents_kept", "train_tokens", "vocab_size"),
         ),
         StepSpec(
+            name="conversations",
+            summary="Make shards for fine-tuning of conversations: tokens, and which of them are the assistant's.",
+            output="conversations",
+            kind=CONVERSATIONS,
+            sections=("conversations",),
+            function="ava_core.alignment.prepare:prepare",
+            invoked=("preprocess", "--for", "sft"),
+            inputs=(
+                SHARDS_IN,
+                Input(
+                    name="data",
+                    help="Folder with the corpus; sources with a relative path are read from it.",
+                    description="Folder with the corpus.",
+                    required=False,
+                ),
+            ),
+            metrics=(
+                *(
+                    f"{split}_{count}"
+                    for split in ("train", "validation", "test")
+                    for count in ("conversations", "answers", "tokens", "learnt", "answer_bytes")
+                ),
+                "left_out",
+                "duplicates_removed",
+            ),
+            timings=("wall_seconds",),
+            headlines=("train_conversations", "train_answers", "left_out"),
+        ),
+        StepSpec(
             name="train",
             summary="Train the model with DeepSpeed.",
             output="model",
@@ -130,35 +159,6 @@ STEPS: dict[str, StepSpec] = {
                 "estimated_memory_bytes",
             ),
             headlines=("validation_bits_per_byte", "steps", "tokens_per_second"),
-        ),
-        StepSpec(
-            name="conversations",
-            summary="Make shards for fine-tuning of conversations: tokens, and which of them are the assistant's.",
-            output="conversations",
-            kind=CONVERSATIONS,
-            sections=("conversations",),
-            function="ava_core.alignment.prepare:prepare",
-            invoked=("preprocess", "--for", "sft"),
-            inputs=(
-                SHARDS_IN,
-                Input(
-                    name="data",
-                    help="Folder with the corpus; sources with a relative path are read from it.",
-                    description="Folder with the corpus.",
-                    required=False,
-                ),
-            ),
-            metrics=(
-                *(
-                    f"{split}_{count}"
-                    for split in ("train", "validation", "test")
-                    for count in ("conversations", "answers", "tokens", "learnt", "answer_bytes")
-                ),
-                "left_out",
-                "duplicates_removed",
-            ),
-            timings=("wall_seconds",),
-            headlines=("train_conversations", "train_answers", "left_out"),
         ),
         StepSpec(
             name="sft",

@@ -20,7 +20,7 @@ from ava_core.config.routing import ROUTERS
 from ava_core.config.train import TrainConfig
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.attention import attend
-from ava_core.models.masks import layer_masks
+from ava_core.models.masks import dense_mask, layer_masks
 from ava_core.models.moe import MoELayer
 from ava_core.models.routing import RouteTape
 from ava_core.training.engine.compiled import CompiledLayers
@@ -188,6 +188,8 @@ def attend_in_float32(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tens
     k_BHSA, v_BHSA = (x.repeat_interleave(q_BHSA.shape[1] // x.shape[1], dim=1) for x in (k_BGSA, v_BGSA))
     if mask is None:
         mask = torch.ones(S, S_kv, dtype=torch.bool, device=q_BHSA.device).tril(S_kv - S)[None, None]
+    elif mask.dtype != torch.bool:  # where each query begins to look
+        mask = dense_mask(mask, 0, 0, S_kv)
     scores = (q_BHSA @ k_BHSA.mT / q_BHSA.shape[-1] ** 0.5).masked_fill(~mask, torch.finfo(torch.float32).min)
     return (scores.softmax(dim=-1) * mask) @ v_BHSA
 

@@ -19,7 +19,7 @@ from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree
 from ava_core.training.request import TrainRequest
 
-SETTINGS = {"steps": 40, "learning_rate": 0.01, "adam_learning_rate": 0.01, "evaluate_every": 20, "samples": 8}
+SETTINGS = {"steps": 80, "learning_rate": 0.01, "adam_learning_rate": 0.01, "evaluate_every": 20, "samples": 8}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_held_out_answers_are_learnt_and_end_by_themselves(learned):
     _, figures = learned
     assert figures["validation_loss"] < 0.5 * figures["start_validation_loss"]
     assert figures["validation_loss_gain"] == figures["start_validation_loss"] - figures["validation_loss"]
-    assert figures["start_ended_answers"] < 0.5 < figures["ended_answers"]
+    assert figures["start_ended_answers"] < figures["ended_answers"] >= 0.6
 
 
 def test_model_folder_is_an_ordinary_one_with_the_template_and_its_parent(learned, tiny_model):

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipelines import command_line
-from pipelines.compile import compile_pipeline
+from pipelines.compile import compile_configured
 from pipelines.submit import connection, exactly_once, submission, watch
 from pipelines.submit.__main__ import main
 from tests.pipelines.kfp_api import Description
@@ -34,7 +34,7 @@ def remembered():
 
         return ask
 
-    return remember(compile_pipeline), remember(command_line.params_yaml)
+    return remember(compile_configured), remember(command_line.params_yaml)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def server(description):
 def hurry(monkeypatch, tmp_path, remembered):
     """Pauses of milliseconds, and nothing of this machine's own KFP settings."""
     compiler, params_yaml = remembered
-    monkeypatch.setattr(submission, "compile_pipeline", compiler)
+    monkeypatch.setattr(submission, "compile_configured", compiler)
     monkeypatch.setattr(command_line, "params_yaml", params_yaml)
     monkeypatch.setattr(connection, "RETRIES", connection.RETRIES.new(backoff_factor=0.01))
     monkeypatch.setattr(exactly_once, "LOOK_AFTER_SECONDS", (0.0, 0.01, 0.02))
