@@ -1,4 +1,4 @@
-"""What attention keeps for the backward pass: counted in the estimate of memory, kept by `ava_core.models.blockwise`."""
+"""What attention keeps for the backward pass, which the estimate of memory counts."""
 
 from __future__ import annotations
 

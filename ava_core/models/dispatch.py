@@ -92,7 +92,8 @@ def _gather_sum(rows_RD: Tensor, weights_TK: Tensor, p: Permutation, dtype: torc
     for k in range(K):
         # where, not times zero: an unoccupied slot points at a row that may be uninitialised (NaN)
         term = rows_RD[p.row_TK[:, k]].to(dtype) * weights_TK[:, k, None].to(dtype)
-        out_TD += torch.where(p.occupied_TK[:, k, None], term, 0)
+        # Not in place: compiled by PyTorch 2.11, a forward that adds in place has no gradient, without a word.
+        out_TD = out_TD + torch.where(p.occupied_TK[:, k, None], term, 0)
     return out_TD
 
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from ava_core.models.dispatch import combine, sort_by_expert
+
 pytestmark = pytest.mark.slow
 
 
@@ -72,3 +74,20 @@ def test_loss_on_logits_of_a_compiled_model_trains_its_routers(make_model, token
         gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_forward_of_what_combines_experts_writes_nothing_in_place():
+    # Compiled by PyTorch 2.11, such a forward has no gradient, and nothing says so.
+    ids_TK = torch.tensor([[0, 2], [1, 0], [2, 1]])
+    routed = sort_by_expert(ids_TK, torch.ones_like(ids_TK, dtype=torch.bool), 3, keep_unused=True)
+    traced = []
+
+    def backend(graph, _):
+        traced.extend(node for each in graph.modules() if hasattr(each, "graph") for node in each.graph.nodes)
+        return graph.forward
+
+    rows, weights = torch.randn(6, 4, requires_grad=True), torch.rand(3, 2)
+    torch.compile(lambda y: combine(y, weights, routed), backend=backend, fullgraph=True)(rows)
+    called = [node.target for node in traced if node.op in ("call_function", "call_method")]
+    assert torch.where in called
+    assert not [target for target in called if getattr(target, "__name__", target) in ("iadd", "imul", "add_", "mul_")]
