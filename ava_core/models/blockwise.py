@@ -19,9 +19,11 @@ from ava_core.models.masks import dense_mask
 
 QUERIES = (32, 256)
 """Queries of one block of `attend_by_products`, at least and at most."""
-SCORES = 2**22
+SCORES = 2**21
 """Scores of one block of it at most, but for the fewest queries of one sequence."""
-FUSED_QUERIES = 1024
+KEY_RANGES = 8
+"""Parts of a sequence, of which a block's keys are those that any of its queries looks into."""
+FUSED_QUERIES = 512
 """Queries of one block of `attend_fused`, whose mask alone has queries x keys."""
 
 
@@ -90,8 +92,11 @@ class _Block:
         if mask is not None and mask.dim() == 4:
             self.keys, shown = slice(0, k_BGSA.shape[2]), mask[:, :, queries]
         else:
+            S = k_BGSA.shape[2]
             first = torch.zeros(1, queries.stop - queries.start) if mask is None else mask[:, queries]
-            self.keys = slice(_lowest(first), queries.stop)
+            # Whole ranges: oneDNN keeps code for each size of a product that it meets, near a megabyte.
+            step = -(-S // KEY_RANGES)
+            self.keys = slice(_lowest(first) // step * step, min(S, -(-queries.stop // step) * step))
             shown = dense_mask(first, queries.start, self.keys.start, self.keys.stop)
         sees = shown.any(dim=-1, keepdim=True)
         self._blind = None if sees.all() else ~sees

@@ -60,7 +60,8 @@ class MemoryWatch(Callback):
         if recomputing < len(layers) and run.ranks.size == 1:
             recompute(run.model, tuple(range(len(layers))))
             free_memory()
-            log.warning("memory: %s: from now on all %d layers recompute instead of %d", line, len(layers), recomputing)
+            now = f": from now on all {len(layers)} layers recompute instead of {recomputing}"
+            log.warning("memory: %s", line + now + self._way_out(run))
         elif not self._told_again:
             self._told_again = True
             log.warning("memory: %s", line + self._way_out(run))

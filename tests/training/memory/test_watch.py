@@ -58,7 +58,8 @@ def test_past_its_budget_every_layer_recomputes_and_a_second_line_tells_if_that_
     (first, second), recomputing = watch_run(1.0, 1.9, 3.4, 3.4, 3.5, 3.6, memory_budget=2.0, recomputing=1)
     assert first == (
         "memory: train.memory_budget = 2 GiB is exceeded: 3.40 GiB taken by step 2, 2.00 estimated: from now on all 3"
-        " layers recompute instead of 1"
+        " layers recompute instead of 1: to take less, lower train.micro_batch_size (now 2) or train.sequence_length"
+        " (now 64)"
     )
     assert second.startswith(
         "memory: train.memory_budget = 2 GiB is exceeded: 3.50 GiB taken by step 4, 2.00 estimated"
