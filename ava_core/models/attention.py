@@ -42,7 +42,8 @@ def _native_can(q_BHSA: Tensor, k_BGSA: Tensor, mask: Tensor | None) -> bool:
 
 
 def _products_pay(q_BHSA: Tensor, k_BGSA: Tensor, v_BGSA: Tensor, mask: Tensor | None) -> bool:
-    if q_BHSA.device.type != "cpu" or not q_BHSA.requires_grad or torch.compiler.is_compiling():
+    plain = not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(q_BHSA))
+    if not (plain and q_BHSA.requires_grad and q_BHSA.device.type == "cpu"):
         return False
     queries, keys = q_BHSA.shape[2], k_BGSA.shape[2]
     hides = mask is not None and keys > KEPT_PROBABILITIES
