@@ -73,7 +73,7 @@ def edited(tmp_path):
     replace("config/data.py", "    hub: Text | None", "    lines: Text | None = None\n    hub: Text | None")
     (package / "data/sources/lines.py").write_text(SOURCE)
     replace("config/data.py", '"arrow"]', '"arrow", "loud"]')
-    loud = "lambda path, name, reading: iter([Document(name, path.read_text().upper())])"
+    loud = "lambda path, name, column: iter([Row(name, {column: path.read_text().upper()})])"
     replace("data/sources/formats.py", "FORMATS = {", f'FORMATS = {{\n    "loud": Format((".loud",), {loud}),')
     return package.parent
 
