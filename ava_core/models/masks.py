@@ -103,7 +103,7 @@ def _whole_mask(
     first = torch.zeros_like(positions)
     if document_ids_BS is not None:
         begins = document_ids_BS.diff(dim=-1, prepend=document_ids_BS[:, :1]) != 0
-        first = torch.where(begins, positions, 0).cummax(dim=-1).values
+        first = _latest(begins, positions)
     if window is not None:
         first = torch.maximum(first, positions - (window - 1))
     real = None if attention_mask is None else attention_mask.to(positions.device).bool()
@@ -114,6 +114,14 @@ def _whole_mask(
         begins = real.int().argmax(dim=-1, keepdim=True)
         first = torch.where(positions < begins, S, torch.maximum(first, begins))
     return first if torch.compiler.is_compiling() or first.any() else None
+
+
+def _latest(begins_BS: Tensor, positions_1S: Tensor) -> Tensor:
+    """(B, S), int64: of each position the last one up to it where something begins, or the first of all."""
+    if not torch.compiler.is_exporting():
+        return torch.where(begins_BS, positions_1S, 0).cummax(dim=-1).values
+    part_BS = begins_BS.cumsum(dim=-1)  # ONNX has no running maximum
+    return (part_BS[:, :, None] == part_BS[:, None]).int().argmax(dim=-1)
 
 
 def _has_gaps(real_BS: Tensor) -> bool:
