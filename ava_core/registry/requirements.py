@@ -8,7 +8,7 @@ when it is asked for. MLflow would run the model to find out, and sees what else
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -43,7 +43,7 @@ def foreign_imports(module: str) -> dict[str, str]:
     """Top-level names of what `module` and all it needs import from others, each with a module that does."""
     found: dict[str, str] = {}
     for importer in sorted(own_modules(module)):
-        for name in _imports(_source(importer)):
+        for name in _imports(_source(importer).read_bytes()):
             top = name.partition(".")[0]
             if top not in stdlib_module_names and top != PACKAGE.name:
                 found.setdefault(top, importer)
@@ -57,11 +57,11 @@ def own_modules(module: str) -> set[str]:
     while waiting:
         name = waiting.pop()
         # `from ava_core.errors import AvaError` may name a module or what is in one.
-        if name in found or not _source(name).is_file():
+        if name in found or not (source := _source(name)).is_file():
             continue
         found.add(name)
         waiting += [name.rpartition(".")[0]] if "." in name else []
-        waiting += [other for other in _imports(_source(name)) if other.partition(".")[0] == PACKAGE.name]
+        waiting += [other for other in _imports(source.read_bytes()) if other.partition(".")[0] == PACKAGE.name]
     return found
 
 
@@ -76,19 +76,25 @@ def _source(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _imports(path: Path) -> Iterator[str]:
+@cache
+def _imports(source: bytes) -> tuple[str, ...]:
     """Everything that a source file imports; of `from a import b` both `a` and `a.b`, since b may be a module."""
-    tree = ast.parse(path.read_bytes())
+    tree = ast.parse(source)
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found: list[str] = []
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and "__getattr__" not in functions:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.If) and _is_for_types(node.test) and "__getattr__" not in functions:
             waiting += node.orelse
         else:
             waiting += ast.iter_child_nodes(node)
+    return tuple(found)
+
+
+def _is_for_types(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"

@@ -1,6 +1,7 @@
 """The command line in this process: from the arguments to the exit code and the lines."""
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -8,6 +9,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import pytest
+import typer
 
 from ava_core.cli import main
 
@@ -18,10 +20,17 @@ class Result(NamedTuple):
     err: str
 
 
+@functools.cache
+def built_command(app):
+    """The parser of all commands' flags; a Typer builds it anew at each call."""
+    return typer.main.get_command(app)
+
+
 @pytest.fixture
 def ava(tmp_path, monkeypatch):
     """Run `ava ARGUMENTS` in an empty folder; keywords are environment variables."""
     monkeypatch.chdir(tmp_path)
+    command = built_command(main.app)
 
     def run(*arguments, **environment) -> Result:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AVA_")}
@@ -31,7 +40,7 @@ def ava(tmp_path, monkeypatch):
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = main._run(lambda: main.app([str(item) for item in arguments], standalone_mode=False))
+            code = main._run(lambda: command([str(item) for item in arguments], standalone_mode=False))
             logging.getLogger("ava_core").handlers.clear()
         return Result(code, out.getvalue(), err.getvalue())
 
