@@ -35,7 +35,9 @@ def sweep(
         typer.Option(help="sqlite:///FILE or postgresql://USER@HOST/DB that workers share; default: OUTPUT/sweep.db."),
     ] = None,
     max_failures: Annotated[int, typer.Option(min=0, help="Trials that may fail before the sweep ends.")] = 3,
-    results: Annotated[bool, typer.Option("--results", help="Run nothing: show the trials so far.")] = False,
+    results: Annotated[
+        bool, typer.Option("--results", help="Run nothing: show the trials so far, with --via dvc its experiments.")
+    ] = False,
     via: Annotated[
         str | None, typer.Option(help="Instead of running: `dvc` queues experiments, `katib` prints its Experiment.")
     ] = None,

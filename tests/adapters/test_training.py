@@ -77,6 +77,20 @@ def test_peft_reads_the_adapter_and_computes_what_the_merged_model_does(run, tin
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+def test_adapter_learns_from_a_teacher_and_what_it_does_not_train_stays(run, tiny_model):  # noqa: F811
+    teacher, _ = run("teacher", init=tiny_model, model=MODEL, train={"steps": 30, "learning_rate": 0.02})
+    train = {**LORA, "steps": 30, "teacher": {"top_k": 16, "weight": 1.0}}
+    output, _ = run("taught", init=tiny_model, teacher=teacher, model=MODEL, train=train)
+    divergence = [row["teacher_kl"] for row in rows(output) if "teacher_kl" in row]
+    assert sum(divergence[-5:]) < sum(divergence[:5])
+    record = json.loads((output / "training.json").read_text())
+    assert record["parent"]["model"] == manifest.read(tiny_model).digest
+    assert record["teacher"]["model"] == manifest.read(teacher).digest
+    assert weights(output)["model.norm.weight"].equal(weights(tiny_model)["model.norm.weight"])
+    assert read_adapter(output).base == manifest.read(tiny_model).digest
+
+
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_killed_training_of_an_adapter_ends_with_the_same_bytes(run, monkeypatch, tiny_model, precision):  # noqa: F811
     train = {**LORA, "steps": 6, "precision": precision, "ema": {"decay": 0.9}}

@@ -4,6 +4,7 @@ import math
 import re
 import stat
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from ava_core.models.diagnosis import NonFiniteError
 from ava_core.training import compiler, preconditions
 from ava_core.training.engine import compiled
 from ava_core.training.trainer import TrainingEngine
-from tests.training.engine.rank_runs import build_engine, settings, tiny, windows
+from tests.training.engine import rank_runs
+from tests.training.engine.rank_runs import build_engine, on_ranks, settings, tiny, windows
 from tests.training.whole_runs import Killed, killed_at, weights
 
 
@@ -137,16 +139,10 @@ def test_compiled_code_lies_where_nobody_else_can_write(monkeypatch, tmp_path):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Layers become graphs, forward and backward, that PyTorch runs without Inductor, which needs a GPU."""
+    """Layers become graphs that run without Inductor."""
     for module in (compiled, preconditions):
         monkeypatch.setattr(module, "require_compiler", lambda: None)
-    compile_ = torch.compile
-
-    def call(function, *, options, **more):
-        assert options == {"deterministic": True}
-        return compile_(function, backend="aot_eager", **more)
-
-    monkeypatch.setattr(torch, "compile", call)
+    monkeypatch.setattr(torch, "compile", partial(rank_runs.traced, torch.compile))
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -182,3 +178,19 @@ def test_compiled_training_goes_on_with_the_same_bits(run, monkeypatch, traced):
     resumed, _ = run("killed", **changes)
     first, second = weights(undisturbed), weights(resumed)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_alike_with_graphs_and_without_at_every_zero_stage_that_may(tmp_path):
+    options = {"experts_implementation": "dense", "hidden_size": 32}
+    cases = {
+        f"{stage} {compile_}": {"zero_stage": stage, "compile": compile_, "options": dict(options)}
+        for stage in range(3)
+        for compile_ in (False, True)
+    }
+    first, second = on_ranks(2, tmp_path, cases)
+    for stage in range(3):
+        plain, graphs = first[f"{stage} False"], first[f"{stage} True"]
+        assert graphs["losses"] == pytest.approx(plain["losses"], abs=1e-4)
+        assert graphs["norms"] == pytest.approx(plain["norms"], rel=1e-3)
+        assert all(value.equal(second[f"{stage} True"]["state"][name]) for name, value in graphs["state"].items())
