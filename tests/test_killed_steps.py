@@ -170,5 +170,5 @@ def test_whatever_two_processes_of_a_training_import_enters_its_key(undisturbed,
     steps, _ = undisturbed
     steps.run("train", tmp_path, "--set", "train.processes=2", "--set", "threads=2")
     imported = steps.imported("train", tmp_path)
-    assert imported.read_text().split().count("ava_core.training.train") >= 2  # both have told what they imported
+    assert imported.read_text().split().count("ava_core.training.trainer") >= 2  # both have told what they imported
     assert not_in_the_key("train", imported) == set()
