@@ -34,6 +34,11 @@ def test_op_is_off_unless_all_processes_are_on_one_machine(deepspeed, monkeypatc
     assert deepspeed.ops.__compatible_ops__ == {shared_memory_op.NAME: False}
 
 
+def test_with_a_gpu_deepspeed_is_not_made_to_try_its_ops(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not shared_memory_op.choose(None, Ranks(0, 0, 2, 2))
+
+
 def test_op_that_is_not_built_is_said_once_and_not_built(deepspeed, monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     import_deepspeed()
