@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -150,7 +151,10 @@ def build_ours(base: str, settings: frozenset[str], work: Workload) -> Step:
     model = model.to(device=work.device, dtype=torch.bfloat16).train()
     optimizer = our_optimizer(model)
     called = torch.compile(model) if "compiled" in settings else model
-    context = CompiledLayers(model, TrainConfig()).in_force if "layers_compiled" in settings else nullcontext
+    context: Callable[[], AbstractContextManager] = nullcontext
+    if "layers_compiled" in settings:
+        model.model.auxiliary_scale = 0.0  # as `train.compile` has it: the loss contains what the routers add
+        context = CompiledLayers(model, TrainConfig()).in_force
     return Step(model, optimizer, lambda ids: called(input_ids=ids, labels=ids, return_logits=False), context)
 
 
@@ -172,13 +176,21 @@ def build_peer(base: str, settings: frozenset[str], work: Workload) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     called = torch.compile(model) if "compiled" in settings else model
     if "layers_compiled" in settings:
-        for layer in model.model.layers:
-            layer.compile(dynamic=False)
+        _compile_layers(model)
 
     def context() -> AbstractContextManager:
         return torch.autocast(work.device, torch.bfloat16) if autocast else nullcontext()
 
     return Step(model, optimizer, lambda ids: called(input_ids=ids, labels=ids), context)
+
+
+def _compile_layers(model: Any) -> None:
+    """Let a peer's decoder layers share one compiled graph: without a cache none of them is told its number."""
+    model.config.use_cache = False
+    layers = model.model.layers
+    forward = torch.compile(type(layers[0]).forward, dynamic=False)
+    for layer in layers:
+        layer.forward = MethodType(forward, layer)
 
 
 def our_config(

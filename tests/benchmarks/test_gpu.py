@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ava_core.models import experts
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import numerics, speed, training, wheels
 from benchmarks.gpu.part import PARTS
@@ -43,6 +44,17 @@ def test_a_mixture_that_loses_a_gradient_is_found(plan, monkeypatch):
 
     monkeypatch.setattr(numerics, "MoELayer", Careless)
     assert any("mixture: top_k: error of gradients" in fault for fault in numerics.run(plan).faults)
+
+
+def test_experts_without_a_gradient_are_found_in_a_model(plan, monkeypatch):
+    combine, configured = experts.combine, numerics.configuration
+    monkeypatch.setattr(experts, "combine", lambda *given: combine(*given).detach())
+    monkeypatch.setattr(
+        numerics, "configuration", lambda plan, **given: configured(plan, experts_implementation="looped", **given)
+    )
+    found = numerics.model_errors(plan)
+    assert found["loss"] < numerics.MODEL_BOUNDS["loss"]
+    assert found["worst gradient"] >= 1.0
 
 
 def test_what_is_no_number_is_a_fault():
