@@ -13,6 +13,7 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
 from ava_core.training.engine.engine import TrainingEngine
+from tests.conftest import _finished as finished
 from tests.training.conftest import quick_peak, run  # noqa: F401  fixtures
 from tests.training.test_resume import assert_survives
 from tests.training.whole_runs import rows, weights
@@ -80,6 +81,7 @@ def test_peft_reads_the_adapter_and_computes_what_the_merged_model_does(run, tin
 @pytest.mark.slow
 def test_adapter_learns_from_a_teacher_and_what_it_does_not_train_stays(run, tiny_model):  # noqa: F811
     teacher, _ = run("teacher", init=tiny_model, model=MODEL, train={"steps": 30, "learning_rate": 0.02})
+    finished(teacher, "train", {})
     train = {**LORA, "steps": 30, "teacher": {"top_k": 16, "weight": 1.0}}
     output, _ = run("taught", init=tiny_model, teacher=teacher, model=MODEL, train=train)
     divergence = [row["teacher_kl"] for row in rows(output) if "teacher_kl" in row]
