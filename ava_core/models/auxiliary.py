@@ -61,12 +61,17 @@ class AuxiliaryGradient:
         Autograd runs the hook on `loss` before the backward of any layer, because the loss was computed after all of
         them. (torch.compile can't hold the hook in its graph: there the loss that the model computed is assumed to be
         the one that is differentiated.)
+
+        A wrapper that passes all outputs through one function of its own makes every output part of every backward
+        pass, without a gradient (`_DDPSink`, where DistributedDataParallel looks for unused parameters): such a pass
+        is not one through `loss`.
         """
         if loss is not None and loss.requires_grad and not torch.compiler.is_compiling():
             loss.register_hook(self._leave)
 
-    def _leave(self, _gradient: Tensor) -> None:
-        self.added = False
+    def _leave(self, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            self.added = False
 
 
 class _AddGradient(torch.autograd.Function):

@@ -56,6 +56,33 @@ def test_loss_on_logits_trains_the_routers_as_the_models_own_loss_does(make_mode
     assert_same(found, own, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def group():
+    """A process group of one, as every rank of several has one."""
+    from torch import distributed
+
+    already = distributed.is_initialized()
+    if not already:
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    if not already:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("kind", ["outside", "own"])
+def test_a_wrapper_through_which_all_outputs_pass_changes_nothing(make_model, tokens, group, kind, labels):
+    """DistributedDataParallel where it looks for unused parameters, as HF's Trainer asks it to."""
+    model = make_model(num_layers=2, **WEIGHTS)
+    own = gradients(model, tokens, lambda output: output.loss)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    model.zero_grad()
+    output = wrapped.train()(tokens, labels=tokens if labels or kind == "own" else None)
+    (outside(output, tokens) if kind == "outside" else output.loss).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert_same(found, own, rtol=1e-4, atol=1e-5)
+
+
 def test_padding_counts_nothing_in_a_loss_on_logits_either(make_model, tokens):
     model, mask = make_model(**WEIGHTS), torch.ones_like(tokens)
     mask[0, -5:] = 0
