@@ -13,6 +13,9 @@ from typing import Any
 from kfp import dsl
 
 from ava_core.config.kubernetes import KubernetesConfig
+from ava_core.steps.alignment import aligning
+from ava_core.steps.kinds import MODEL, SHARDS
+from ava_core.steps.spec import Kind
 from ava_core.steps.table import STEPS
 from components.image import IMAGE
 from components.preprocess_part import preprocess_part
@@ -40,7 +43,7 @@ def build(
             it is fixed when the pipeline is compiled.
         begins_from_folder: the training begins from a model whose address is the pipeline's parameter `init_uri`
             (`train.init`). A registered one needs none: the step fetches it.
-        stages: of alignment (`align.stages`), one after the other; what follows gets the last one's model.
+        stages: of alignment (`align.stages`), one after the other; what follows gets the last model.
     """
     cluster = cluster or KubernetesConfig()
 
@@ -85,9 +88,11 @@ def build(
             if init_uri is not None:
                 begun["init"] = dsl.importer(artifact_uri=init_uri, artifact_class=dsl.Model, reimport=True).output
             model = run("train", {**every, "shards": shards, **begun}).outputs["model"]
-            for stage in stages:
-                conversations = run("conversations", {**every, "shards": shards, "data": data}).outputs["conversations"]
-                model = run(stage, {**every, "model": model, "conversations": conversations}).outputs[stage]
+            latest: dict[Kind | None, Any] = {None: data, SHARDS: shards, MODEL: model}
+            for spec in aligning(stages):
+                inputs = {port.name: latest[port.kind] for port in spec.pipeline_inputs}
+                latest[spec.kind] = run(spec.name, {**every, **inputs}).outputs[spec.output]
+            model = latest[MODEL]
             trained = {**every, "model": model, "shards": shards}
             quantized = {
                 f"quantized_{scheme}": run("quantize", trained, scheme=scheme).outputs["quantized"]

@@ -17,6 +17,7 @@ import yaml
 from ava_core.config import resolve
 from ava_core.config.align import StageName
 from ava_core.errors import ConfigError
+from ava_core.steps.alignment import aligning
 from ava_core.steps.spec import Kind, StepSpec, flag
 from ava_core.steps.table import STEPS
 from pipelines import command_line
@@ -124,8 +125,14 @@ def render(alignment: Sequence[str] = ()) -> str:
     from pipelines.graph import Graph
 
     graph = Graph(compile_pipeline(["int8"], stages=alignment))
-    steps = dict.fromkeys(step for name in graph.order if (step := graph.component(name).step))
-    values = yaml.safe_dump(describe(list(steps)), sort_keys=False, width=118, allow_unicode=True)
+    steps = list(dict.fromkeys(step for name in graph.order if (step := graph.component(name).step)))
+    # As the graph was made: a task that nobody waits for would come last.
+    block = [spec.name for spec in aligning(alignment)]
+    steps = [step for step in steps if step not in block]
+    after = steps.index("train") + 1
+    values = yaml.safe_dump(
+        describe([*steps[:after], *block, *steps[after:]]), sort_keys=False, width=118, allow_unicode=True
+    )
     return f"{HEADER}{values}"
 
 

@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from ava_core.alignment.shards import SplitCounts
 from ava_core.config.conversations import ConversationsConfig
 
+LEARNT = {
+    "sft": "A token is learnt where it is the assistant's, or ends its answer.",
+    "preference": "Two rows are a pair: the same prompt, with the preferred answer and with another one. Of both only"
+    " the last answer is learnt.",
+}
+"""What a row is, by purpose."""
 SHOWN = 10
 """Rows that were left out and are shown with their reasons."""
 
 
 def render_card(
     config: ConversationsConfig,
+    purpose: str,
     counts: Mapping[str, SplitCounts],
     samples: Mapping[str, str],
     left_out: Sequence[tuple[str, str]],
@@ -22,6 +29,7 @@ def render_card(
 
     Args:
         config: what they were made by.
+        purpose: what they were made for: sft or preference.
         counts: of each split.
         samples: the first conversation of each split as the model reads it.
         left_out: name and reason of what gave none.
@@ -31,8 +39,7 @@ def render_card(
     lines = [
         "# Conversations",
         "",
-        f"Made by `ava preprocess --for sft` from {sources}. A token is learnt where it is the assistant's, or ends its"
-        " answer.",
+        f"Made by `ava preprocess --for {purpose}` from {sources}. {LEARNT[purpose]}",
         "",
         "| split | conversations | answers | tokens | learnt |",
         "|---|---:|---:|---:|---:|",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Role = Literal["system", "user", "assistant"]
@@ -31,11 +31,39 @@ class Conversation:
     name: where it came from: the same on every machine.
     messages: the system's if there is one, then user and assistant in turn; the assistant has the last word.
     document: name of the document of the pretraining's corpus that it was taken from; None: it is of no such.
+    rejected: another last answer, which is worse; None: there is none yet, or none is needed.
     """
 
     name: str
     messages: tuple[Message, ...]
     document: str | None = None
+    rejected: str | None = None
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """What the last answer is an answer to."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.messages[-1].content
+
+    def answered(self, text: str) -> Conversation:
+        """The same with another last answer."""
+        return replace(self, messages=(*self.prompt, Message("assistant", text)), rejected=None)
+
+    def against(self, rejected: str) -> Conversation:
+        """The same beside an answer that is worse.
+
+        Raises:
+            RowFault: it is empty, or no other answer.
+        """
+        if not rejected.strip():
+            raise RowFault("rejected: the answer is empty")
+        if rejected.strip() == self.answer.strip():
+            raise RowFault("rejected: is the same as the preferred answer")
+        return replace(self, rejected=rejected)
 
 
 class RowFault(ValueError):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ava_core.alignment.packing import PackedBatches, PackedRows
-from ava_core.alignment.shards import ConversationShards
+from ava_core.alignment.shards import MADE_OF, ConversationShards
 from ava_core.config.train import TrainConfig
 from ava_core.data.batches import bits_per_byte
 from ava_core.data.tokenizer import load_tokenizer
@@ -18,35 +18,40 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.progress import Progress
 from ava_core.training.batch import Batches
 from ava_core.training.objective import Validation
+from ava_core.training.pretraining import NextToken
 from ava_core.training.request import TrainRequest
 from ava_core.training.validation import mean_loss_of
 
 
-class Conversations:
-    """The shards of `ava preprocess --for sft`, packed into rows of the training's context.
+class ShardsMaterial:
+    """What trainings on shards of conversations or pairs have in common.
+
+    Args:
+        request: with those shards.
+        purpose: what they have to be made for.
+        section: the training's, for messages.
 
     Raises:
         AvaError: the shards are others.
-        ConfigError: the longest conversation doesn't fit into the context, or that not into the model.
+        ConfigError: what has to share a row doesn't fit into the training's context, or that not into the model.
         IntegrityError: they can't be read.
     """
 
-    figures = ("validation_loss", "validation_bits_per_byte")
     held_out_text = None
 
-    def __init__(self, request: TrainRequest) -> None:
+    def __init__(self, request: TrainRequest, purpose: str = "sft", section: str = "sft") -> None:
         self.request, self.config = request, request.train_config
-        self.shards = ConversationShards.open(request.shards)
+        self.shards = ConversationShards.open(request.shards, purpose)
         length, reach = self.config.sequence_length, request.model_config.max_position_embeddings
         if self.shards.max_tokens > length:
             raise ConfigError(
-                f"sft.sequence_length = {length}: conversations have up to {self.shards.max_tokens} tokens: raise it,"
-                f" or preprocess them with --set conversations.max_tokens={length}"
+                f"{section}.sequence_length = {length}: {MADE_OF[purpose]} have up to {self.shards.max_tokens} tokens:"
+                f" raise it, or preprocess them with --set {MADE_OF[purpose]}.max_tokens={length}"
             )
         if length > reach:
             raise ConfigError(
-                f"sft.sequence_length = {length}: must be <= {reach}, the model's max_position_embeddings: lower it,"
-                " and conversations.max_tokens with it"
+                f"{section}.sequence_length = {length}: must be <= {reach}, the model's max_position_embeddings: lower"
+                f" it, and {MADE_OF[purpose]}.max_tokens with it"
             )
 
     @property
@@ -69,6 +74,27 @@ class Conversations:
         special = {token for token, entry in added.items() if entry.special}
         return tuple(found) if len(found) == 1 and found <= special else ()
 
+    def corpus(self) -> dict[str, int]:
+        counts = {
+            f"{name}_{kind}": value for name, split in self.shards.splits.items() for kind, value in vars(split).items()
+        }
+        return {**counts, "vocab_size": self.vocab_size}
+
+    def rows(self, split: str, together: int = 1) -> PackedRows:
+        """A split in rows of the training's context."""
+        found = self.shards.read(split)
+        return PackedRows.of(found, self.config.sequence_length, self.pad_token_id, self.request.seed, together)
+
+
+class Conversations(ShardsMaterial):
+    """The shards of `ava preprocess --for sft`; raises as `ShardsMaterial`."""
+
+    head = EnhancedMoEForCausalLM
+    figures = ("validation_loss", "validation_bits_per_byte")
+
+    def objective(self, model: EnhancedMoEForCausalLM) -> NextToken:
+        return NextToken(model, self.config)
+
     def batches(self, ranks: Ranks, progress: Progress) -> Batches:
         return PackedBatches(self._training, self.config.global_batch_size, self.request.seed)
 
@@ -76,21 +102,11 @@ class Conversations:
         return steps * self.config.global_batch_size / len(self._training)
 
     def validation(self) -> Validation:
-        return AnswerValidation(self._rows("validation"), self.config)
-
-    def corpus(self) -> dict[str, int]:
-        counts = {
-            f"{name}_{kind}": value for name, split in self.shards.splits.items() for kind, value in vars(split).items()
-        }
-        return {**counts, "vocab_size": self.vocab_size}
+        return AnswerValidation(self.rows("validation"), self.config)
 
     @cached_property
     def _training(self) -> PackedRows:
-        return self._rows("train")
-
-    def _rows(self, split: str) -> PackedRows:
-        found = self.shards.read(split)
-        return PackedRows.of(found, self.config.sequence_length, self.pad_token_id, self.request.seed)
+        return self.rows("train")
 
 
 class AnswerValidation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -60,17 +60,36 @@ class PackedRows:
         labels: int64, what is to be predicted after each token; IGNORE_INDEX where that is no answer's token.
         document_ids: int64, the conversation in the row, and one more for the padding.
         num_bytes: (R,), int64: UTF-8 bytes of the answers of a row.
+        members: positions of a row's conversations, in their order.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     document_ids: np.ndarray
     num_bytes: np.ndarray
+    members: list[list[int]]
 
     @classmethod
-    def of(cls, conversations: Sequence[EncodedConversation], row_length: int, padding: int, seed: int) -> PackedRows:
-        """Pack conversations, none of which is longer than a row."""
-        rows = pack([len(item) for item in conversations], row_length, seed)
+    def of(
+        cls,
+        conversations: Sequence[EncodedConversation],
+        row_length: int,
+        padding: int,
+        seed: int,
+        together: int = 1,
+    ) -> PackedRows:
+        """Pack conversations.
+
+        Args:
+            conversations: whole groups of `together`, none longer than a row.
+            row_length: S.
+            padding: token at the end of a row.
+            seed: of the order of those of one length.
+            together: how many that follow each other share a row, in their order.
+        """
+        lengths = np.array([len(item) for item in conversations]).reshape(-1, together).sum(1).tolist()
+        groups = pack(lengths, row_length, seed)
+        rows = [[together * group + part for group in row for part in range(together)] for row in groups]
         shape = (len(rows), row_length)
         tokens, labels = np.full(shape, padding), np.full(shape, IGNORE_INDEX)
         ids, sizes = np.zeros(shape, np.int64), np.zeros(len(rows), np.int64)
@@ -85,7 +104,7 @@ class PackedRows:
                 sizes[row] += item.num_bytes
                 start = end
             ids[row, start:] = len(members)
-        return cls(tokens, labels, ids, sizes)
+        return cls(tokens, labels, ids, sizes, rows)
 
     def __len__(self) -> int:
         """R."""
@@ -100,6 +119,16 @@ class PackedRows:
         )
 
 
+class Rows(Protocol):
+    """Rows that batches are made of."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The batch of some rows, in their order."""
+        ...
+
+
 @dataclass(frozen=True)
 class PackedBatches:
     """Batches of packed rows: all of them in an order that is drawn anew for each pass, one pass after the other.
@@ -110,7 +139,7 @@ class PackedBatches:
         seed: of the orders.
     """
 
-    rows: PackedRows
+    rows: Rows
     size: int
     seed: int
 

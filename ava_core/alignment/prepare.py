@@ -1,4 +1,4 @@
-"""From sources to shards of conversations: the library function behind `ava preprocess --for sft`."""
+"""From sources to shards of conversations and of pairs: what `ava preprocess --for sft|preference` calls."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ava_core.alignment.card import render_card
-from ava_core.alignment.conversation import Conversation, Message, RowFault, checked
-from ava_core.alignment.plays import dialogues
-from ava_core.alignment.shapes import SHAPES, read_row, shape_of
-from ava_core.alignment.shards import SplitCounts, write_info, write_split
+from ava_core.alignment.conversation import Conversation, RowFault
+from ava_core.alignment.gathering import Gathered, divide_among_splits, gather
+from ava_core.alignment.pairs import Opponent, drawn, encode_pair
+from ava_core.alignment.shapes import PAIR_SHAPES
+from ava_core.alignment.shards import MADE_OF, SplitCounts, write_info, write_split
 from ava_core.alignment.template import give_template
-from ava_core.alignment.tokens import EncodedConversation, divide, encode_conversation
-from ava_core.config.conversations import ConversationsConfig, ConversationSource
+from ava_core.alignment.tokens import EncodedConversation, encode_conversation
+from ava_core.config.conversations import ConversationsConfig
+from ava_core.config.preferences import PreferencesConfig
 from ava_core.data.durable import SECONDS, DurableFolders
-from ava_core.data.shards import SPLITS, document_names
-from ava_core.data.sources import open_each
-from ava_core.data.splitting import split_documents
-from ava_core.data.tokenizer import encode, load_tokenizer, read_tokenizer, special_ids
-from ava_core.errors import AvaError
+from ava_core.data.tokenizer import load_tokenizer, special_ids
 from ava_core.files import write_json
 
 if TYPE_CHECKING:
@@ -33,25 +31,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LEFT_OUT, ABOUT = "left_out.jsonl", "about.json"
-MAX_FAULTS = 20
-"""Faulty rows named in one refusal."""
-TEMPLATE_TOKENS = 4
-"""What a template writes around a message, about, to divide dialogues by; what is too long after all is left out."""
 
 
-@dataclass
-class Gathered:
-    """The conversations that were found, and the rows that gave none.
-
-    Attributes:
-        conversations: in the order of their sources.
-        faults: name of the row, and what is wrong with it.
-        duplicates: conversations that had been there already.
-    """
-
-    conversations: list[Conversation] = field(default_factory=list)
-    faults: list[tuple[str, str]] = field(default_factory=list)
-    duplicates: int = 0
+Encode = Callable[[Any, int], tuple[EncodedConversation, ...]]
+"""The rows of one of a split's conversations, by its position; raises RowFault."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +48,6 @@ class Prepared:
 def prepare(
     config: ConversationsConfig,
     *,
-    purpose: str,
     shards: Path,
     data: Path | None,
     output: Path,
@@ -79,7 +61,6 @@ def prepare(
 
     Args:
         config: the section `conversations`.
-        purpose: `sft`.
         shards: output of `ava preprocess`, whose tokenizer the model has.
         data: the folder given with --data; may be None if no source needs it.
         output: an empty folder: gets `train/ validation/ test/ conversations.json dataset_dict.json tokenizer/
@@ -91,28 +72,98 @@ def prepare(
         AvaError: a source can't be read, a row holds no conversation (up to 20 are named), or too few are left.
         ConfigError: the tokenizer has no chat template, and can't get one.
     """
-    started = time.monotonic()
-    durable = DurableFolders(state)
-    tokenizer = durable.get("tokenizer", partial(_copy_tokenizer, shards))
-    gathered = _gather(config, data, tokenizer)
-    conversations = _divide_among_splits(gathered.conversations, config, shards)
-    splits: dict[str, _Split] = {}
-    for name in SPLITS:
-        make = partial(_write_split, name, conversations[name], config.max_tokens, tokenizer, progress)
-        splits[name] = _Split.read(durable.get(f"split-{name}", make))
-        shutil.copytree(splits[name].rows, output / name)
-    shutil.copytree(tokenizer, output / "tokenizer", ignore=shutil.ignore_patterns(SECONDS))
-    counts = {name: split.counts for name, split in splits.items()}
-    write_info(output, purpose, config.max_tokens, counts)
-    left_out = [*gathered.faults, *(fault for split in splits.values() for fault in split.left_out)]
-    _write_lines(output / LEFT_OUT, [{"name": name, "reason": reason} for name, reason in left_out])
-    if left_out:
-        log.warning("preprocess: %d rows or conversations left out: see %s", len(left_out), LEFT_OUT)
-    samples = {name: split.sample for name, split in splits.items()}
-    (output / "README.md").write_text(render_card(config, counts, samples, left_out, gathered.duplicates))
-    metrics = {f"{name}_{key}": value for name, split in counts.items() for key, value in vars(split).items()}
-    metrics |= {"left_out": len(left_out), "duplicates_removed": gathered.duplicates}
-    return Prepared(metrics, {"wall_seconds": time.monotonic() - started})
+    work = _Work(config, "sft", shards, output, state, progress)
+    gathered = gather(config, data, work.tokenizer, config.max_tokens)
+    for name, given in divide_among_splits(gathered.conversations, config, shards).items():
+        work.write(name, given, partial(_one, given))
+    return work.finish(gathered)
+
+
+def prepare_pairs(
+    config: PreferencesConfig,
+    *,
+    shards: Path,
+    data: Path | None,
+    model: Path | None,
+    seed: int,
+    output: Path,
+    state: Path,
+    progress: Progress,
+) -> Prepared:
+    """As `prepare`, with two rows for each pair: the preferred answer's first.
+
+    Args:
+        config: the section `preferences`.
+        model: whose samples are the other answers, where the rows have none; None if that isn't asked for.
+        seed: of what is drawn.
+        shards, data, output, state, progress: as in `prepare`.
+
+    Raises:
+        as `prepare`, and ConfigError: a model is needed, and none is given.
+    """
+    work = _Work(config, "preference", shards, output, state, progress)
+    gathered = gather(config, data, work.tokenizer, config.max_tokens // 2, PAIR_SHAPES)
+    opponent = Opponent(config, model, seed, progress)
+    opponent.check(gathered.conversations)
+    for name, all_of_it in divide_among_splits(gathered.conversations, config, shards).items():
+        limit = config.max_pairs if name == "train" or config.max_pairs is None else -(-config.max_pairs // 8)
+        given = drawn(all_of_it, limit, seed)
+        rejected = work.texts(f"rejected-{name}", partial(opponent.rejected, name, given, work.tokenizer))
+        work.write(name, given, partial(_two, given, rejected, config.max_tokens))
+    return work.finish(gathered)
+
+
+def _one(given: Sequence[Conversation], tokenizer: Any, number: int) -> tuple[EncodedConversation, ...]:
+    return (encode_conversation(tokenizer, given[number]),)
+
+
+def _two(
+    given: Sequence[Conversation], rejected: Sequence[str], max_tokens: int, tokenizer: Any, number: int
+) -> tuple[EncodedConversation, ...]:
+    return encode_pair(tokenizer, given[number], rejected[number], max_tokens)
+
+
+class _Work:
+    """The folder that is being made, and the parts of it that a killed run has left."""
+
+    def __init__(
+        self, config: ConversationsConfig, purpose: str, shards: Path, output: Path, state: Path, progress: Progress
+    ) -> None:
+        self.config, self.purpose, self.output, self.progress = config, purpose, output, progress
+        self.started = time.monotonic()
+        self.durable = DurableFolders(state)
+        self.tokenizer = self.durable.get("tokenizer", partial(_copy_tokenizer, shards))
+        self.splits: dict[str, _Split] = {}
+
+    def texts(self, name: str, make: Callable[[], list[str]]) -> list[str]:
+        """Texts that take long to make, which are kept under this name."""
+        folder = self.durable.get(name, lambda partial: write_json(partial / ABOUT, {"texts": make()}))
+        return list(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["texts"])
+
+    def write(self, name: str, given: Sequence[Conversation], encode: Encode) -> None:
+        """The rows of a split."""
+        make = partial(
+            _write_split, name, given, encode, self.config.max_tokens, self.purpose, self.tokenizer, self.progress
+        )
+        self.splits[name] = _Split.read(self.durable.get(f"split-{name}", make))
+        shutil.copytree(self.splits[name].rows, self.output / name)
+
+    def finish(self, gathered: Gathered) -> Prepared:
+        """What belongs beside the splits, and the figures."""
+        output, splits = self.output, self.splits
+        shutil.copytree(self.tokenizer, output / "tokenizer", ignore=shutil.ignore_patterns(SECONDS))
+        counts = {name: split.counts for name, split in splits.items()}
+        write_info(output, self.purpose, self.config.max_tokens, counts)
+        left_out = [*gathered.faults, *(fault for split in splits.values() for fault in split.left_out)]
+        _write_lines(output / LEFT_OUT, [{"name": name, "reason": reason} for name, reason in left_out])
+        if left_out:
+            log.warning("preprocess: %d rows or conversations left out: see %s", len(left_out), LEFT_OUT)
+        samples = {name: split.sample for name, split in splits.items()}
+        card = render_card(self.config, self.purpose, counts, samples, left_out, gathered.duplicates)
+        (output / "README.md").write_text(card)
+        metrics = {f"{name}_{key}": value for name, split in counts.items() for key, value in vars(split).items()}
+        metrics |= {"left_out": len(left_out), "duplicates_removed": gathered.duplicates}
+        return Prepared(metrics, {"wall_seconds": time.monotonic() - self.started})
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
@@ -144,103 +195,36 @@ class _Split:
 
 
 def _write_split(
-    name: str, given: Sequence[Conversation], max_tokens: int, tokenizer: Path, progress: Progress, folder: Path
+    name: str,
+    given: Sequence[Conversation],
+    encode: Encode,
+    max_tokens: int,
+    purpose: str,
+    tokenizer: Path,
+    progress: Progress,
+    folder: Path,
 ) -> None:
     loaded: Any = load_tokenizer(tokenizer)
     encoded: list[EncodedConversation] = []
     left_out: list[tuple[str, str]] = []
+    rows = 1
     with progress.task(f"tokenize {name}", len(given)) as advance:
-        for done, conversation in enumerate(given, start=1):
-            advance(done)
+        for number, conversation in enumerate(given):
+            advance(number + 1)
             try:
-                item = encode_conversation(loaded, conversation)
-                if len(item) > max_tokens:
-                    raise RowFault(f"has {len(item)} tokens, more than conversations.max_tokens = {max_tokens}")
+                items = encode(loaded, number)
+                if (length := sum(map(len, items))) > max_tokens:
+                    raise RowFault(f"has {length} tokens, more than {MADE_OF[purpose]}.max_tokens = {max_tokens}")
             except RowFault as fault:
                 left_out.append((conversation.name, str(fault)))
             else:
-                encoded.append(item)
+                rows = len(items)
+                encoded += items
     counts = write_split(name, folder / "rows", encoded, special_ids(tokenizer).vocab_size)
-    sample = loaded.decode(encoded[0].tokens)
+    sample = "\n\n".join(loaded.decode(item.tokens) for item in encoded[:rows])
     write_json(folder / ABOUT, {"counts": asdict(counts), "left_out": left_out, "sample": sample})
 
 
 def _copy_tokenizer(shards: Path, folder: Path) -> None:
     shutil.copytree(shards / "tokenizer", folder, dirs_exist_ok=True)
     give_template(folder)
-
-
-def _gather(config: ConversationsConfig, data: Path | None, tokenizer: Path) -> Gathered:
-    found, seen = Gathered(), set[tuple[Message, ...]]()
-    opened = open_each(config.sources, None, data)
-    for entry, source in zip(config.sources, opened, strict=True):
-        read = _of_plays(source, config, tokenizer) if entry.corpus else _of_rows(entry, source, found.faults)
-        for conversation in read:
-            conversation = _with_system(conversation, config.system)
-            if conversation.messages in seen:
-                found.duplicates += 1
-                continue
-            seen.add(conversation.messages)
-            found.conversations.append(conversation)
-    if found.faults and config.faulty == "refuse":
-        named = [f"{name}: {reason}" for name, reason in found.faults[:MAX_FAULTS]]
-        if len(found.faults) > MAX_FAULTS:
-            named.append(
-                f"and {len(found.faults) - MAX_FAULTS} more rows: mend them, or conversations.faulty: leave_out"
-            )
-        raise AvaError(*named)
-    if not found.conversations:
-        raise AvaError("conversations.sources: hold no conversation: give others")
-    return found
-
-
-def _of_plays(source: Any, config: ConversationsConfig, folder: Path) -> Iterator[Conversation]:
-    tokenizer = read_tokenizer(folder)
-    for document in source.documents():
-        for conversation in dialogues(document.text, document.name):
-            lengths = [len(tokens) for tokens in encode(tokenizer, (m.content for m in conversation.messages))]
-            yield from divide(conversation, [length + TEMPLATE_TOKENS for length in lengths], config.max_tokens)
-
-
-def _of_rows(entry: ConversationSource, source: Any, faults: list[tuple[str, str]]) -> Iterator[Conversation]:
-    shape: str | None = None if entry.shape == "auto" else entry.shape
-    for row in source.rows():
-        if shape is None:
-            present = [name for name, value in row.values.items() if value is not None]
-            shape = shape_of(present)
-            if shape is None:
-                known = "; ".join(f"{name}: {', '.join(kind.fields)}" for name, kind in SHAPES.items())
-                raise AvaError(
-                    f"{row.name}: has the fields {', '.join(sorted(present)) or 'none'}, of no shape that is known"
-                    f" ({known}): rename them, or set the source's shape"
-                )
-            log.info("preprocess: %s: rows are of the shape %s", source.name, shape)
-        try:
-            yield checked(row.name, read_row(row.values, shape))
-        except RowFault as fault:
-            faults.append((row.name, str(fault)))
-
-
-def _with_system(conversation: Conversation, system: str | None) -> Conversation:
-    if system is None or conversation.messages[0].role == "system":
-        return conversation
-    return replace(conversation, messages=(Message("system", system), *conversation.messages))
-
-
-def _divide_among_splits(
-    conversations: Iterable[Conversation], config: ConversationsConfig, shards: Path
-) -> dict[str, list[Conversation]]:
-    """Conversations by split: with their document, or by a salted hash of what they say."""
-    split_of = {name: split for split in SPLITS for name in document_names(shards, split)}
-    splits: dict[str, list[Conversation]] = {name: [] for name in SPLITS}
-    others: list[Conversation] = []
-    for conversation in conversations:
-        if conversation.document in split_of:
-            splits[split_of[conversation.document]].append(conversation)
-        else:
-            others.append(conversation)
-    if others:
-        texts = ["\n".join(f"{m.role}: {m.content}" for m in item.messages) for item in others]
-        for name, pieces in split_documents(texts, config.split).items():
-            splits[name] += [others[piece.document] for piece in pieces]
-    return splits

@@ -6,9 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ava_core.alignment.material import Conversations, answer_of
+from ava_core.alignment.sampling import sample_answers
 from ava_core.config.sft import SftConfig
 from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEForCausalLM
@@ -67,7 +66,6 @@ def compare(request: TrainRequest, start: Path, end: Path) -> dict[str, float]:
     return found
 
 
-@torch.inference_mode()
 def ended_share(model: Any, prompts: list[list[int]], ends: list[int], max_new_tokens: int, seed: int) -> float:
     """Share of sampled answers (temperature 1) in which the token that ends an answer comes within the limit.
 
@@ -80,22 +78,5 @@ def ended_share(model: Any, prompts: list[list[int]], ends: list[int], max_new_t
     """
     if not prompts:
         return 1.0
-    width = max(map(len, prompts))
-    padding = model.config.pad_token_id or 0
-    ids = torch.tensor([[padding] * (width - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    torch.manual_seed(seed)
-    room = min(max_new_tokens, model.config.max_position_embeddings - width)
-    stops = sorted({*ends, int(model.config.eos_token_id)})
-    generated = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        do_sample=True,
-        top_k=0,
-        temperature=1.0,
-        max_new_tokens=room,
-        eos_token_id=stops,
-        pad_token_id=padding,
-    )
-    answers = generated[:, width:]
-    return sum(end in answer.tolist() for end, answer in zip(ends, answers, strict=True)) / len(prompts)
+    answers = sample_answers(model, prompts, ends, max_new_tokens, seed)
+    return sum(end in answer for end, answer in zip(ends, answers, strict=True)) / len(prompts)

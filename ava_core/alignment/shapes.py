@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ava_core.alignment.conversation import Message, RowFault
+from ava_core.alignment.conversation import Conversation, Message, RowFault, checked
 
 Row = Mapping[str, Any]
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -25,10 +25,9 @@ class Shape:
     read: Callable[[Row], list[Message]]
 
 
-def _messages(row: Row) -> list[Message]:
-    return [
-        Message(_text(item, "role", number), _text(item, "content", number)) for number, item in _items(row, "messages")
-    ]
+def _messages(row: Row, name: str = "messages") -> list[Message]:
+    items = _items(row, "messages", name)
+    return [Message(_text(item, "role", number), _text(item, "content", number)) for number, item in items]
 
 
 def _sharegpt(row: Row) -> list[Message]:
@@ -64,29 +63,70 @@ SHAPES = {
 """By their names in `conversations.sources`, those with most telling fields last."""
 
 
-def shape_of(fields: Iterable[str]) -> str | None:
+def _preference(row: Row) -> list[Message]:
+    return _side(row, "chosen")
+
+
+def _side(row: Row, name: str) -> list[Message]:
+    """The prompt with one of the two answers: in its list of messages already, or in `prompt`."""
+    before = row.get("prompt")
+    if isinstance(row[name], str):
+        if before is None:
+            raise RowFault(f"prompt: is missing: {name} is a text, which answers something")
+        prompt = (
+            [Message("user", _field(row, "prompt"))] if isinstance(before, str) else _messages({"messages": before})
+        )
+        return [*prompt, Message("assistant", row[name])]
+    side = _messages({"messages": row[name]}, name)
+    if before is None or len(side) > 1:
+        return side
+    prompt = [Message("user", before)] if isinstance(before, str) else _messages({"messages": before}, "prompt")
+    return [*prompt, *side]
+
+
+PREFERENCE = "preference"
+PAIR_SHAPES = {PREFERENCE: Shape(("chosen", "rejected"), _preference), **SHAPES}
+"""As `SHAPES`, for pairs: the answers of rows without a second one are the preferred ones."""
+
+
+def shape_of(fields: Iterable[str], shapes: Mapping[str, Shape] = SHAPES) -> str | None:
     """The shape of a row with these fields; None: none has them."""
     present = set(fields)
-    return next((name for name, shape in SHAPES.items() if present.issuperset(shape.fields)), None)
+    return next((name for name, shape in shapes.items() if present.issuperset(shape.fields)), None)
+
+
+def read_conversation(name: str, row: Row, shape: str) -> Conversation:
+    """The conversation of a row, and of a pair the answer that is worse.
+
+    Raises:
+        RowFault: the row has none; the two sides of a pair are equal, or no answers to the same.
+    """
+    conversation = checked(name, read_row(row, shape))
+    if shape != PREFERENCE:
+        return conversation
+    *prompt, rejected = _side(row, "rejected")
+    if tuple(prompt) != conversation.prompt:
+        raise RowFault("rejected: answers another prompt than chosen")
+    return conversation.against(rejected.content)
 
 
 def read_row(row: Row, shape: str) -> list[Message]:
-    """The messages of a row of one of `SHAPES`.
+    """The messages of a row of one of `PAIR_SHAPES`, of a pair those with the preferred answer.
 
     Raises:
         RowFault: it lacks a field, or a field is something else than it should be.
     """
-    for name in SHAPES[shape].fields:
+    for name in PAIR_SHAPES[shape].fields:
         if row.get(name) is None:
             present = ", ".join(sorted(key for key, value in row.items() if value is not None)) or "none"
             raise RowFault(f"{name}: is missing; the row has {present}")
-    return SHAPES[shape].read(row)
+    return PAIR_SHAPES[shape].read(row)
 
 
-def _items(row: Row, name: str) -> Iterable[tuple[int, Any]]:
+def _items(row: Row, name: str, called: str | None = None) -> Iterable[tuple[int, Any]]:
     value = row[name]
     if not isinstance(value, list):
-        raise RowFault(f"{name}: is {type(value).__name__}, not a list of messages")
+        raise RowFault(f"{called or name}: is {type(value).__name__}, not a list of messages")
     return enumerate(value, start=1)
 
 

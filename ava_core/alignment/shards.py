@@ -1,6 +1,7 @@
 """Shards of conversations: one folder per split in the layout of `datasets.save_to_disk`.
 
-A row is a conversation: `name`, `tokens`, `learnt` (which of them are answers), `num_bytes` (of the answers).
+A row is a conversation: `name`, `tokens`, `learnt` (which of them are answers), `num_bytes` (of the answers). Those
+of a pair follow each other, the preferred one first; of both the last answer is learnt.
 `conversations.json` beside the folders holds the counts.
 """
 
@@ -24,6 +25,8 @@ from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json, write_json
 
 INFO_NAME = "conversations.json"
+MADE_OF = {"sft": "conversations", "preference": "preferences"}
+"""What the shards for a purpose hold, and the section that says of what they are made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ def write_info(folder: Path, purpose: str, max_tokens: int, splits: dict[str, Sp
 
 @dataclass(frozen=True)
 class ConversationShards:
-    """The output of `ava preprocess --for sft`.
+    """The output of `ava preprocess --for sft|preference`.
 
     Attributes:
         folder: holds it.
@@ -106,8 +109,8 @@ class ConversationShards:
     splits: dict[str, SplitCounts]
 
     @classmethod
-    def open(cls, folder: Path) -> ConversationShards:
-        """Open the output of `ava preprocess --for sft`.
+    def open(cls, folder: Path, purpose: str = "sft") -> ConversationShards:
+        """Open the output of `ava preprocess --for PURPOSE`.
 
         Raises:
             AvaError: it is none.
@@ -115,13 +118,16 @@ class ConversationShards:
         """
         path = folder / INFO_NAME
         if not path.is_file():
-            raise AvaError(f"{path}: no such file: give the output folder of `ava preprocess --for sft`")
+            raise AvaError(f"{path}: no such file: give the output folder of `ava preprocess --for {purpose}`")
         try:
             fields = parse_json(path.read_bytes())
             splits = {name: SplitCounts(**fields["splits"][name]) for name in SPLITS}
-            return cls(folder, str(fields["for"]), int(fields["max_tokens"]), splits)
+            made_for, max_tokens = str(fields["for"]), int(fields["max_tokens"])
         except (ValueError, TypeError, KeyError) as error:
             raise IntegrityError(f"{path}: can't be read ({error}): run `ava preprocess` again") from error
+        if made_for != purpose:
+            raise AvaError(f"{path}: was made for {made_for}: give the output of `ava preprocess --for {purpose}`")
+        return cls(folder, made_for, max_tokens, splits)
 
     @cached_property
     def special(self) -> SpecialIds:

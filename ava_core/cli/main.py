@@ -20,6 +20,7 @@ import typer
 
 import ava_core
 from ava_core.cli import (
+    align,
     average,
     chat,
     checkout,
@@ -69,6 +70,7 @@ app = typer.Typer(
 for step, spec in STEPS.items():
     if not spec.invoked:
         app.command(step)(import_module(f"ava_core.cli.{step}").command)
+app.command("align")(align.command)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +14,25 @@ if TYPE_CHECKING:
     from ava_core.runtime.request import StepRun
 
 
-def _compute(run: StepRun) -> None:
+def compute_from_model(run: StepRun, *, step: str, shards: str) -> None:
+    """Train what begins from a model.
+
+    Args:
+        run: of the step.
+        step: its name in the step table, whose `training` is the section of its settings.
+        shards: name of the input that is trained on.
+    """
     from ava_core.training.request import TrainRequest
 
     model: Path = run.input("model")
     run_training(
         run,
         TrainRequest(
-            step="sft",
+            step=step,
             model_config=architecture_of(model),
-            train_config=run.config.sft,
+            train_config=getattr(run.config, step),
             seed=run.config.seed,
-            shards=run.input("conversations"),
+            shards=run.input(shards),
             output=run.output,
             state=run.state,
             threads=run.threads,
@@ -36,4 +44,4 @@ def _compute(run: StepRun) -> None:
     )
 
 
-command = step_command("sft", _compute, runner=run_where_asked)
+command = step_command("sft", partial(compute_from_model, step="sft", shards="conversations"), runner=run_where_asked)

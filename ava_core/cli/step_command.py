@@ -146,6 +146,46 @@ def step_command(
     return command
 
 
+def methods_command(
+    text: str, methods: Mapping[str, Callable[[StepRun], None]], runner: Runner | None = None
+) -> Callable[..., None]:
+    """The command of steps that are methods of one thing: `--method NAME` says which, and each has its own inputs.
+
+    Args:
+        text: what the flag decides, for `--help`.
+        methods: what computes each step, by its name in the step table.
+        runner: as in `step_command`.
+    """
+    commands = {name: step_command(name, compute, runner=runner) for name, compute in methods.items()}
+    flags = {name: inspect.signature(command).parameters for name, command in commands.items()}
+    merged = {flag: parameter for found in flags.values() for flag, parameter in found.items()}
+    optional = {flag for flag in merged if any(flag not in found for found in flags.values())}
+
+    def command(*, method: str, **given: Any) -> None:
+        from ava_core.errors import ConfigError
+
+        if method not in methods:
+            raise ConfigError(f"--method {method}: must be one of {', '.join(methods)}")
+        own = flags[method]
+        for name, parameter in merged.items():
+            is_given = name in optional and given[name] is not None
+            if name not in own and is_given:
+                raise ConfigError(f"{flag(name)}: is no input of --method {method}: leave it out")
+            if name in own and name in optional and not is_given and parameter.default is inspect.Parameter.empty:
+                raise ConfigError(f"{flag(name)} is missing: --method {method} needs it")
+        commands[method](**{name: given[name] for name in own})
+
+    command.__doc__ = "\n\n".join([text, *(f"{name}: {STEPS[name].summary}" for name in methods)])
+    chosen = _parameter("method", *flag_of(str, ..., f"{text} One of {', '.join(methods)}."))
+    rest = [
+        parameter.replace(default=None, annotation=parameter.annotation | None) if name in optional else parameter
+        for name, parameter in merged.items()
+    ]
+    command.__signature__ = inspect.Signature([chosen, *rest])  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in (chosen, *rest)}
+    return command
+
+
 def request_for(
     step: str, request: Request, inputs: Mapping[str, list[Path]], digest_inputs: Callable[[], dict[str, str]]
 ) -> Request:

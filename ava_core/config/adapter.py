@@ -83,7 +83,7 @@ def require_adaptable(train: Any) -> None:
 def _faults(train: Any) -> Iterator[str]:
     if train.adapter.kind is None:
         return
-    if train.init is None:
+    if train.init is None and not train.begins_from_model:
         yield "is an update of a finished model: name it with init, or --init"
     if train.optimizer == "muon":
         yield (

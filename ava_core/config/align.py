@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from ava_core.config.section import Section
 
-StageName = Literal["sft"]
+StageName = Literal["sft", "reward", "dpo"]
 
 
 class AlignConfig(Section):

@@ -20,8 +20,7 @@ from pydantic import ValidationError
 from ava_core.config import presets
 from ava_core.config.faults import explain, show_value, unknown_keys
 from ava_core.config.inheritance import contradictions, find_architecture
-from ava_core.config.schema import AvaConfig
-from ava_core.config.sft import inherited
+from ava_core.config.schema import FINE_TUNINGS, AvaConfig
 from ava_core.config.yaml_text import MAX_BYTES, MAX_DEPTH, YamlError, cut_by_comment, read_yaml
 from ava_core.errors import ConfigError, shorten
 
@@ -136,10 +135,13 @@ def _validate(layers: list[_Layer], reason: str | None) -> Resolved:
         origins.update(dict.fromkeys(_leaves(layer.values), layer.name))
     if faults:
         raise ConfigError(*_first(faults))
-    taken = inherited(merged.get("train"))
-    origins = {f"sft.{key}": origins[f"train.{key}"] for key in _leaves(taken) if f"train.{key}" in origins} | origins
-    if isinstance(own := merged.get("sft", {}), Mapping):
-        merged["sft"] = _merge(taken, own)
+    train = merged.get("train")
+    for section, kind in FINE_TUNINGS.items():
+        taken = kind.inherited(train)
+        inherited = {f"{section}.{key}": origins.get(f"train.{key}") for key in _leaves(taken)}
+        origins = {key: origin for key, origin in inherited.items() if origin} | origins
+        if isinstance(own := merged.get(section, {}), Mapping):
+            merged[section] = _merge(taken, own)
     try:
         config = AvaConfig.model_validate(merged)
     except ValidationError as error:
@@ -150,10 +152,11 @@ def _validate(layers: list[_Layer], reason: str | None) -> Resolved:
 
 
 def _without_repeated(errors: Sequence[Any]) -> Iterator[Any]:
-    """Without what `sft` has taken over from a faulty `train`."""
+    """Without what other sections have taken over from a faulty `train`."""
     known = {(*item["loc"][1:], item["msg"]) for item in errors if item["loc"][:1] == ("train",)}
+    repeated = {(section,) for section in FINE_TUNINGS}
     for item in errors:
-        if item["loc"][:1] != ("sft",) or (*item["loc"][1:], item["msg"]) not in known:
+        if item["loc"][:1] not in repeated or (*item["loc"][1:], item["msg"]) not in known:
             yield item
 
 

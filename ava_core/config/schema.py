@@ -15,9 +15,12 @@ from ava_core.config.compiling import compile_fault
 from ava_core.config.conversations import ConversationsConfig
 from ava_core.config.data import DataConfig
 from ava_core.config.evaluate import EvaluateConfig
+from ava_core.config.finetuning import FineTuning
 from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.config.limits import MAX_THREADS
 from ava_core.config.model import ModelConfig
+from ava_core.config.preference_training import DpoConfig, RewardConfig
+from ava_core.config.preferences import PreferencesConfig
 from ava_core.config.quantize import QuantizeConfig
 from ava_core.config.register import RegisterConfig
 from ava_core.config.run import RunConfig
@@ -45,6 +48,9 @@ class AvaConfig(Section):
     align: AlignConfig = AlignConfig()
     conversations: ConversationsConfig = ConversationsConfig()
     sft: SftConfig = SftConfig()
+    preferences: PreferencesConfig = PreferencesConfig()
+    reward: RewardConfig = RewardConfig()
+    dpo: DpoConfig = DpoConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: Annotated[RegisterConfig, Field(alias="register")] = RegisterConfig()
@@ -90,3 +96,11 @@ class AvaConfig(Section):
                     " from"
                 )
         return self
+
+
+FINE_TUNINGS: dict[str, type[FineTuning]] = {
+    name: field.annotation
+    for name, field in AvaConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, FineTuning)
+}
+"""The sections that take over what they don't set from `train`."""

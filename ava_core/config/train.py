@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,9 @@ WarmupName = Literal["linear", "cosine", "exponential", "sqrt", "none"]
 
 class TrainConfig(Section):
     """Training with DeepSpeed."""
+
+    begins_from_model: ClassVar[bool] = False
+    """Whether there always is a finished model to begin from, which another flag names."""
 
     watching = frozenset({"profile"})
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ava_core.distributed import peers
 from ava_core.distributed.environment import read_ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -83,6 +86,17 @@ class Ranks:
             distributed.all_gather(all_ranks, own)
         means = torch.stack(all_ranks).mean(dim=0).tolist()  # summed in the order of ranks by each of them
         return dict(zip(names, means, strict=True))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes of each element, on the device of `values`; on every process, the same bits."""
+        if self.size == 1:
+            return values
+        from torch import distributed
+
+        total = values.to(self._device(), copy=True)
+        with self._exchange():
+            distributed.all_reduce(total)
+        return total.to(values.device)
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true in one process at least."""

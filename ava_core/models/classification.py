@@ -42,6 +42,7 @@ class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        scored_positions: Tensor | None = None,
         **kwargs,
     ) -> EnhancedMoESequenceClassifierOutput:
         """Score B sequences; all arguments of `EnhancedMoEModel.forward`, and:
@@ -49,6 +50,8 @@ class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):
         Args:
             labels: (B,) class indices, or values if `num_labels` is 1 (regression); (B, num_labels) of 0 and 1 for
                 several labels at once.
+            scored_positions: (B, P), int64: what to score instead of each sequence's last token, where sequences hold
+                several documents; logits are (B, P, num_labels), and there are no labels.
 
         Raises:
             ValueError: several sequences, and nothing tells where they end.
@@ -65,9 +68,13 @@ class EnhancedMoEForSequenceClassification(EnhancedMoEPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        last_B = self._last_positions(outputs.last_hidden_state, input_ids, attention_mask)
-        rows_B = torch.arange(len(last_B), device=last_B.device)
-        logits = self.score(outputs.last_hidden_state[rows_B, last_B])
+        hidden_BSD = outputs.last_hidden_state
+        if scored_positions is None:
+            last_B = self._last_positions(hidden_BSD, input_ids, attention_mask)
+            pooled = hidden_BSD[torch.arange(len(last_B), device=last_B.device), last_B]
+        else:
+            pooled = hidden_BSD.take_along_dim(scored_positions[..., None], dim=1)
+        logits = self.score(pooled)
         aux_loss = weighted_sum(AuxiliaryWeights(self.config), auxiliary_losses(outputs))
         loss = None
         if labels is not None:

@@ -6,14 +6,23 @@ from ava_core.steps.spec import Input, Kind
 
 SHARDS = Kind(name="shards", artifact="Dataset")
 CONVERSATIONS = Kind(name="conversations", artifact="Dataset")
+PREFERENCES = Kind(name="preferences", artifact="Dataset")
 MODEL = Kind(name="model", artifact="Model")
+REWARD_MODEL = Kind(name="reward model", artifact="Model")
 QUANTIZED = Kind(name="quantized", artifact="Model")
 EVALUATION = Kind(name="evaluation")
 DECISION = Kind(name="decision")
 REGISTRATION = Kind(name="registration")
 
+DATA_IN = Input(
+    name="data",
+    help="Folder with the corpus; sources with a relative path are read from it.",
+    description="Folder with the corpus.",
+    required=False,
+)
 SHARDS_IN = Input(name="shards", kind=SHARDS)
 CONVERSATIONS_IN = Input(name="conversations", kind=CONVERSATIONS)
+PREFERENCES_IN = Input(name="preferences", kind=PREFERENCES)
 MODEL_IN = Input(name="model", kind=MODEL)
 QUANTIZED_IN = Input(name="quantized", kind=QUANTIZED, required=False, repeated=True)
 EVALUATION_IN = Input(name="evaluation", kind=EVALUATION)

@@ -6,9 +6,9 @@ configuration, dvc.yaml (`python -m pipelines.stages`) and the tables of figures
 
 from __future__ import annotations
 
+from ava_core.steps.alignment import ALIGNMENT, ALIGNMENT_DATA
 from ava_core.steps.kinds import (
-    CONVERSATIONS,
-    CONVERSATIONS_IN,
+    DATA_IN,
     DECISION,
     EVALUATION,
     EVALUATION_IN,
@@ -34,12 +34,7 @@ STEPS: dict[str, StepSpec] = {
             sections=("data", "tokenizer"),
             function="ava_core.data.preprocess:preprocess",
             inputs=(
-                Input(
-                    name="data",
-                    help="Folder with the corpus; sources with a relative path are read from it.",
-                    description="Folder with the corpus.",
-                    required=False,
-                ),
+                DATA_IN,
                 Input(
                     name="tokenizer",
                     help="Finished tokenizer to use, as tokenizer.from: folder of a tokenizer, a model or shards, a"
@@ -66,35 +61,7 @@ STEPS: dict[str, StepSpec] = {
             timings=("megabytes_per_second", "wall_seconds"),
             headlines=("documents_kept", "train_tokens", "vocab_size"),
         ),
-        StepSpec(
-            name="conversations",
-            summary="Make shards for fine-tuning of conversations: tokens, and which of them are the assistant's.",
-            output="conversations",
-            kind=CONVERSATIONS,
-            sections=("conversations",),
-            function="ava_core.alignment.prepare:prepare",
-            invoked=("preprocess", "--for", "sft"),
-            inputs=(
-                SHARDS_IN,
-                Input(
-                    name="data",
-                    help="Folder with the corpus; sources with a relative path are read from it.",
-                    description="Folder with the corpus.",
-                    required=False,
-                ),
-            ),
-            metrics=(
-                *(
-                    f"{split}_{count}"
-                    for split in ("train", "validation", "test")
-                    for count in ("conversations", "answers", "tokens", "learnt", "answer_bytes")
-                ),
-                "left_out",
-                "duplicates_removed",
-            ),
-            timings=("wall_seconds",),
-            headlines=("train_conversations", "train_answers", "left_out"),
-        ),
+        *ALIGNMENT_DATA,
         StepSpec(
             name="train",
             summary="Train the model with DeepSpeed.",
@@ -160,39 +127,7 @@ STEPS: dict[str, StepSpec] = {
             ),
             headlines=("validation_bits_per_byte", "steps", "tokens_per_second"),
         ),
-        StepSpec(
-            name="sft",
-            summary="Fine-tune a model on conversations: it learns the assistant's answers, and where they end.",
-            output="sft",
-            kind=MODEL,
-            sections=("seed", "sft"),
-            function="ava_core.alignment.sft:train",
-            training="sft",
-            inputs=(
-                Input(
-                    name="model",
-                    kind=MODEL,
-                    help="Model to fine-tune: its folder, or models:/NAME@ALIAS.",
-                    registered=True,
-                ),
-                CONVERSATIONS_IN,
-            ),
-            metrics=(
-                "train_loss",
-                "validation_loss",
-                "start_validation_loss",
-                "validation_loss_gain",
-                "validation_bits_per_byte",
-                "ended_answers",
-                "start_ended_answers",
-                "steps",
-                "tokens_seen",
-                "parameters",
-                "active_parameters",
-            ),
-            timings=("tokens_per_second", "wall_seconds", "training_seconds", "startup_seconds", "peak_memory_bytes"),
-            headlines=("validation_loss", "validation_loss_gain", "ended_answers"),
-        ),
+        *ALIGNMENT,
         StepSpec(
             name="quantize",
             summary="Export to ONNX, quantise the weights, and measure the parity with the float model.",

@@ -30,6 +30,7 @@ from ava_core.training.checkpoints import Checkpoint, Restored, check_resume, po
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.freezing import frozen_state
 from ava_core.training.initial import Parent, fill, load_parent
+from ava_core.training.objective import TrainedModel
 from ava_core.training.request import TrainRequest
 
 log = logging.getLogger(__name__)
@@ -55,18 +56,25 @@ class Vocabulary(Protocol):
         ...
 
 
-def build_model(config: ModelConfig, vocabulary: Vocabulary, vocab_size: int = 0) -> EnhancedMoEForCausalLM:
+def build_model(
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    vocab_size: int = 0,
+    head: type[TrainedModel] = EnhancedMoEForCausalLM,
+) -> Any:
     """A model with fresh weights for the tokens of `vocabulary`.
 
     Args:
         config: the architecture.
         vocabulary: of the shards.
         vocab_size: rows of the embedding, where they are more than the tokenizer's entries.
+        head: the model's class.
     """
     boundary = vocabulary.boundary_token_id
-    return EnhancedMoEForCausalLM(
+    return head(
         EnhancedMoEConfig(
             **config.model_dump(),
+            **_head_settings(head),
             vocab_size=max(vocab_size, vocabulary.vocab_size),
             bos_token_id=boundary,
             eos_token_id=boundary,
@@ -75,9 +83,18 @@ def build_model(config: ModelConfig, vocabulary: Vocabulary, vocab_size: int = 0
     )
 
 
+def _head_settings(head: type[TrainedModel]) -> dict[str, Any]:
+    """A classifier gives one score."""
+    return {} if issubclass(head, EnhancedMoEForCausalLM) else {"num_labels": 1}
+
+
 def build_from(
-    parent: Parent, config: ModelConfig, vocabulary: Vocabulary, adapter: AdapterConfig | None = None
-) -> EnhancedMoEForCausalLM:
+    parent: Parent,
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    adapter: AdapterConfig | None = None,
+    head: type[TrainedModel] = EnhancedMoEForCausalLM,
+) -> Any:
     """A model with the weights of a finished one, and rows for the entries that its tokenizer has got since.
 
     Args:
@@ -85,12 +102,13 @@ def build_from(
         config: the architecture.
         vocabulary: of the shards.
         adapter: with a kind, the model gets its updates, and they alone are to be trained.
+        head: the model's class; one that the parent hasn't begins with fresh weights.
 
     Raises:
         ConfigError: the parent has none of what the adapter is to update, or the adapter would be of another model.
         IntegrityError: the weights aren't those of the architecture, or can't be read.
     """
-    model = EnhancedMoEForCausalLM(EnhancedMoEConfig(**config.model_dump(), vocab_size=parent.vocab_size))
+    model: Any = head(EnhancedMoEConfig(**config.model_dump(), **_head_settings(head), vocab_size=parent.vocab_size))
     load_parent(model, parent)
     if adapter is not None and adapter.kind:
         require_same_model(parent, config, vocabulary.vocab_size)
@@ -108,10 +126,17 @@ class Beginning:
         request: with `init` or `resume`, or neither.
         identity: what a checkpoint must have in common with this training to be resumed from.
         ranks: this process among those that train.
+        head: the model's class.
     """
 
-    def __init__(self, request: TrainRequest, identity: dict[str, Any], ranks: Ranks) -> None:
-        self.request, self.identity, self.ranks = request, identity, ranks
+    def __init__(
+        self,
+        request: TrainRequest,
+        identity: dict[str, Any],
+        ranks: Ranks,
+        head: type[TrainedModel] = EnhancedMoEForCausalLM,
+    ) -> None:
+        self.request, self.identity, self.ranks, self.head = request, identity, ranks, head
         self.config = request.train_config
         self._random: torch.Tensor | None = None
 
@@ -147,7 +172,7 @@ class Beginning:
                 ", or train.init_schedule be anew"
             )
 
-    def build(self, vocabulary: Vocabulary) -> EnhancedMoEForCausalLM:
+    def build(self, vocabulary: Vocabulary) -> Any:
         """The model with the weights that the training begins with; every call gives the same.
 
         But for a checkpoint whose optimiser is kept: the engine takes the weights with its state.
@@ -160,7 +185,7 @@ class Beginning:
             torch.set_rng_state(self._random)
             return self._build(vocabulary)
 
-    def finished(self, vocabulary: Vocabulary, trained: dict[str, torch.Tensor], model: Any) -> EnhancedMoEForCausalLM:
+    def finished(self, vocabulary: Vocabulary, trained: dict[str, torch.Tensor], model: Any) -> Any:
         """The model of a finished training, float32: what was trained, and as they were, the frozen parameters.
 
         Args:
@@ -175,7 +200,8 @@ class Beginning:
                 **trained,
             }
         else:
-            finished = build_model(self.request.model_config, vocabulary, self.parent.vocab_size if self.parent else 0)
+            rows = self.parent.vocab_size if self.parent else 0
+            finished = build_model(self.request.model_config, vocabulary, rows, self.head)
         finished.load_state_dict({name: trained[name] for name in finished.state_dict()})
         return finished
 
@@ -212,10 +238,13 @@ class Beginning:
             if (added := vocabulary.vocab_size - self.parent.vocab_size) > 0:
                 log.info("train: %d further rows, for entries that the tokenizer has got since", added)
 
-    def _build(self, vocabulary: Vocabulary) -> EnhancedMoEForCausalLM:
+    def _build(self, vocabulary: Vocabulary) -> Any:
         config = self.request.model_config
         parent, adapter = self.parent, self.config.adapter
-        model = build_from(parent, config, vocabulary, adapter) if parent else build_model(config, vocabulary)
+        if parent:
+            model = build_from(parent, config, vocabulary, adapter, self.head)
+        else:
+            model = build_model(config, vocabulary, head=self.head)
         if self.checkpoint and (self.config.reset_optimizer or self.config.freeze):
             weights = read_weights(self.checkpoint, self.ranks)
             fill(model, {name: value for name, value in weights.items() if name in model.state_dict()}, "checkpoint")

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from ava_core.errors import IntegrityError, first_line
 from ava_core.files import parse_json
+from ava_core.models import EnhancedMoEForSequenceClassification
 from ava_core.models.weight_files import SINGLE, find_weights, opened
 from ava_core.runtime import manifest
 
+VOCABULARY_HEAD = "lm_head."
+FRESH = ("prediction_heads.", "score.")
+"""Parameters that a finished model has none of: what is begun from it draws them anew."""
 REMEDY = "restore the folder or run its step again"
 
 
@@ -58,10 +62,14 @@ class Parent:
 def load_parent(model: nn.Module, parent: Parent) -> None:
     """Put the weights of a finished model into `model`, which may have prediction heads beside them.
 
+    A classifier takes what is below the vocabulary's head, and keeps its own.
+
     Raises:
         IntegrityError: a weight is missing, left over, or of another shape; a file can't be read.
     """
     weights = dict(_tensors(parent.folder))
+    if isinstance(model, EnhancedMoEForSequenceClassification):
+        weights = {name: value for name, value in weights.items() if not name.startswith(VOCABULARY_HEAD)}
     fill(model, weights, str(parent.folder / SINGLE))
 
 
@@ -85,7 +93,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
         tensors[name].copy_(value)
         filled.add(id(tensors[name]))
     for name, parameter in model.named_parameters():
-        if id(parameter) not in filled and not name.startswith("prediction_heads."):
+        if id(parameter) not in filled and not name.startswith(FRESH):
             raise IntegrityError(f"{source}: lacks the weight {name}: {REMEDY}")
 
 

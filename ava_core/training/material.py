@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ava_core.data.curriculum import CurriculumBatches, build_batches
 from ava_core.data.reencoding import reads
@@ -15,8 +15,8 @@ from ava_core.progress import Progress
 from ava_core.training.batch import Batches
 from ava_core.training.beginning import Vocabulary
 from ava_core.training.difficulty import reference_difficulty
-from ava_core.training.objective import Validation
-from ava_core.training.pretraining import StreamBatches
+from ava_core.training.objective import Objective, TrainedModel, Validation
+from ava_core.training.pretraining import NextToken, StreamBatches
 from ava_core.training.request import TrainRequest
 from ava_core.training.teacher.batches import TaughtBatches
 from ava_core.training.teacher.lessons import prepare_lessons
@@ -25,6 +25,19 @@ from ava_core.training.validation import SplitValidation
 
 class Material(Vocabulary, Protocol):
     """What a training is trained on, opened from the shards of its request."""
+
+    @property
+    def head(self) -> type[TrainedModel]:
+        """The model: the decoder, and what is computed from its last layer."""
+        ...
+
+    def objective(self, model: Any) -> Objective[Any]:
+        """What is minimised; called once, before memory is planned and the optimiser is made.
+
+        Args:
+            model: of the class `head`, which may be prepared for it.
+        """
+        ...
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -65,6 +78,7 @@ class Material(Vocabulary, Protocol):
 class Pretraining:
     """The text of `ava preprocess`, in windows of one stream."""
 
+    head = EnhancedMoEForCausalLM
     figures = ("validation_loss", "validation_bits_per_byte")
     ends = ()
 
@@ -86,6 +100,9 @@ class Pretraining:
     @property
     def pad_token_id(self) -> int:
         return self.training.pad_token_id
+
+    def objective(self, model: EnhancedMoEForCausalLM) -> NextToken:
+        return NextToken(model, self.config)
 
     def batches(self, ranks: Ranks, progress: Progress) -> Batches:
         self._order = order = self._ordered()

@@ -14,7 +14,6 @@ from ava_core.data.tokenizer import copy_tokenizer
 from ava_core.distributed import group, peers
 from ava_core.distributed.ranks import Ranks
 from ava_core.files import write_json
-from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.origin import carry_origin
 from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree, digest_value
@@ -32,8 +31,8 @@ from ava_core.training.history import History
 from ava_core.training.material import Material, Pretraining
 from ava_core.training.memory.plan import MemoryPlan, plan_memory
 from ava_core.training.memory.watch import MemoryWatch
+from ava_core.training.objective import Objective, TrainedModel
 from ava_core.training.preconditions import require_trainable
-from ava_core.training.pretraining import NextToken
 from ava_core.training.process import peak_memory_bytes, prepare
 from ava_core.training.regularization import AdaptiveRegularizer
 from ava_core.training.request import TrainRequest, TrainResult
@@ -92,13 +91,13 @@ class _Training:
         """Train to the end and write the model folder (rank 0)."""
         group.connect(self.ranks)
         prepare(self.ranks.threads_of_each(self.request.threads), self.request.seed)
-        beginning = Beginning(self.request, self._identity(), self.ranks)
+        beginning = Beginning(self.request, self._identity(), self.ranks, self.material.head)
         beginning.check()
         batches = self.material.batches(self.ranks, self.progress)
         model = beginning.build(self.material)
         self.vocab_size = model.config.vocab_size
         parameters = parameters_without_updates(model)
-        objective = NextToken(model, self.config)
+        objective = self.material.objective(model)
         freeze(model, self.config)
         plan = plan_memory(model, self.config, self.ranks)
         plan.apply(model)
@@ -141,7 +140,7 @@ class _Training:
             "loss.multi_token_depth": self.config.loss.multi_token_depth if self.config.loss.multi_token_weight else 0,
         }
 
-    def _trainer(self, model: EnhancedMoEForCausalLM, objective: NextToken, batches: Batches) -> Trainer:
+    def _trainer(self, model: TrainedModel, objective: Objective[Any], batches: Batches) -> Trainer:
         config, ranks = self.config, self.ranks
         engine = TrainingEngine(model, config, ranks, objective)
         buffers = [name for name, _ in model.named_buffers()]
@@ -188,13 +187,12 @@ class _Training:
         }
         return TrainResult(metrics=metrics, timings=timings)
 
-    def _write(
-        self, model: EnhancedMoEForCausalLM, history: History, result: TrainResult, beginning: dict[str, Any]
-    ) -> None:
+    def _write(self, model: TrainedModel, history: History, result: TrainResult, beginning: dict[str, Any]) -> None:
         """The model folder: weights in float32, tokenizer, history, what later steps need to know."""
         output, state = self.request.output, self.request.state
-        if self.material.ends and model.generation_config is not None:
-            model.generation_config.eos_token_id = [self.material.boundary_token_id, *self.material.ends]
+        generation = getattr(model, "generation_config", None)  # a classifier has none
+        if self.material.ends and generation is not None:
+            generation.eos_token_id = [self.material.boundary_token_id, *self.material.ends]
         model.eval().save_pretrained(output, max_shard_size="2GB")
         copy_tokenizer(self.tokenizer, output, model.config.max_position_embeddings)
         for name in RECORDS:

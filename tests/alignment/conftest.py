@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ava_core.alignment.prepare import prepare
+from ava_core.alignment.prepare import prepare, prepare_pairs
 from ava_core.config.conversations import ConversationsConfig, ConversationSource
+from ava_core.config.preferences import PreferencesConfig, PreferenceSource
 from ava_core.data.tokenizer import CHAT_TOKENS, FILE
 from ava_core.progress import Progress
 
@@ -48,9 +49,7 @@ def make_conversations(chat_shards, tmp_path):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         config = ConversationsConfig(**{"max_tokens": 48, **settings})
-        made = prepare(
-            config, purpose="sft", shards=shards, data=None, output=output, state=state, progress=Progress(quiet=True)
-        )
+        made = prepare(config, shards=shards, data=None, output=output, state=state, progress=Progress(quiet=True))
         return output, made
 
     return make
@@ -68,9 +67,35 @@ def conversation_shards(chat_shards, tmp_path_factory) -> Path:
         folder.mkdir()
     prepare(
         ConversationsConfig(sources=[source], max_tokens=48),
-        purpose="sft",
         shards=chat_shards,
         data=None,
+        output=output,
+        state=state,
+        progress=Progress(quiet=True),
+    )
+    return output
+
+
+@pytest.fixture(scope="session")
+def pair_shards(chat_shards, tmp_path_factory) -> Path:
+    """Pairs with a rule that a tiny model can learn: the better answer repeats the question's word."""
+    root = tmp_path_factory.mktemp("pairs")
+    words = ["king", "queen", "sword", "crown", "night", "grave", "ghost", "blood"]
+    rows = [
+        {"prompt": f"{word} {number}", "chosen": f"{word} {word}", "rejected": f"{other} {other}"}
+        for number in range(12)
+        for word, other in zip(words, words[1:] + words[:1], strict=True)
+    ]
+    source = PreferenceSource(path=str(write_rows(root / "rows.jsonl", rows)))
+    output, state = root / "preferences", root / "state"
+    for folder in (output, state):
+        folder.mkdir()
+    prepare_pairs(
+        PreferencesConfig(sources=[source], max_tokens=64),
+        shards=chat_shards,
+        data=None,
+        model=None,
+        seed=0,
         output=output,
         state=state,
         progress=Progress(quiet=True),

@@ -56,7 +56,7 @@ def test_datasets_reads_them(make_conversations):
 
 def test_play_stays_in_the_split_of_its_text(chat_shards, make_conversations, tmp_path, monkeypatch):
     """A document of the pretraining's test split gives no conversation to train on."""
-    from ava_core.alignment import prepare as module
+    from ava_core.alignment import gathering as module
     from ava_core.data.sources.source import Document
 
     class Plays:

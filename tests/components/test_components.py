@@ -62,7 +62,7 @@ def test_every_flag_is_one_of_the_real_command_and_none_that_is_required_is_left
     options = {name: option for option in command.params for name in option.opts}
     required = {option.opts[0] for option in command.params if option.required}
     for name in PROGRAMS[program]:
-        flags = set(flags_of(name))
+        flags = {*flags_of(name), *(word for word in words if word.startswith("--"))}
         assert flags <= set(options), flags - set(options)
         assert required <= flags, required - flags
 

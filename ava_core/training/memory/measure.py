@@ -142,4 +142,4 @@ def _as_trained(model: EnhancedMoEForCausalLM, dtype: torch.dtype) -> Iterator[N
 def _loss_bytes(model: EnhancedMoEForCausalLM, config: TrainConfig) -> int:
     prediction_heads = getattr(model, "prediction_heads", None)
     extra = len(prediction_heads.heads) if prediction_heads is not None else 0
-    return loss_bytes(config, model.config.hidden_size, model.lm_head.weight.shape[0], extra)
+    return loss_bytes(config, model.config.hidden_size, model.config.vocab_size, extra)

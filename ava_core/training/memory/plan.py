@@ -82,7 +82,7 @@ def plan_memory(model: EnhancedMoEForCausalLM, config: TrainConfig, ranks: Ranks
     path = "gpu" if gpu else kernels.library.path()
     held = sum(p.nbytes for p in model.parameters())  # their memory is used again by what replaces them
     process = process_bytes(config, path, max(0, _present_bytes() - held))
-    vocab_size, width = model.lm_head.weight.shape
+    vocab_size, width = model.config.vocab_size, model.config.hidden_size
     head = head_bytes(config, width, vocab_size, path)
     count = len(layers.saved)
 

@@ -1,0 +1,143 @@
+"""Conversations from sources: the rows of files and the dialogues of plays, faults named, in the splits of the text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ava_core.alignment.conversation import Conversation, Message, RowFault
+from ava_core.alignment.plays import dialogues
+from ava_core.alignment.shapes import SHAPES, Shape, read_conversation, shape_of
+from ava_core.alignment.tokens import divide
+from ava_core.config.conversations import ConversationsConfig, ConversationSource
+from ava_core.data.shards import SPLITS, document_names
+from ava_core.data.sources import open_each
+from ava_core.data.splitting import split_documents
+from ava_core.data.tokenizer import encode, read_tokenizer
+from ava_core.errors import AvaError
+
+log = logging.getLogger(__name__)
+MAX_FAULTS = 20
+"""Faulty rows named in one refusal."""
+TEMPLATE_TOKENS = 4
+"""What a template writes around a message, about, to divide dialogues by; what is too long after all is left out."""
+
+
+@dataclass
+class Gathered:
+    """The conversations that were found, and the rows that gave none.
+
+    Attributes:
+        conversations: in the order of their sources.
+        faults: name of the row, and what is wrong with it.
+        duplicates: conversations that had been there already.
+    """
+
+    conversations: list[Conversation] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: int = 0
+
+
+def gather(
+    config: ConversationsConfig, data: Path | None, tokenizer: Path, longest: int, shapes: Mapping[str, Shape] = SHAPES
+) -> Gathered:
+    """The conversations of all sources, each once.
+
+    Args:
+        config: the section with the sources.
+        data: the folder given with --data; may be None if no source needs it.
+        tokenizer: folder of the tokenizer.
+        longest: tokens of a conversation, about, beyond which dialogues of plays are divided.
+        shapes: that rows may have.
+
+    Raises:
+        AvaError: a source can't be read, a row holds no conversation (up to 20 are named), or there is none.
+    """
+    found, seen = Gathered(), set[tuple[tuple[Message, ...], str | None]]()
+    opened = open_each(config.sources, None, data)
+    for entry, source in zip(config.sources, opened, strict=True):
+        read = _of_plays(source, longest, tokenizer) if entry.corpus else _of_rows(entry, source, shapes, found.faults)
+        for conversation in read:
+            conversation = _with_system(conversation, config.system)
+            said = (conversation.messages, conversation.rejected)
+            if said in seen:
+                found.duplicates += 1
+                continue
+            seen.add(said)
+            found.conversations.append(conversation)
+    if found.faults and config.faulty == "refuse":
+        named = [f"{name}: {reason}" for name, reason in found.faults[:MAX_FAULTS]]
+        if len(found.faults) > MAX_FAULTS:
+            named.append(
+                f"and {len(found.faults) - MAX_FAULTS} more rows: mend them, or set faulty: leave_out in their section"
+            )
+        raise AvaError(*named)
+    if not found.conversations:
+        raise AvaError("sources: hold no conversation: give others")
+    return found
+
+
+def _of_plays(source: Any, longest: int, folder: Path) -> Iterator[Conversation]:
+    tokenizer = read_tokenizer(folder)
+    for document in source.documents():
+        for conversation in dialogues(document.text, document.name):
+            lengths = [len(tokens) for tokens in encode(tokenizer, (m.content for m in conversation.messages))]
+            yield from divide(conversation, [length + TEMPLATE_TOKENS for length in lengths], longest)
+
+
+def _of_rows(
+    entry: ConversationSource, source: Any, shapes: Mapping[str, Shape], faults: list[tuple[str, str]]
+) -> Iterator[Conversation]:
+    shape: str | None = None if entry.shape == "auto" else entry.shape
+    for row in source.rows():
+        if shape is None:
+            present = [name for name, value in row.values.items() if value is not None]
+            shape = shape_of(present, shapes)
+            if shape is None:
+                known = "; ".join(f"{name}: {', '.join(kind.fields)}" for name, kind in shapes.items())
+                raise AvaError(
+                    f"{row.name}: has the fields {', '.join(sorted(present)) or 'none'}, of no shape that is known"
+                    f" ({known}): rename them, or set the source's shape"
+                )
+            log.info("preprocess: %s: rows are of the shape %s", source.name, shape)
+        try:
+            yield read_conversation(row.name, row.values, shape)
+        except RowFault as fault:
+            faults.append((row.name, str(fault)))
+
+
+def _with_system(conversation: Conversation, system: str | None) -> Conversation:
+    if system is None or conversation.messages[0].role == "system":
+        return conversation
+    return replace(conversation, messages=(Message("system", system), *conversation.messages))
+
+
+def divide_among_splits(
+    conversations: Iterable[Conversation], config: ConversationsConfig, shards: Path
+) -> dict[str, list[Conversation]]:
+    """Conversations by split: with their document, or by a salted hash of what they say; pairs by that of their prompt,
+    so that none of its other answers is in another split."""
+    split_of = {name: split for split in SPLITS for name in document_names(shards, split)}
+    splits: dict[str, list[Conversation]] = {name: [] for name in SPLITS}
+    others: list[Conversation] = []
+    for conversation in conversations:
+        if conversation.document in split_of:
+            splits[split_of[conversation.document]].append(conversation)
+        else:
+            others.append(conversation)
+    if others:
+        texts = list(map(_hashed, others))
+        unique = list(dict.fromkeys(texts))
+        parts = split_documents(unique, config.split)
+        split_by_text = {unique[piece.document]: name for name, pieces in parts.items() for piece in pieces}
+        for text, item in zip(texts, others, strict=True):
+            splits[split_by_text[text]].append(item)
+    return splits
+
+
+def _hashed(item: Conversation) -> str:
+    messages = item.messages if item.rejected is None else item.prompt
+    return "\n".join(f"{message.role}: {message.content}" for message in messages)
