@@ -16,6 +16,7 @@ import yaml
 from ava_core.registry import list_versions
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_tree
+from ava_core.steps.alignment import ALIGNMENT, ALIGNMENT_DATA
 from ava_core.steps.table import STEPS
 from tests.conftest import _finished as finished
 
@@ -196,7 +197,8 @@ def test_comment_in_a_preset_reruns_nothing(workspace):
 def test_metrics_are_shown_without_an_error_and_in_a_few_columns(workspace):
     shown = json.loads(workspace.run("dvc", "metrics", "show", "--json", quiet=True))
     figures = shown[""]["data"]["outputs/figures.json"]["data"]
-    assert set(figures) == {"quantize-int8", "quantize-int4", *STEPS} - {"quantize", "conversations", "sft"}
+    aligning = {spec.name for spec in (*ALIGNMENT_DATA, *ALIGNMENT)}
+    assert set(figures) == {"quantize-int8", "quantize-int4", *STEPS} - {"quantize"} - aligning
     for name, spec in STEPS.items():
         for shown_as in figures:
             if shown_as.partition("-")[0] == name:

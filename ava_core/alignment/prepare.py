@@ -1,48 +1,20 @@
-"""From sources to shards of conversations and of pairs: what `ava preprocess --for sft|preference` calls."""
+"""From sources to shards of conversations: the library function behind `ava preprocess --for sft`."""
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ava_core.alignment.card import render_card
-from ava_core.alignment.conversation import Conversation, RowFault
-from ava_core.alignment.gathering import Gathered, divide_among_splits, gather
-from ava_core.alignment.pairs import Opponent, drawn, encode_pair
-from ava_core.alignment.shapes import PAIR_SHAPES
-from ava_core.alignment.shards import MADE_OF, SplitCounts, write_info, write_split
-from ava_core.alignment.template import give_template
+from ava_core.alignment.conversation import Conversation
+from ava_core.alignment.gathering import divide_among_splits, gather
+from ava_core.alignment.making import Prepared, ShardsInMaking
 from ava_core.alignment.tokens import EncodedConversation, encode_conversation
 from ava_core.config.conversations import ConversationsConfig
-from ava_core.config.preferences import PreferencesConfig
-from ava_core.data.durable import SECONDS, DurableFolders
-from ava_core.data.tokenizer import load_tokenizer, special_ids
-from ava_core.files import write_json
 
 if TYPE_CHECKING:
     from ava_core.progress import Progress
-
-log = logging.getLogger(__name__)
-LEFT_OUT, ABOUT = "left_out.jsonl", "about.json"
-
-
-Encode = Callable[[Any, int], tuple[EncodedConversation, ...]]
-"""The rows of one of a split's conversations, by its position; raises RowFault."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The figures of a finished run: those that are always the same, and those of a clock."""
-
-    metrics: dict[str, float]
-    timings: dict[str, float]
 
 
 def prepare(
@@ -72,159 +44,12 @@ def prepare(
         AvaError: a source can't be read, a row holds no conversation (up to 20 are named), or too few are left.
         ConfigError: the tokenizer has no chat template, and can't get one.
     """
-    work = _Work(config, "sft", shards, output, state, progress)
+    work = ShardsInMaking(config, "sft", shards, output, state, progress)
     gathered = gather(config, data, work.tokenizer, config.max_tokens)
     for name, given in divide_among_splits(gathered.conversations, config, shards).items():
         work.write(name, given, partial(_one, given))
     return work.finish(gathered)
 
 
-def prepare_pairs(
-    config: PreferencesConfig,
-    *,
-    shards: Path,
-    data: Path | None,
-    model: Path | None,
-    seed: int,
-    output: Path,
-    state: Path,
-    progress: Progress,
-) -> Prepared:
-    """As `prepare`, with two rows for each pair: the preferred answer's first.
-
-    Args:
-        config: the section `preferences`.
-        model: whose samples are the other answers, where the rows have none; None if that isn't asked for.
-        seed: of what is drawn.
-        shards, data, output, state, progress: as in `prepare`.
-
-    Raises:
-        as `prepare`, and ConfigError: a model is needed, and none is given.
-    """
-    work = _Work(config, "preference", shards, output, state, progress)
-    gathered = gather(config, data, work.tokenizer, config.max_tokens // 2, PAIR_SHAPES)
-    opponent = Opponent(config, model, seed, progress)
-    opponent.check(gathered.conversations)
-    for name, all_of_it in divide_among_splits(gathered.conversations, config, shards).items():
-        limit = config.max_pairs if name == "train" or config.max_pairs is None else -(-config.max_pairs // 8)
-        given = drawn(all_of_it, limit, seed)
-        rejected = work.texts(f"rejected-{name}", partial(opponent.rejected, name, given, work.tokenizer))
-        work.write(name, given, partial(_two, given, rejected, config.max_tokens))
-    return work.finish(gathered)
-
-
 def _one(given: Sequence[Conversation], tokenizer: Any, number: int) -> tuple[EncodedConversation, ...]:
     return (encode_conversation(tokenizer, given[number]),)
-
-
-def _two(
-    given: Sequence[Conversation], rejected: Sequence[str], max_tokens: int, tokenizer: Any, number: int
-) -> tuple[EncodedConversation, ...]:
-    return encode_pair(tokenizer, given[number], rejected[number], max_tokens)
-
-
-class _Work:
-    """The folder that is being made, and the parts of it that a killed run has left."""
-
-    def __init__(
-        self, config: ConversationsConfig, purpose: str, shards: Path, output: Path, state: Path, progress: Progress
-    ) -> None:
-        self.config, self.purpose, self.output, self.progress = config, purpose, output, progress
-        self.started = time.monotonic()
-        self.durable = DurableFolders(state)
-        self.tokenizer = self.durable.get("tokenizer", partial(_copy_tokenizer, shards))
-        self.splits: dict[str, _Split] = {}
-
-    def texts(self, name: str, make: Callable[[], list[str]]) -> list[str]:
-        """Texts that take long to make, which are kept under this name."""
-        folder = self.durable.get(name, lambda partial: write_json(partial / ABOUT, {"texts": make()}))
-        return list(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["texts"])
-
-    def write(self, name: str, given: Sequence[Conversation], encode: Encode) -> None:
-        """The rows of a split."""
-        make = partial(
-            _write_split, name, given, encode, self.config.max_tokens, self.purpose, self.tokenizer, self.progress
-        )
-        self.splits[name] = _Split.read(self.durable.get(f"split-{name}", make))
-        shutil.copytree(self.splits[name].rows, self.output / name)
-
-    def finish(self, gathered: Gathered) -> Prepared:
-        """What belongs beside the splits, and the figures."""
-        output, splits = self.output, self.splits
-        shutil.copytree(self.tokenizer, output / "tokenizer", ignore=shutil.ignore_patterns(SECONDS))
-        counts = {name: split.counts for name, split in splits.items()}
-        write_info(output, self.purpose, self.config.max_tokens, counts)
-        left_out = [*gathered.faults, *(fault for split in splits.values() for fault in split.left_out)]
-        _write_lines(output / LEFT_OUT, [{"name": name, "reason": reason} for name, reason in left_out])
-        if left_out:
-            log.warning("preprocess: %d rows or conversations left out: see %s", len(left_out), LEFT_OUT)
-        samples = {name: split.sample for name, split in splits.items()}
-        card = render_card(self.config, self.purpose, counts, samples, left_out, gathered.duplicates)
-        (output / "README.md").write_text(card)
-        metrics = {f"{name}_{key}": value for name, split in counts.items() for key, value in vars(split).items()}
-        metrics |= {"left_out": len(left_out), "duplicates_removed": gathered.duplicates}
-        return Prepared(metrics, {"wall_seconds": time.monotonic() - self.started})
-
-
-def _write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """JSON lines."""
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class _Split:
-    """What is kept of a finished split, so that a killed step has it.
-
-    Attributes:
-        rows: folder of its shards.
-        counts: of them.
-        left_out: name of each conversation that isn't in them, and why.
-        sample: the first one as the model reads it.
-    """
-
-    rows: Path
-    counts: SplitCounts
-    left_out: list[tuple[str, str]]
-    sample: str
-
-    @classmethod
-    def read(cls, folder: Path) -> _Split:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        left_out = [(name, reason) for name, reason in about["left_out"]]
-        return cls(folder / "rows", SplitCounts(**about["counts"]), left_out, about["sample"])
-
-
-def _write_split(
-    name: str,
-    given: Sequence[Conversation],
-    encode: Encode,
-    max_tokens: int,
-    purpose: str,
-    tokenizer: Path,
-    progress: Progress,
-    folder: Path,
-) -> None:
-    loaded: Any = load_tokenizer(tokenizer)
-    encoded: list[EncodedConversation] = []
-    left_out: list[tuple[str, str]] = []
-    rows = 1
-    with progress.task(f"tokenize {name}", len(given)) as advance:
-        for number, conversation in enumerate(given):
-            advance(number + 1)
-            try:
-                items = encode(loaded, number)
-                if (length := sum(map(len, items))) > max_tokens:
-                    raise RowFault(f"has {length} tokens, more than {MADE_OF[purpose]}.max_tokens = {max_tokens}")
-            except RowFault as fault:
-                left_out.append((conversation.name, str(fault)))
-            else:
-                rows = len(items)
-                encoded += items
-    counts = write_split(name, folder / "rows", encoded, special_ids(tokenizer).vocab_size)
-    sample = "\n\n".join(loaded.decode(item.tokens) for item in encoded[:rows])
-    write_json(folder / ABOUT, {"counts": asdict(counts), "left_out": left_out, "sample": sample})
-
-
-def _copy_tokenizer(shards: Path, folder: Path) -> None:
-    shutil.copytree(shards / "tokenizer", folder, dirs_exist_ok=True)
-    give_template(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.cli.clean_part import PART
-from ava_core.cli.conversations import FOR
+from ava_core.cli.purposes import FOR
 from ava_core.cli.step_command import step_command
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ ALIGNMENT_DATA = (
         output="preferences",
         kind=PREFERENCES,
         sections=("seed", "preferences"),
-        function="ava_core.alignment.prepare:prepare_pairs",
+        function="ava_core.alignment.prepare_pairs:prepare_pairs",
         invoked=("preprocess", "--for", "preference"),
         inputs=(
             SHARDS_IN,

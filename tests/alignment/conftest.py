@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ava_core.alignment.prepare import prepare, prepare_pairs
+from ava_core.alignment.prepare import prepare
+from ava_core.alignment.prepare_pairs import prepare_pairs
 from ava_core.config.conversations import ConversationsConfig, ConversationSource
 from ava_core.config.preferences import PreferencesConfig, PreferenceSource
 from ava_core.data.tokenizer import CHAT_TOKENS, FILE

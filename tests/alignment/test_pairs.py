@@ -10,7 +10,7 @@ import torch
 from ava_core.alignment.packing import PackedRows
 from ava_core.alignment.pair_rows import PairRows
 from ava_core.alignment.pairs import Opponent
-from ava_core.alignment.prepare import prepare_pairs
+from ava_core.alignment.prepare_pairs import prepare_pairs
 from ava_core.alignment.shards import ConversationShards
 from ava_core.config.preferences import PreferencesConfig, PreferenceSource
 from ava_core.data.tokenizer import load_tokenizer, special_ids

@@ -224,7 +224,11 @@ def test_request_survives_its_way_to_other_processes(make_request, step):
     ("step", "setting", "message"),
     [
         ("dpo", {"loss": {"label_smoothing": 0.1}}, "dpo: loss: the loss is of pairs of answers: leave it out"),
-        ("reward", {"optimizer": "adamw", "adapter": {"kind": "lora"}}, "reward: adapter: the head of a reward model .*: leave it out"),
+        (
+            "reward",
+            {"optimizer": "adamw", "adapter": {"kind": "lora"}},
+            "reward: adapter: the head of a reward model .*: leave it out",
+        ),
         ("dpo", {"sequence_length": 32}, "dpo.sequence_length = 32: preferences have up to 64 tokens"),
         ("reward", {"sequence_length": 256}, "reward.sequence_length = 256: must be <= 128"),
     ],

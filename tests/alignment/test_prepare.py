@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ava_core.alignment.prepare import LEFT_OUT
+from ava_core.alignment.making import LEFT_OUT
 from ava_core.alignment.shards import INFO_NAME, ConversationShards
 from ava_core.config.conversations import ConversationSource
 from ava_core.config.data import SplitConfig

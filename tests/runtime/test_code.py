@@ -25,7 +25,9 @@ DYNAMIC = {
     "ava_core.distributed.shared_memory_op": "loads what DeepSpeed's sources were compiled to",
 }
 """Modules in some step's key that import or start others by a value."""
-RUN_KERNELS = {"train", "sft", "quantize", "evaluate", "register"}
+TRAIN = {spec.name for spec in STEPS.values() if spec.training}
+PREPARE = {"preprocess", "conversations", "preferences"}
+RUN_KERNELS = TRAIN | {"preferences", "quantize", "evaluate", "register"}
 
 
 class Copy:
@@ -193,28 +195,29 @@ def test_each_file_alone_changes_the_digest():
 @pytest.mark.parametrize(
     ("name", "change", "rerun"),
     [
-        ("data/splitting.py", appended("ADDED = 1"), {"preprocess", "conversations"}),
-        ("training/schedules.py", appended("ADDED = 1"), {"train", "sft"}),
+        ("data/splitting.py", appended("ADDED = 1"), PREPARE),
+        ("training/schedules.py", appended("ADDED = 1"), TRAIN),
         ("quantization/rounding.py", appended("ADDED = 1"), {"quantize"}),
         ("evaluation/scoring.py", appended("ADDED = 1"), {"evaluate"}),
         ("registry/gates/decision.py", appended("ADDED = 1"), {"gate", "register"}),
-        ("config/train.py", appended("ADDED = 1"), {"train", "sft"}),
+        ("config/train.py", appended("ADDED = 1"), TRAIN),
         ("config/sft.py", appended("ADDED = 1"), {"sft"}),
-        ("alignment/packing.py", appended("ADDED = 1"), {"sft"}),
-        ("alignment/plays.py", appended("ADDED = 1"), {"conversations"}),
-        ("config/data.py", appended("ADDED = 1"), {"preprocess", "conversations"}),
+        ("alignment/packing.py", appended("ADDED = 1"), TRAIN - {"train"}),
+        ("alignment/plays.py", appended("ADDED = 1"), PREPARE - {"preprocess"}),
+        ("alignment/sampling.py", appended("ADDED = 1"), {"preferences", "sft", "dpo"}),
+        ("config/data.py", appended("ADDED = 1"), PREPARE),
         ("config/evaluate.py", appended("ADDED = 1"), {"evaluate"}),
         ("config/quantize.py", appended("ADDED = 1"), {"quantize"}),
         ("config/register.py", appended("ADDED = 1"), {"gate", "register"}),
         ("models/__init__.py", appended("ADDED = 1"), RUN_KERNELS),
         ("kernels/native/products/product.h", appended("#define ADDED"), RUN_KERNELS),
         # the module of the launching that calls the training, and how many threads a rank has of those in the key
-        ("launching/launch.py", appended("ADDED = 1"), {"train", "sft"}),
-        ("distributed/ranks.py", replaced("max(1, threads // ", "max(2, threads // "), {"train", "sft"}),
+        ("launching/launch.py", appended("ADDED = 1"), TRAIN),
+        ("distributed/ranks.py", replaced("max(1, threads // ", "max(2, threads // "), TRAIN),
         # imported by a computed name
         ("models/routing/top_k.py", appended("ADDED = 1"), RUN_KERNELS),
-        ("data/sources/hub.py", appended("ADDED = 1"), {"preprocess", "conversations"}),
-        ("generation/decoding.py", appended("ADDED = 1"), {"train", "sft", "evaluate", "register"}),
+        ("data/sources/hub.py", appended("ADDED = 1"), PREPARE),
+        ("generation/decoding.py", appended("ADDED = 1"), TRAIN | {"evaluate", "register"}),
         # imported inside a function
         ("onnx/runtime.py", appended("ADDED = 1"), {"quantize", "evaluate", "register"}),
         ("evaluation/report/report.html.jinja", replaced("<h1>", "<h1>The "), {"evaluate"}),
@@ -228,7 +231,7 @@ def test_each_file_alone_changes_the_digest():
         # the version, which these two write into their outputs
         ("__init__.py", replaced('__version__ = "', '__version__ = "1.'), {"quantize", "register"}),
         ("errors.py", replaced("def one_line", "def single_line"), set(STEPS)),
-        ("training/ema.py", lambda text: None, {"train", "sft"}),
+        ("training/ema.py", lambda text: None, TRAIN),
     ],
 )
 def test_change_reruns_the_steps_that_run_it_and_no_others(copy, name, change, rerun):

@@ -66,6 +66,7 @@ def test_a_model_is_taken_from_whichever_step_makes_models(tmp_path, producer):
 def test_what_is_no_model_is_refused_and_all_that_make_models_are_named(tmp_path):
     shards = run("preprocess", tmp_path)
     with pytest.raises(
-        AvaError, match="is the output of `ava preprocess`, not of `ava train` or `ava sft` or `ava tune`"
+        AvaError,
+        match="is the output of `ava preprocess`, not of `ava train` or `ava sft` or `ava align --method dpo` or `ava",
     ):
         run("quantize", tmp_path, model=shards, shards=shards)
