@@ -51,6 +51,7 @@ def chat(
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
     from ava_core.cli.dialogue import Dialogue, edit_lines
+    from ava_core.generation.answers import NO_TEMPLATE
     from ava_core.generation.conversation import Conversation
     from ava_core.generation.loading import load_model
 
@@ -60,11 +61,7 @@ def chat(
         talk.system, talk.messages = system or saved["system"], saved["messages"]
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not talk.trained:
-        print(
-            "this model has no chat template, so it wasn't trained for chats: it goes on with a dialogue of `user:` and"
-            " `assistant:`",
-            file=sys.stderr,
-        )
+        print(NO_TEMPLATE, file=sys.stderr)
     if terminal:
         edit_lines()
         print(f"{model}: /help lists commands, Ctrl-C stops an answer, Ctrl-D ends", file=sys.stderr)

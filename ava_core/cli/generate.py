@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,10 @@ def generate(
         str | None,
         typer.Option(help='File with a prompt per line, as text or as JSON {"prompt": ...}; - is standard input.'),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Prompts are a user's messages, by the chat template: print the answers.")
+    ] = False,
+    system: Annotated[str, typer.Option(help="System prompt before each message; with --chat.")] = "",
     model: Model = DEFAULT_MODEL,
     weights: Weights = FLOAT,
     use: Annotated[
@@ -100,7 +105,7 @@ def generate(
     ] = False,
     threads: Threads = 0,
 ) -> None:
-    """Let a model continue prompts; the texts go to standard output, a line of dashes between them."""
+    """Let a model continue prompts, or answer them; texts go to standard output, a line of dashes between them."""
     from ava_core.errors import ConfigError
     from ava_core.generation.strategies import require_streamable, require_texts
     from ava_core.runtime import logs
@@ -131,7 +136,9 @@ def generate(
     prompts = [*(prompt or []), *(_read_prompts(prompts_file) if prompts_file else [])]
     if not prompts:
         raise ConfigError("no prompt: give --prompt or --prompts-file")
-    _require_unicode(prompts)
+    _require_unicode([*prompts, system])
+    if system and not chat:
+        raise ConfigError("--system: stands before the message of a chat: give --chat as well")
     if stream:
         require_streamable(strategy, len(prompts) * num_return_sequences)
     if stream and jsonl:
@@ -139,12 +146,15 @@ def generate(
     require_weights(model, weights)
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
+    from ava_core.generation.answers import NO_TEMPLATE, answers
     from ava_core.generation.decoding import generate as decode
     from ava_core.generation.loading import load_model
 
     loaded, tokenizer = load_model(model_folder(model, weights), threads)
-    show = _Shown(prompts[0]) if stream else None
-    texts = decode(
+    if chat and not tokenizer.chat_template:
+        print(NO_TEMPLATE, file=sys.stderr)
+    show = _Shown("" if chat else prompts[0]) if stream else None
+    texts = (partial(answers, system=system) if chat else decode)(
         loaded,
         tokenizer,
         prompts,
@@ -160,7 +170,8 @@ def generate(
     elif jsonl:
         each = [prompt for prompt in prompts for _ in range(num_return_sequences)]
         for given_prompt, text in zip(each, texts, strict=True):
-            print(json.dumps({"prompt": given_prompt, "text": text[len(given_prompt) :]}, ensure_ascii=False))
+            new = text if chat else text[len(given_prompt) :]
+            print(json.dumps({"prompt": given_prompt, "text": new}, ensure_ascii=False))
     else:
         print("\n---\n".join(texts))
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ava_core.errors import AvaError, first_line
 from ava_core.generation.prompts import encode_text
 
 PLAIN_TEMPLATE = (
@@ -111,6 +112,20 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[str | int
     for piece in pieces:
         ids += encode_text(tokenizer, piece) if isinstance(piece, str) else [piece]
     return ids or [tokenizer.eos_token_id]
+
+
+def encode_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template: str | None = None
+) -> list[int]:
+    """The tokens of a chat up to where the next answer begins.
+
+    Raises:
+        AvaError: the template refuses the messages, or one is no valid Unicode.
+    """
+    try:
+        return encode_pieces(tokenizer, render_chat(tokenizer, messages, template))
+    except TemplateError as error:
+        raise AvaError(f"the chat template refuses the messages: {first_line(error)}") from error
 
 
 class _Added(NamedTuple):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ava_core.config.generation import GenerationConfig
-from ava_core.errors import AvaError, ConfigError, first_line
-from ava_core.generation.chat import encode_pieces, end_of_turn, render_chat
+from ava_core.errors import AvaError, ConfigError
+from ava_core.generation.answers import turn_ends
+from ava_core.generation.chat import encode_messages
 from ava_core.generation.decoding import continue_tokens
 
 LEAST_ROOM = 4
@@ -106,7 +106,7 @@ class Conversation:
 
     def _answer(self, ids: list[int], dropped: int, show: Callable[[str], None]) -> Answer:
         shown: list[str] = []
-        turn = end_of_turn(self.tokenizer, self.template)
+        turn = turn_ends(self.model, self.tokenizer, self.template)
         room = self.model.config.max_position_embeddings - len(ids)
         limit = min(self.settings.max_new_tokens, room)
         stop = [*self.settings.stop, *([turn.text] if turn.text else [])]
@@ -156,7 +156,4 @@ class Conversation:
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        try:
-            return encode_pieces(self.tokenizer, render_chat(self.tokenizer, [*system, *messages], self.template))
-        except TemplateError as error:
-            raise AvaError(f"the chat template refuses the messages: {first_line(error)}") from error
+        return encode_messages(self.tokenizer, [*system, *messages], self.template)

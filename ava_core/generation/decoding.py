@@ -68,27 +68,67 @@ def generate(
             a constraint with settings that would break it.
         AvaError: a prompt is too long for the model's context, or no text.
     """
+    token_ids = [encode(tokenizer, prompt) for prompt in prompts]
+    continuations = continue_prompts(
+        model,
+        tokenizer,
+        prompts,
+        token_ids,
+        strategy=strategy,
+        settings=settings,
+        seed=seed,
+        constraint=constraint,
+        num_return_sequences=num_return_sequences,
+        show=show,
+    )
+    repeated = [prompt for prompt in prompts for _ in range(num_return_sequences)]
+    return [prompt + continuation for prompt, continuation in zip(repeated, continuations, strict=True)]
+
+
+def continue_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    token_ids: Sequence[list[int]],
+    *,
+    strategy: str,
+    settings: GenerationConfig,
+    seed: int,
+    constraint: Constraint | None = None,
+    num_return_sequences: int = 1,
+    show: Callable[[str], None] | None = None,
+    ends: Sequence[int] = (),
+) -> list[str]:
+    """The continuations that `generate` makes, of prompts that are tokens already.
+
+    Args:
+        model, tokenizer, strategy, settings, seed, constraint, num_return_sequences, show: as for `generate`.
+        prompts: what errors call them.
+        token_ids: of each prompt, at least one.
+        ends: tokens that end a text beside the end of a document.
+
+    Raises:
+        ConfigError, AvaError: as `generate`.
+    """
     require_strategy(strategy)
     if constraint is not None:
         require_free(settings)
     require_texts(strategy, settings, num_return_sequences)
     if show is not None:
         require_streamable(strategy, len(prompts) * num_return_sequences)
-    token_ids = [encode(tokenizer, prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, token_ids, strict=True):
         _require_room(model, prompt, len(ids), settings.max_new_tokens)
     each = num_return_sequences if strategy == "beam" else 1
     rows = [ids for ids in token_ids for _ in range(num_return_sequences // each)]
     seeds = [seed + number for _ in token_ids for number in range(num_return_sequences // each)]
-    decoder = _Decoder(model, tokenizer, strategy, settings, constraint, each)
+    decoder = _Decoder(model, tokenizer, strategy, settings, constraint, each, tuple(ends))
     continuations: list[str] = []
     for batch in _batches(rows, settings.max_new_tokens):
         streamer = CallbackStreamer(tokenizer, settings.stop, show) if show is not None else None
         first = len(continuations) // each
         found = decoder.decode(batch, seeds[first : first + len(batch)], streamer)
         continuations += [continuation.text for continuation in found]
-    repeated = [prompt for prompt in prompts for _ in range(num_return_sequences)]
-    return [prompt + continuation for prompt, continuation in zip(repeated, continuations, strict=True)]
+    return continuations
 
 
 def continue_tokens(

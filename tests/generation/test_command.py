@@ -115,11 +115,11 @@ def test_registered_model_is_fetched_into_the_cache(tiny_model, monkeypatch):
 
     monkeypatch.setenv("AVA_TRACKING_URI", "sqlite:///there.db")
     monkeypatch.setattr("ava_core.registry.download_model", download)
-    for weights in ([], ["--weights", "int8"]):
+    for weights in ([], ["--weights", "int8"], ["--chat"]):
         result = ava("--model", "models:/ava-moe@champion", "--prompt", "O", "--max-new-tokens", 2, *weights)
         assert result.exit_code == 0, result.output
     registered = ("models:/ava-moe@champion", "sqlite:///there.db", ".ava/models")
-    assert asked == [(*registered, "model"), (*registered, "int8")]
+    assert asked == [(*registered, "model"), (*registered, "int8"), (*registered, "model")]
 
 
 @pytest.mark.parametrize(
