@@ -17,6 +17,7 @@ from ava_core.errors import AvaError, ConfigError
 from ava_core.generation.answers import turn_ends
 from ava_core.generation.chat import encode_messages
 from ava_core.generation.decoding import continue_tokens
+from ava_core.generation.kept_cache import KeptCache
 
 LEAST_ROOM = 4
 """An answer gets at least this part of the context, a fourth, if it may be as long: older messages make room for it."""
@@ -39,7 +40,7 @@ class Answer:
 
 @dataclass
 class Conversation:
-    """Messages of a user and a model, in turns.
+    """Messages of a user and a model, in turns. Of each turn the model reads what is new since the last.
 
     Attributes:
         model, tokenizer: as `load_model` gives them.
@@ -60,6 +61,9 @@ class Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
     _unseen: int = 0
     """Messages that no longer fit into the context."""
+
+    def __post_init__(self) -> None:
+        self._kept = KeptCache(self.model)
 
     def say(self, text: str, show: Callable[[str], None]) -> Answer:
         """Send a message; the answer is shown piece by piece, and both join the messages.
@@ -136,6 +140,7 @@ class Conversation:
                 seed=seed,
                 ends=turn.tokens,
                 show=keep,
+                kept=self._kept,
             )
         finally:
             self.messages.append({"role": "assistant", "content": "".join(shown).rstrip()})

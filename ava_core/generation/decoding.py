@@ -19,6 +19,7 @@ from ava_core.generation.callback_streamer import CallbackStreamer
 from ava_core.generation.constraints import Constraint, Guide, require_free
 from ava_core.generation.contrastive import TOP_K, contrastive_search
 from ava_core.generation.diverse_beams import diverse_beam_search
+from ava_core.generation.kept_cache import KeptCache
 from ava_core.generation.prompts import encode
 from ava_core.generation.sampling import SeededDraw, history_processors, sampling_filters
 from ava_core.generation.stopping import GuidedLogits, GuidedRows, GuidedStop, NewStopStrings
@@ -141,6 +142,7 @@ def continue_tokens(
     seed: int,
     show: Callable[[str], None],
     ends: Sequence[int] = (),
+    kept: KeptCache | None = None,
 ) -> bool:
     """Continue one sequence of tokens, as `generate` does a prompt.
 
@@ -149,13 +151,14 @@ def continue_tokens(
         token_ids: at least one; they and the new ones fit into the model's context.
         show: told the text piece by piece.
         ends: tokens that end the text beside the end of a document.
+        kept: what the model has read of such a sequence before, and reads from now on.
 
     Returns:
         Whether the text was cut: it ended at `settings.max_new_tokens`.
     """
     require_strategy(strategy)
     require_streamable(strategy, 1)
-    decoder = _Decoder(model, tokenizer, strategy, settings, None, 1, tuple(ends))
+    decoder = _Decoder(model, tokenizer, strategy, settings, None, 1, tuple(ends), kept)
     [found] = decoder.decode([token_ids], [seed], CallbackStreamer(tokenizer, settings.stop, show))
     return found.cut
 
@@ -210,6 +213,8 @@ class _Decoder:
     """Texts of each row, for beam search."""
     ends: tuple[int, ...] = ()
     """Tokens that end a text beside the end of a document."""
+    kept: KeptCache | None = None
+    """Of the only row. Searches of our own read it anew: contrastive search needs the hidden states of all tokens."""
 
     def decode(self, token_ids: list[list[int]], seeds: list[int], streamer: BaseStreamer | None) -> list[Continuation]:
         """Continuations of one batch; `seeds` has one for each row."""
@@ -258,6 +263,8 @@ class _Decoder:
             "padding": self.tokenizer.pad_token_id,
         }
         if self.strategy == "contrastive":
+            if self.kept is not None:
+                self.kept.forget()
             return contrastive_search(
                 self.model,
                 batch,
@@ -277,14 +284,22 @@ class _Decoder:
                 num_return_sequences=self.each,
                 **given,
             )
-        return cast(Any, self.model).generate(
+        found = cast(Any, self.model).generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             generation_config=self._config(),
             logits_processor=processors,
             stopping_criteria=criteria,
             streamer=streamer,
+            **self._read_before(batch["input_ids"]),
         )
+        if self.kept is not None:
+            self.kept.keep(found.sequences[0].tolist(), found.past_key_values)
+        return found.sequences
+
+    def _read_before(self, input_ids_BS: Tensor) -> dict[str, Any]:
+        cache = self.kept.begin(input_ids_BS[0].tolist()) if self.kept is not None else None
+        return {} if cache is None else {"past_key_values": cache}
 
     def _config(self) -> DecodingConfig:
         """Leaves nothing to the folder's generation_config.json; filters of logits are in the processors."""
@@ -304,6 +319,7 @@ class _Decoder:
             eos_token_id=self._all_ends,
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
+            return_dict_in_generate=True,
             **beams,
         )
 

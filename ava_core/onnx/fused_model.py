@@ -231,10 +231,11 @@ class _CacheLayer(CacheLayerMixin):
         self.rows = len(order)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens, which must not be padding."""
+        """Take back the last tokens, which must not be padding; Transformers gives their number as a negative one."""
+        taken = abs(int(tokens_to_remove))
         if self.cache is not None:
-            self.cache.lengths[:] = np.maximum(self.cache.lengths - tokens_to_remove, 0)
-        self.positions -= tokens_to_remove
+            self.cache.lengths[:] = np.maximum(self.cache.lengths - taken, 0)
+        self.positions -= taken
 
 
 def _layer_of(cache: Cache, rows: int) -> _CacheLayer:

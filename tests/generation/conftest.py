@@ -9,6 +9,10 @@ from tokenizers import AddedToken
 from tests.onnx.conftest import export, make_model  # noqa: F401  fixtures
 
 END, PADDING = 256, 257
+CHATML = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end_of_turn|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +21,15 @@ def padded_tokenizer(byte_tokenizer):
     tokenizer = copy.deepcopy(byte_tokenizer)
     tokenizer.add_special_tokens({"pad_token": AddedToken("<|pad|>", special=True)})
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (END, PADDING)
+    return tokenizer
+
+
+@pytest.fixture
+def chat_tokenizer(padded_tokenizer):
+    """A tokenizer with a template that ends turns by a token of its own, 258."""
+    tokenizer = copy.deepcopy(padded_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|end_of_turn|>", special=True)]})
+    tokenizer.chat_template = CHATML
     return tokenizer
 
 

@@ -1,12 +1,10 @@
 """`ava generate --chat`: prompts are messages, and what is printed are the answers alone."""
 
-import copy
 import json
 from types import SimpleNamespace
 
 import pytest
 import typer
-from tokenizers import AddedToken
 from typer.testing import CliRunner
 
 from ava_core.cli import generate as command
@@ -18,10 +16,6 @@ from ava_core.generation.answers import NO_TEMPLATE, answers, turn_ends
 from ava_core.generation.chat import EndOfTurn
 from ava_core.generation.conversation import Conversation
 
-CHATML = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end_of_turn|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 QUESTIONS = ["Who?", "Where is the king?", ""]
 SETTINGS = GenerationConfig(max_new_tokens=10, top_p=1.0)
 
@@ -31,15 +25,6 @@ app.command()(command.generate)
 
 def ava(*arguments):
     return CliRunner().invoke(app, ["--model", "there", *map(str, arguments)])
-
-
-@pytest.fixture
-def chat_tokenizer(padded_tokenizer):
-    """A tokenizer with a template that ends turns by a token of its own, 258."""
-    tokenizer = copy.deepcopy(padded_tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|end_of_turn|>", special=True)]})
-    tokenizer.chat_template = CHATML
-    return tokenizer
 
 
 @pytest.fixture

@@ -28,6 +28,13 @@ def test_every_strategy_continues_padded_prompts_as_pytorch_does(make_model, exp
     assert texts[0].shape == (2, 21)
 
 
+def test_cache_goes_back_where_guessed_tokens_were_wrong(make_model, export):
+    model = export(make_model())
+    ids = torch.randint(0, 101, (1, 6), generator=torch.Generator().manual_seed(2)).repeat(1, 2)
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=3, **options), model.generate(ids, **options))
+
+
 def test_generation_with_and_without_the_cache_agrees(make_model, export):
     model = export(make_model(), 8)
     ids = torch.randint(0, 101, (1, 5), generator=torch.Generator().manual_seed(2))
