@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ava_core.losses.rows import Candidates, Rows, TokenContext
 
+PAIRS = 2**22
+"""Pairs of windows that are compared at a time; a byte each. Or one window with all before it, if those are more."""
+
 
 class Unlikelihood:
     """Base of the parts; a subclass finds the candidates."""
@@ -68,7 +71,7 @@ class NgramRepetition(Unlikelihood):
     that occurred, those that would repeat an n-gram).
 
     Candidates of a row are the tokens that followed earlier occurrences of its last n - 1 tokens. Finding them sorts
-    the n-grams of the batch and compares B S^2 pairs of integers.
+    the n-grams of the batch and compares B S^2 / 2 pairs of integers, at most `PAIRS` at a time.
     """
 
     name: str = "ngram_repetition"
@@ -89,9 +92,7 @@ class NgramRepetition(Unlikelihood):
         # A token that followed several times is one candidate. A window that runs into the next document can't be
         # the first of its kind unless it is the last, which nothing comes after.
         first_BW = _first_occurrences(ngrams_BW)
-        match_BWW = prefixes_BW[:, :, None] == prefixes_BW[:, None, :-1]
-        match_BWW &= whole_BW[:, :, None] & first_BW[:, None, :]
-        sequence_N, later_N, earlier_N = match_BWW.tril(-1).nonzero(as_tuple=True)
+        sequence_N, later_N, earlier_N = _earlier_matches(prefixes_BW, whole_BW, first_BW)
         return Candidates(
             rows_N=sequence_N * S + later_N + before - 1, tokens_N=inputs_BS[sequence_N, earlier_N + before]
         )
@@ -120,6 +121,29 @@ def _number_windows(inputs_BS: Tensor, documents_BS: Tensor, size: int) -> tuple
     numbers = torch.unique(keys, dim=0, return_inverse=True)[1]
     whole_BW = (documents_BWn == documents_BWn[..., :1]).all(dim=-1) & (documents_BWn[..., 0] >= 0)
     return numbers.view(B, W), whole_BW
+
+
+def _earlier_matches(prefixes_BW: Tensor, whole_BW: Tensor, first_BW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequence, later and earlier window of all pairs with one number, the later within one document and the earlier
+    (of all but the last) in `first_BW`. Int64 (N,) each, sorted.
+
+    Blocks of whole sequences, or of the later windows of one, so that memory doesn't grow with S^2.
+    """
+    B, W = prefixes_BW.shape
+    rows = min(W, max(1, PAIRS // W))
+    sequences = max(1, PAIRS // W**2) if rows == W else 1
+    found = []
+    for b in range(0, B, sequences):
+        for start in range(0, W, rows):
+            later = slice(start, min(start + rows, W))
+            block, earlier = slice(b, b + sequences), slice(0, later.stop - 1)
+            match_BWW = prefixes_BW[block, later, None] == prefixes_BW[block, None, earlier]
+            match_BWW &= whole_BW[block, later, None]
+            match_BWW &= first_BW[block, None, earlier]
+            pairs_N3 = match_BWW.tril_(start - 1).nonzero()
+            found.append(pairs_N3 + pairs_N3.new_tensor([b, start, 0]))
+    sequence_N, later_N, earlier_N = torch.cat(found).unbind(1)
+    return sequence_N, later_N, earlier_N
 
 
 def _first_occurrences(numbers_BW: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ava_core.losses import (
     IGNORE_INDEX,
@@ -16,6 +17,7 @@ from ava_core.losses import (
     Rows,
     TokenContext,
 )
+from ava_core.losses import unlikelihood as unlikelihood_parts
 
 A, B, C, D, END = 1, 2, 3, 4, 0
 
@@ -154,3 +156,45 @@ def test_ngram_repetition_is_that_of_a_search_by_hand(B, S, size, packed, seed):
     found = pairs(NgramRepetition(size=size), inputs.tolist(), labels.tolist(), documents.tolist())
     assert len(found) == len(set(found)) and set(found) == expected
     assert [row for row, _ in found] == sorted(row for row, _ in found)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that a tensor has which an operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = result if isinstance(result, tuple | list) else [result]
+        storages = [t.untyped_storage().nbytes() // t.element_size() for t in tensors if isinstance(t, torch.Tensor)]
+        self.elements = max(self.elements, *storages, 0)
+        return result
+
+
+def ngrams(shape, size, block=None):
+    """Candidates of random tokens in documents, in blocks of so many pairs, and the largest tensor on the way."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randint(0, 5, (2, *shape), generator=generator)
+    documents = (torch.rand(shape, generator=generator) < 0.01).cumsum(-1)
+    with pytest.MonkeyPatch.context() as patch, Largest() as largest:
+        patch.setattr(unlikelihood_parts, "PAIRS", block or unlikelihood_parts.PAIRS)
+        found = NgramRepetition(size=size).candidates(labels, TokenContext(inputs_BS=inputs, document_ids_BS=documents))
+    return found, largest.elements
+
+
+@pytest.mark.parametrize("block", [1, 100, 200, 5000, 20_000, 40_000])
+def test_ngrams_in_blocks_are_those_of_all_pairs_at_once(block):
+    whole, _ = ngrams((5, 90), 3, 10**9)
+    found, _ = ngrams((5, 90), 3, block)
+    assert torch.equal(found.rows_N, whole.rows_N) and torch.equal(found.tokens_N, whole.tokens_N)
+    assert len(found.rows_N) > 100
+
+
+def test_memory_of_ngrams_does_not_grow_with_the_square_of_the_sequence():
+    S = 4096
+    _, largest = ngrams((2, S), 4)
+    assert largest <= unlikelihood_parts.PAIRS < S**2 // 3
+    _, largest = ngrams((2, S), 4, 2**18)
+    assert largest <= 2**18
+    _, largest = ngrams((2, S), 4, 10**9)
+    assert largest > S**2, "and it would be seen"
