@@ -28,8 +28,16 @@ def pairs(measured: dict, work: Workload) -> dict:
 def test_a_peer_counts_as_its_users_run_it_and_with_our_settings():
     measured = run(hf_olmoe_bf16=[1.0, 2.0], hf_olmoe_bf16__kept=[2.0, 4.0], ours_vanilla=[4.0, 8.0])
     assert pairs(measured, Workload()) == {
-        ("ours_vanilla", "hf_olmoe_bf16"): (4, 3.0),
-        ("ours_vanilla", "hf_olmoe_bf16+kept"): (2, 3.0),
+        ("ours_vanilla", "hf_olmoe_bf16"): (4, 4.0),
+        ("ours_vanilla", "hf_olmoe_bf16+kept"): (2, 4.0),
+    }
+
+
+def test_a_peer_with_the_allocator_s_settings_has_a_target_of_its_own():
+    measured = run(hf_llama_bf16=[1.0], hf_llama_bf16__kept=[1.25], ours_vanilla=[2.0])
+    assert pairs(measured, Workload()) == {
+        ("ours_vanilla", "hf_llama_bf16"): (2, 2.0),
+        ("ours_vanilla", "hf_llama_bf16+kept"): (1.6, 1.7),
     }
 
 
@@ -64,5 +72,9 @@ def test_tables_name_failures_and_every_subject():
     comparison.add_shares(measured, Workload())
     measured["failures"]["hf_llama_bf16"] = "hf_llama_bf16: the process ended with code -9"
     text = comparison.show(measured, Workload())
-    assert "ours_vanilla / hf_olmoe_bf16    4.00" in text
+    (row,) = [line.split() for line in text.splitlines() if "ours_vanilla / hf_olmoe_bf16" in line]
+    assert row[3] == "4.00" and row[-4:] == [">=", "4.00", "with", "AMX"], "the row says for which CPUs its target is"
+    assert "peak memory of ours_vanilla: 2.00 x" in text and "to reach with AMX: <= 0.70" in text
+    other = comparison.show(measured, Workload(batch=4))
+    assert ">= 4.00" not in other and "<= 0.70" not in other
     assert "no figures: hf_llama_bf16: the process ended with code -9" in text
