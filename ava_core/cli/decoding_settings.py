@@ -63,6 +63,15 @@ def choose(
     return strategy, settings
 
 
+def fitting(settings: GenerationConfig, context: int) -> GenerationConfig:
+    """A preset's settings for a model of this context: new tokens take half of it at most, so that a prompt has room.
+
+    It isn't the prompt that decides, for a text is the same alone and among others.
+    """
+    most = max(context // 2, settings.min_new_tokens, 1)
+    return settings.model_copy(update={"max_new_tokens": min(settings.max_new_tokens, most)})
+
+
 def describe(fault: Any) -> str:
     """What pydantic found, by the flags' names."""
     if not fault["loc"]:  # between two settings

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ava_core.cli.chosen_model import DEFAULT_MODEL, FLOAT, Model, Threads, Weights, model_folder, require_weights
-from ava_core.cli.decoding_settings import choose
+from ava_core.cli.decoding_settings import choose, fitting
 from ava_core.cli.uses import USES
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def generate(
     from ava_core.generation.loading import load_model
 
     loaded, tokenizer = load_model(model_folder(model, weights), threads)
+    if use is not None and max_new_tokens is None:
+        settings = fitting(settings, loaded.config.max_position_embeddings)
     if chat and not tokenizer.chat_template:
         print(NO_TEMPLATE, file=sys.stderr)
     show = _Shown("" if chat else prompts[0]) if stream else None

@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from ava_core.cli import generate as command
+from ava_core.cli.decoding_settings import fitting
 from ava_core.config.generation import GenerationConfig
 from ava_core.errors import ConfigError
 from ava_core.generation.decoding import generate
@@ -104,6 +105,21 @@ def test_contrastive_flag_chooses_the_strategy(tiny_model):
     settings = GenerationConfig(max_new_tokens=6, penalty_alpha=0.7, top_k=5)
     [text] = generate(*load_model(tiny_model), ["To be, or"], strategy="contrastive", settings=settings, seed=0)
     assert result.stdout == text + "\n"
+
+
+def test_preset_leaves_a_prompt_half_of_a_small_context_and_a_flag_wins(tiny_model):
+    """Of 128 tokens; the preset asks for 256."""
+    options = ["--model", tiny_model, "--prompt", "To be, or", "--for", "code"]
+    found = ava(*options)
+    assert found.exit_code == 0, found.output
+    settings = GenerationConfig(temperature=0.2, top_p=0.95, max_new_tokens=64)
+    [text] = generate(*load_model(tiny_model), ["To be, or"], strategy="nucleus", settings=settings, seed=1337)
+    assert found.stdout == text + "\n"
+    assert "max_new_tokens = 256 are more than the model's context" in str(
+        ava(*options, "--max-new-tokens", 256).exception
+    )
+    most = fitting(GenerationConfig(max_new_tokens=256, min_new_tokens=100), 128).max_new_tokens
+    assert most == 100, "what was asked for at least stays"
 
 
 def test_registered_model_is_fetched_into_the_cache(tiny_model, monkeypatch):
