@@ -27,9 +27,19 @@ COMPOSE = ("mlflow", "psycopg2-binary", "boto3")
 """What the server of docker/compose.yaml consists of."""
 BACKENDS = ("editables", "setuptools")
 """What building needs beside pyproject.toml's backend: for an editable install of Ava, and for the sources below."""
-SOURCES = ("antlr4-python3-runtime", "deepspeed", "kfp-server-api", "rouge-score", "sqlitedict", "word2number")
+SOURCES = (
+    "antlr4-python3-runtime",
+    "cellpylib",
+    "deepspeed",
+    "kfp-server-api",
+    "pycosat",
+    "rouge-score",
+    "sqlitedict",
+    "word2number",
+    "zss",
+)
 """Published without wheels: building them runs their own code, so they have files of their own."""
-IN_STEPS = ("cluster", "optimizers", "serve", "tasks")
+IN_STEPS = ("cluster", "gym", "optimizers", "serve", "tasks")
 """Extras that a step may need."""
 CUDA = re.compile(r"cuda-|nvidia-|triton$")
 """What only PyTorch's CUDA build needs."""

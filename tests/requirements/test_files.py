@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = {path.stem: path.read_text() for path in sorted((ROOT / "requirements").glob("*.txt"))}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-IN_STEPS = ("cluster", "optimizers", "serve", "tasks")
+IN_STEPS = ("cluster", "gym", "optimizers", "serve", "tasks")
 ENTRY = re.compile(
     r"^(?P<name>[a-z0-9-]+)(?P<version>===?[\w.+]+)(?P<marker> ; [^\\\n]+?)? \\\n"
     r"(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
@@ -58,7 +58,8 @@ def test_package_has_one_version_in_all_files():
 
 def test_only_what_is_published_as_sources_is_built_from_them():
     assert set(entries("steps-source", "dev-source")) == {
-        "antlr4-python3-runtime", "deepspeed", "kfp-server-api", "rouge-score", "sqlitedict", "word2number",
+        "antlr4-python3-runtime", "cellpylib", "deepspeed", "kfp-server-api", "pycosat", "rouge-score", "sqlitedict",
+        "word2number", "zss",
     }  # fmt: skip
 
 
