@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -32,12 +32,15 @@ class Conversation:
     messages: the system's if there is one, then user and assistant in turn; the assistant has the last word.
     document: name of the document of the pretraining's corpus that it was taken from; None: it is of no such.
     rejected: another last answer, which is worse; None: there is none yet, or none is needed.
+    facts: what a checker of answers needs beside them, as JSON has it: of a source `gym` under that key its task,
+        settings, seed, count, index and entry; None: there is nothing to check by.
     """
 
     name: str
     messages: tuple[Message, ...]
     document: str | None = None
     rejected: str | None = None
+    facts: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -70,7 +73,9 @@ class RowFault(ValueError):
     """A row holds no conversation; the text says the field and what is wrong with it."""
 
 
-def checked(name: str, messages: Sequence[Message], document: str | None = None) -> Conversation:
+def checked(
+    name: str, messages: Sequence[Message], document: str | None = None, facts: Mapping[str, Any] | None = None
+) -> Conversation:
     """The conversation of these messages.
 
     Raises:
@@ -91,4 +96,4 @@ def checked(name: str, messages: Sequence[Message], document: str | None = None)
             raise RowFault(f"message {first + number}: role = {message.role}: must be {expected}: turns alternate")
     if turns[-1].role != "assistant":
         raise RowFault(f"message {len(messages)}: role = user: the last message must be the assistant's")
-    return Conversation(name, tuple(messages), document)
+    return Conversation(name, tuple(messages), document, facts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.alignment.conversation import Conversation, Message, RowFault
+from ava_core.alignment.gym import conversations_of
 from ava_core.alignment.plays import dialogues
 from ava_core.alignment.shapes import SHAPES, Shape, read_conversation, shape_of
 from ava_core.alignment.tokens import divide
@@ -59,10 +60,17 @@ def gather(
     found, seen = Gathered(), set[tuple[tuple[Message, ...], str | None]]()
     opened = open_each(config.sources, None, data)
     for entry, source in zip(config.sources, opened, strict=True):
-        read = _of_plays(source, longest, tokenizer) if entry.corpus else _of_rows(entry, source, shapes, found.faults)
+        if entry.gym is not None:
+            read = conversations_of(source, found.faults)
+        elif entry.corpus is not None:
+            read = _of_plays(source, longest, tokenizer)
+        else:
+            read = _of_rows(entry, source, shapes, found.faults)
         for conversation in read:
             conversation = _with_system(conversation, config.system)
-            said = (conversation.messages, conversation.rejected)
+            # One question to check may have several right answers, and must not be in two splits.
+            messages = conversation.prompt if conversation.facts else conversation.messages
+            said = (messages, conversation.rejected)
             if said in seen:
                 found.duplicates += 1
                 continue

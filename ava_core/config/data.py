@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,8 @@ SOURCE_KINDS = ("corpus", "path", "hub")
 class LocatedSource(Section):
     """Where a source lies: exactly one of `corpus`, `path` or `hub`."""
 
+    kinds: ClassVar[tuple[str, ...]] = SOURCE_KINDS
+    """Keys of which each entry has one."""
     corpus: Literal["shakespeare"] | None = None
     """An embedded corpus, fetched by `make data` and read from the folder given with --data."""
     path: Text | None = None
@@ -32,17 +34,15 @@ class LocatedSource(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [name for name in SOURCE_KINDS if getattr(self, name) is not None]
+        given = [name for name in self.kinds if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"names {' and '.join(given) or 'no source'}: give exactly one of {', '.join(SOURCE_KINDS)}"
-            )
+            raise ValueError(f"names {' and '.join(given) or 'no source'}: give exactly one of {', '.join(self.kinds)}")
         return self
 
     @property
     def kind(self) -> str:
-        """Which of `SOURCE_KINDS` is given."""
-        return next(name for name in SOURCE_KINDS if getattr(self, name) is not None)
+        """Which of `kinds` is given."""
+        return next(name for name in self.kinds if getattr(self, name) is not None)
 
     @property
     def location(self) -> str:

@@ -1,0 +1,52 @@
+"""The list `rewards`: what an answer is worth, by functions that compute it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ava_core.config.section import Section, Weight
+
+RewardName = Literal["metre", "lines", "speech", "gym"]
+"""Built in, each the module of that name in `ava_core.alignment.rewards`."""
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+
+
+class RewardConfig(Section):
+    """One reward: exactly one of `name` or `function`."""
+
+    name: RewardName | None = None
+    """One that is built in, between 0 and 1. `metre`: ten syllables to a line; `lines`: lines as verse has them;
+    `speech`: a whole reply without headings, directions and repetition; `gym`: the checker of a reasoning-gym task."""
+    function: FunctionName | None = None
+    """One of your own, `module:function`: gets a sequence of `ava_core.alignment.rewards.Answer`, gives a number for
+    each. Its module is imported, so it runs with all that Ava may do."""
+    weight: Weight = 1.0
+    """Its share in the weighted mean of all; 0: it is measured and changes nothing."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.name is None) == (self.function is None):
+            given = "no reward" if self.name is None else f"both {self.name} and {self.function}"
+            raise ValueError(f"names {given}: give exactly one of name, function")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What messages, figures and curves call it."""
+        return str(self.name or self.function)
+
+
+def _can_be_weighed(entries: list[RewardConfig]) -> list[RewardConfig]:
+    labels = [entry.label for entry in entries]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(f"name {twice} twice: give it one entry, with the sum of the weights")
+    if not any(entry.weight for entry in entries):
+        raise ValueError("weight = 0 in all of them: give one a weight > 0")
+    return entries
+
+
+RewardList = Annotated[list[RewardConfig], Field(min_length=1), AfterValidator(_can_be_weighed)]
+"""The type of a field `rewards` of a section."""
