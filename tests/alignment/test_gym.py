@@ -62,6 +62,16 @@ def test_conversations_with_facts_can_be_kept_in_sets():
     assert hash(bare) == hash(first) and bare != first
 
 
+def test_what_json_does_not_have_stands_in_the_facts_as_text():
+    from fractions import Fraction
+
+    opened = open_source(source("gsm_symbolic", count=30, seed=11), None, None)
+    raw = [value for index in range(30) for value in opened.dataset[index]["metadata"]["variables"].values()]
+    kept = [value for row in opened.rows() for value in row.values["gym"]["entry"]["metadata"]["variables"].values()]
+    assert [str(value) for value in raw if isinstance(value, Fraction)]
+    assert kept == [str(value) if isinstance(value, Fraction) else value for value in raw]
+
+
 def test_digest_is_that_of_what_is_made():
     def digest(**fields) -> str:
         return open_source(source(**fields), None, None).digest()
@@ -208,14 +218,14 @@ def test_conversations_are_not_cut_by_position():
 
 @pytest.mark.slow
 def test_items_of_all_tasks_are_the_same_under_another_hash_seed():
-    """But for those that are known as unfit for it."""
+    """But for those that are known as unfit: in some of these only one item in thirty differs."""
     code = """
 import hashlib, json, sys
 from ava_core.config.conversations import ConversationSource
 from ava_core.data.sources import gym
 tasks, gym.UNFIT = sys.argv[1:], {}
 for task in tasks:
-    rows = gym.open_source(ConversationSource(gym=task, count=3, seed=5), None, None).rows()
+    rows = gym.open_source(ConversationSource(gym=task, count=5, seed=5), None, None).rows()
     print("item", task, hashlib.sha256(json.dumps([row.values for row in rows]).encode()).hexdigest())
 """
     tasks = sorted(DATASETS.keys() - {"codeio", "composite"})
@@ -227,4 +237,5 @@ for task in tasks:
         lines = [line.split() for line in done.stdout.splitlines()]
         found.append({line[-2]: line[-1] for line in lines if "item" in "".join(line)})
     assert found[0].keys() == set(tasks)
-    assert {task for task in tasks if found[0][task] != found[1][task]} == UNFIT.keys() - {"codeio", "composite"}
+    differing = {task for task in tasks if found[0][task] != found[1][task]}
+    assert {"ransom_note", "word_ladder"} <= differing <= UNFIT.keys()

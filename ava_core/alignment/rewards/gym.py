@@ -53,7 +53,6 @@ EVALUATED: dict[str, Callable[[str], bool]] = {
 """Tasks whose checker evaluates answers, and what an answer must be to be shown to it; another one is worth 0."""
 UNCHECKED = {
     "game_of_life_halting": "its checker takes any text for the answer True",
-    "intermediate_integration": "its checker evaluates answers as Python",
     "simple_integration": "its checker evaluates answers as Python",
 }
 """Tasks whose checker isn't used, and why."""
