@@ -113,7 +113,7 @@ def figures(model: Path, conversations: Path, text: Path) -> dict[str, float]:
     """What the benchmark says of a model."""
     from ava_core.alignment.material import AnswerValidation, answer_of
     from ava_core.alignment.packing import PackedRows
-    from ava_core.alignment.sft import ended_share
+    from ava_core.alignment.sampling import ended_share
     from ava_core.alignment.shards import ConversationShards
     from ava_core.data.batches import bits_per_byte
     from ava_core.data.shards import ShardedSplit

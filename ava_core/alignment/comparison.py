@@ -1,19 +1,20 @@
-"""A model beside the one that it was trained from: what they answer, and how far apart they are."""
+"""A model beside the one that it was trained from: what they answer, what that is worth, and how far apart they are."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from ava_core.alignment.rewards.answer import Answer
+from ava_core.alignment.rewards.reward_set import RewardSet, Scores
 from ava_core.alignment.sampling import sample_answers
-from ava_core.alignment.shards import ConversationShards
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.evaluation.diversity import repetition
 
@@ -26,71 +27,90 @@ class Asked:
 
     Attributes:
         prompts: token ids of each, up to where the answer begins.
-        ends: tokens that end an answer.
+        ends: the token that ends each one's answer.
+        authors: the data's own answers.
         limit: new tokens, at most.
         tokenizer: folder of it.
-        seed: of the samples, the same for both.
+        rewards: what answers are worth.
+        seed: of the samples, the same for both models.
     """
 
-    prompts: list[list[int]]
-    ends: list[int]
+    prompts: Sequence[Sequence[int]]
+    ends: Sequence[int]
+    authors: Sequence[Answer]
     limit: int
     tokenizer: Path
+    rewards: RewardSet
     seed: int
-
-    @classmethod
-    def of(cls, asked: Sequence[tuple[np.ndarray, int]], shards: ConversationShards, seed: int) -> Self:
-        """Of prompts, each with the token that ends its answer."""
-        ends = sorted({end for _, end in asked})
-        prompts = [prompt.tolist() for prompt, _ in asked]
-        return cls(prompts, ends, shards.max_tokens, shards.folder / "tokenizer", seed)
 
 
 def compare(start: Any, end: Any, asked: Asked) -> dict[str, float]:
     """Figures of both models' samples at temperature 1; those of the start have the prefix `start_`.
 
     `ended_answers`: share that ends by itself; `answer_tokens`: mean length; `repetition_4gram`: see
-    `ava_core.evaluation.diversity.repetition`; `kl_to_start`: mean over the end's answers of the difference of their
-    log-probabilities under both, in nats per answer: an unbiased estimate of the divergence of the end from the start.
+    `ava_core.evaluation.diversity.repetition`; `sample_reward` and `sample_reward_NAME`: mean of what the samples are
+    worth; `author_reward`: of the data's own answers; `sample_wins`: share of prompts where the end's sample is worth
+    more than the start's, plus half of those where it is worth the same; `kl_to_start`: mean over the end's samples of
+    the difference of their log-probabilities under both, in nats per answer, an unbiased estimate of the divergence of
+    the end from the start.
+
+    Raises:
+        AvaError: a reward raises, or gives no numbers.
     """
-    if not asked.prompts:
-        return dict.fromkeys(_names(), 0.0)
-    found: dict[str, float] = {}
+    author = asked.rewards.score(asked.authors).total
+    found = {"author_reward": _mean(author)}
+    scores: list[Scores] = []
     answers: list[list[int]] = []
     for prefix, model in (("start_", start), ("", end)):
         answers = sample_answers(model, asked.prompts, asked.ends, asked.limit, asked.seed)
-        found |= {f"{prefix}{name}": value for name, value in _figures(answers, asked).items()}
-    differences = [
-        _log_prob(end, prompt, answer) - _log_prob(start, prompt, answer)
-        for prompt, answer in zip(asked.prompts, answers, strict=True)
-    ]
-    found["kl_to_start"] = float(np.mean(differences))
+        scores.append(_score(answers, asked))
+        found |= {f"{prefix}{name}": value for name, value in _figures(answers, scores[-1], asked).items()}
+    before, after = (np.array(each.total) for each in scores)
+    found["sample_wins"] = _mean(0.5 * (np.sign(after - before) + 1))
+    found["kl_to_start"] = _mean(
+        [
+            _log_prob(end, prompt, answer) - _log_prob(start, prompt, answer)
+            for prompt, answer in zip(asked.prompts, answers, strict=True)
+        ]
+    )
     log.info(
-        "align: sampled answers have %.1f tokens, %.1f before; %.0f%% end by themselves, %.0f%% before; %.2f nats from"
-        " the start",
+        "align: sampled answers are worth %.3f, %.3f before and %.3f the data's own; %.1f tokens, %.1f before; %.0f%%"
+        " end by themselves, %.0f%% before; %.2f nats from the start",
+        *(found["sample_reward"], found["start_sample_reward"], found["author_reward"]),
         *(found["answer_tokens"], found["start_answer_tokens"]),
         *(100 * found["ended_answers"], 100 * found["start_ended_answers"], found["kl_to_start"]),
     )
     return found
 
 
-def _names() -> list[str]:
-    own = ["ended_answers", "answer_tokens", "repetition_4gram"]
-    return [*own, *(f"start_{name}" for name in own), "kl_to_start"]
+def _mean(values: Any) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
 
 
-def _figures(answers: list[list[int]], asked: Asked) -> dict[str, float]:
+def _score(answers: list[list[int]], asked: Asked) -> Scores:
+    tokenizer: Any = load_tokenizer(asked.tokenizer)
+    return asked.rewards.score(
+        [
+            replace(author, text=tokenizer.decode(answer, skip_special_tokens=True).strip(), ended=end in answer)
+            for answer, author, end in zip(answers, asked.authors, asked.ends, strict=True)
+        ]
+    )
+
+
+def _figures(answers: list[list[int]], scores: Scores, asked: Asked) -> dict[str, float]:
     tokenizer: Any = load_tokenizer(asked.tokenizer)
     texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
     return {
-        "ended_answers": float(np.mean([answer[-1] in asked.ends for answer in answers])),
-        "answer_tokens": float(np.mean([len(answer) for answer in answers])),
+        "ended_answers": _mean([end in answer for answer, end in zip(answers, asked.ends, strict=True)]),
+        "answer_tokens": _mean([len(answer) for answer in answers]),
         "repetition_4gram": repetition(texts),
+        "sample_reward": _mean(scores.total),
+        **{f"sample_reward_{name}": _mean(values) for name, values in scores.parts.items()},
     }
 
 
 @torch.inference_mode()
-def _log_prob(model: Any, prompt: list[int], answer: list[int]) -> float:
-    tokens = torch.tensor([prompt + answer])
+def _log_prob(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> float:
+    tokens = torch.tensor([[*prompt, *answer]])
     logits = model(tokens[:, :-1], use_cache=False).logits[0, len(prompt) - 1 :]
     return -float(functional.cross_entropy(logits.float(), tokens[0, len(prompt) :], reduction="sum"))

@@ -96,4 +96,4 @@ def checked(
             raise RowFault(f"message {first + number}: role = {message.role}: must be {expected}: turns alternate")
     if turns[-1].role != "assistant":
         raise RowFault(f"message {len(messages)}: role = user: the last message must be the assistant's")
-    return Conversation(name, tuple(messages), document, facts)
+    return Conversation(name, tuple(messages), document, facts=facts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ava_core.alignment.comparison import Asked, compare
-from ava_core.alignment.material import answer_of
+from ava_core.alignment.asking import asked_of
+from ava_core.alignment.comparison import compare
 from ava_core.alignment.pair_material import PreferredPairs
 from ava_core.config.preference_training import DpoConfig
 from ava_core.distributed.ranks import Ranks
@@ -30,10 +30,7 @@ def train(request: TrainRequest, progress: Progress) -> TrainResult:
     if Ranks.from_environment().is_first:
         assert request.init is not None and isinstance(request.train_config, DpoConfig)
         material = PreferredPairs(request)
-        # Each prompt is there twice, once for each side.
-        items = material.shards.read("validation")[: 2 * request.train_config.samples : 2]
-        asked = Asked.of([answer_of(item.tokens, item.learnt) for item in items], material.shards, request.seed)
-        start = build_from(Parent.read(request.init), request.model_config, material).eval()
+        start = build_from(Parent.read(request.init), request.model_config, material)
         end, _ = load_pretrained(EnhancedMoEForCausalLM, request.output)
-        result.metrics.update(compare(start, end.eval(), asked))
+        result.metrics.update(compare(start.eval(), end.eval(), asked_of(material, request.train_config)))
     return result

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ava_core.alignment.card import render_card
 from ava_core.alignment.conversation import Conversation, RowFault
 from ava_core.alignment.gathering import Gathered
+from ava_core.alignment.held_out import HELD_OUT, write_held_out
 from ava_core.alignment.shards import MADE_OF, SplitCounts, write_info, write_split
 from ava_core.alignment.template import give_template
 from ava_core.alignment.tokens import EncodedConversation
@@ -76,6 +77,8 @@ class ShardsInMaking:
         )
         self.splits[name] = _Split.read(self.durable.get(f"split-{name}", make))
         shutil.copytree(self.splits[name].rows, self.output / name)
+        if name == "validation":
+            shutil.copyfile(self.splits[name].rows.parent / HELD_OUT, self.output / HELD_OUT)
 
     def finish(self, gathered: Gathered) -> Prepared:
         """What belongs beside the splits, and the figures."""
@@ -135,6 +138,7 @@ def _write_split(
 ) -> None:
     loaded: Any = load_tokenizer(tokenizer)
     encoded: list[EncodedConversation] = []
+    kept: list[Conversation] = []
     left_out: list[tuple[str, str]] = []
     rows = 1
     with progress.task(f"tokenize {name}", len(given)) as advance:
@@ -149,6 +153,8 @@ def _write_split(
             else:
                 rows = len(items)
                 encoded += items
+                kept.append(conversation)
+    write_held_out(folder / HELD_OUT, kept)
     counts = write_split(name, folder / "rows", encoded, special_ids(tokenizer).vocab_size)
     sample = "\n\n".join(loaded.decode(item.tokens) for item in encoded[:rows])
     write_json(folder / ABOUT, {"counts": asdict(counts), "left_out": left_out, "sample": sample})

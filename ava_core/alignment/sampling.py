@@ -61,3 +61,19 @@ def sample_answers(
             answers[number] = row[: end + 1]
         advance(min(start + BATCH, len(order)))
     return answers
+
+
+def ended_share(model: Any, prompts: list[list[int]], ends: list[int], max_new_tokens: int, seed: int) -> float:
+    """Share of sampled answers (temperature 1) in which the token that ends an answer comes within the limit.
+
+    Args:
+        model: of ours, which answers.
+        prompts: token ids of each, up to where the answer begins.
+        ends: the token that ends each one's answer.
+        max_new_tokens: the limit; less where the model's positions end before.
+        seed: of the samples.
+    """
+    if not prompts:
+        return 1.0
+    answers = sample_answers(model, prompts, ends, max_new_tokens, seed)
+    return sum(end in answer for end, answer in zip(ends, answers, strict=True)) / len(prompts)

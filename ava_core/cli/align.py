@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from ava_core.cli.sft import compute_from_model
+from ava_core.cli.sft import compute_from_model, digest_rewards
 from ava_core.cli.step_command import methods_command
 from ava_core.cli.train import run_where_asked
 
 command = methods_command(
     "How the model is aligned.",
     {"dpo": partial(compute_from_model, step="dpo", shards="preferences")},
-    runner=run_where_asked,
+    {"dpo": digest_rewards("dpo")},
+    run_where_asked,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from ava_core.cli.step_command import step_command
 from ava_core.cli.train import run_training, run_where_asked
 
 if TYPE_CHECKING:
+    from ava_core.config import AvaConfig
     from ava_core.runtime.request import StepRun
 
 
@@ -44,4 +46,22 @@ def compute_from_model(run: StepRun, *, step: str, shards: str) -> None:
     )
 
 
-command = step_command("sft", partial(compute_from_model, step="sft", shards="conversations"), runner=run_where_asked)
+def digest_rewards(section: str) -> Callable[[AvaConfig, dict[str, list[Path]]], dict[str, str]]:
+    """Digests of users' reward functions, which their names say nothing of.
+
+    Args:
+        section: with `rewards`.
+    """
+
+    def digests(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
+        from ava_core.alignment.rewards.functions import digest_of, find_reward
+
+        entries = getattr(config, section).rewards
+        return {entry.function: digest_of(find_reward(entry)) for entry in entries if entry.function is not None}
+
+    return digests
+
+
+command = step_command(
+    "sft", partial(compute_from_model, step="sft", shards="conversations"), digest_rewards("sft"), run_where_asked
+)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Runner = Callable[[Request, Callable[[StepRun], None]], None]
 
+DigestInputs = Callable[[Any, dict[str, list[Path]]], dict[str, str]]
 DEFAULT_WORK = Path(".ava/work")
 
 
@@ -100,7 +101,7 @@ COMMON = {
 def step_command(
     name: str,
     compute: Callable[[StepRun], None],
-    digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None = None,
+    digest_inputs: DigestInputs | None = None,
     runner: Runner | None = None,
     instead: tuple[Instead, ...] = (),
     switches: tuple[Switch, ...] = (),
@@ -147,16 +148,19 @@ def step_command(
 
 
 def methods_command(
-    text: str, methods: Mapping[str, Callable[[StepRun], None]], runner: Runner | None = None
+    text: str,
+    methods: Mapping[str, Callable[[StepRun], None]],
+    digest_inputs: Mapping[str, DigestInputs],
+    runner: Runner | None = None,
 ) -> Callable[..., None]:
     """The command of steps that are methods of one thing: `--method NAME` says which, and each has its own inputs.
 
     Args:
         text: what the flag decides, for `--help`.
         methods: what computes each step, by its name in the step table.
-        runner: as in `step_command`.
+        digest_inputs, runner: as in `step_command`; the first for each step that has any.
     """
-    commands = {name: step_command(name, compute, runner=runner) for name, compute in methods.items()}
+    commands = {name: step_command(name, compute, digest_inputs.get(name), runner) for name, compute in methods.items()}
     flags = {name: inspect.signature(command).parameters for name, command in commands.items()}
     merged = {flag: parameter for found in flags.values() for flag, parameter in found.items()}
     optional = {flag for flag in merged if any(flag not in found for found in flags.values())}
@@ -228,7 +232,7 @@ def _origin(port: Input) -> str:
 
 def _request(
     spec: StepSpec,
-    digest_inputs: Callable[[Any, dict[str, list[Path]]], dict[str, str]] | None,
+    digest_inputs: DigestInputs | None,
     flags: dict[str, Any],
     settings: list[str],
 ) -> Request:

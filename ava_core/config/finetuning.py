@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
+from ava_core.config.rewards import RewardEntry, RewardList
 from ava_core.config.section import LearningRate, NonNegative, Positive
 from ava_core.config.train import TrainConfig
 
@@ -56,3 +57,12 @@ class FineTuning(TrainConfig):
             if isinstance(rate := values.get(name), int | float) and not isinstance(rate, bool):
                 values[name] = cls.rate_share * rate
         return values
+
+
+class AnsweringFineTuning(FineTuning):
+    """A training whose model answers prompts, and is compared by its answers with the one that it began from."""
+
+    samples: NonNegative = 32
+    """Held-out prompts that start and finished model answer: how long, how repetitive, how far from the start."""
+    rewards: RewardList = [RewardEntry(name="speech")]
+    """What those answers are worth, the model's, the start's and the data's own: built-in rewards or your functions."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from ava_core.config.finetuning import FineTuning
-from ava_core.config.section import LearningRate, NonNegative, Positive, PositiveNumber, Weight
+from ava_core.config.finetuning import AnsweringFineTuning, FineTuning
+from ava_core.config.section import LearningRate, Positive, PositiveNumber, Weight
 from ava_core.config.train import TrainConfig
 
 LOSS = "the loss is of pairs of answers"
@@ -24,7 +24,7 @@ class RewardConfig(FineTuning):
     `center_rewards_coefficient`)."""
 
 
-class DpoConfig(FineTuning):
+class DpoConfig(AnsweringFineTuning):
     """Direct preference optimisation. A key that isn't set is that of `train`; the rates are a fiftieth of its."""
 
     rate_share: ClassVar[float] = DPO_RATE_SHARE
@@ -42,5 +42,3 @@ class DpoConfig(FineTuning):
     sft_weight: Weight = 0.0
     """Weight of the preferred answer's negative log-likelihood, in nats per token, beside the objective (RPO, arXiv
     2404.19733): it keeps the answers likely."""
-    samples: NonNegative = 32
-    """Held-out prompts that start and finished model answer: how long, how repetitive, how far from the start."""

@@ -13,7 +13,7 @@ RewardName = Literal["metre", "lines", "speech", "gym"]
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
 
 
-class RewardConfig(Section):
+class RewardEntry(Section):
     """One reward: exactly one of `name` or `function`."""
 
     name: RewardName | None = None
@@ -38,7 +38,7 @@ class RewardConfig(Section):
         return str(self.name or self.function)
 
 
-def _can_be_weighed(entries: list[RewardConfig]) -> list[RewardConfig]:
+def _can_be_weighed(entries: list[RewardEntry]) -> list[RewardEntry]:
     labels = [entry.label for entry in entries]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
@@ -48,5 +48,5 @@ def _can_be_weighed(entries: list[RewardConfig]) -> list[RewardConfig]:
     return entries
 
 
-RewardList = Annotated[list[RewardConfig], Field(min_length=1), AfterValidator(_can_be_weighed)]
+RewardList = Annotated[list[RewardEntry], Field(min_length=1), AfterValidator(_can_be_weighed)]
 """The type of a field `rewards` of a section."""

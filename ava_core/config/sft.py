@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from ava_core.config.finetuning import FineTuning
-from ava_core.config.section import NonNegative
+from ava_core.config.finetuning import AnsweringFineTuning
 
 
-class SftConfig(FineTuning):
+class SftConfig(AnsweringFineTuning):
     """Supervised fine-tuning. A key that isn't set is that of `train`; the rates are a fifth of its."""
-
-    samples: NonNegative = 32
-    """Held-out prompts that the finished model answers, to count the answers that end by themselves."""

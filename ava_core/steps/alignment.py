@@ -22,6 +22,16 @@ COUNTS = tuple(
     for count in ("conversations", "answers", "tokens", "learnt", "answer_bytes")
 )
 TRAINED = ("steps", "tokens_seen", "parameters", "active_parameters")
+SAMPLED = (
+    *(
+        f"{prefix}{figure}"
+        for prefix in ("", "start_")
+        for figure in ("ended_answers", "answer_tokens", "repetition_4gram", "sample_reward")
+    ),
+    "author_reward",
+    "sample_wins",
+    "kl_to_start",
+)
 TIMINGS = ("tokens_per_second", "wall_seconds", "training_seconds", "startup_seconds", "peak_memory_bytes")
 START_IN = Input(
     name="model",
@@ -99,8 +109,7 @@ ALIGNMENT = (
             "start_validation_loss",
             "validation_loss_gain",
             "validation_bits_per_byte",
-            "ended_answers",
-            "start_ended_answers",
+            *SAMPLED,
             *TRAINED,
         ),
         timings=TIMINGS,
@@ -134,17 +143,11 @@ ALIGNMENT = (
             "validation_loss",
             "validation_accuracy",
             "validation_margin",
-            "kl_to_start",
-            "answer_tokens",
-            "start_answer_tokens",
-            "ended_answers",
-            "start_ended_answers",
-            "repetition_4gram",
-            "start_repetition_4gram",
+            *SAMPLED,
             *TRAINED,
         ),
         timings=TIMINGS,
-        headlines=("validation_accuracy", "validation_margin", "kl_to_start"),
+        headlines=("validation_accuracy", "sample_wins", "kl_to_start"),
     ),
 )
 """Trainings, in the order in which they usually follow each other."""

@@ -12,12 +12,13 @@ from reasoning_gym.factory import DATASETS
 
 from ava_core.alignment.conversation import Conversation, Message
 from ava_core.alignment.gym import conversations_of
-from ava_core.alignment.prepare import LEFT_OUT
+from ava_core.alignment.making import LEFT_OUT
 from ava_core.alignment.shards import ConversationShards
 from ava_core.config.conversations import ConversationsConfig, ConversationSource
 from ava_core.config.data import SplitConfig
+from ava_core.data.gym_tasks import UNFIT
 from ava_core.data.shards import SPLITS
-from ava_core.data.sources.gym import UNFIT, open_source
+from ava_core.data.sources.gym import open_source
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import AvaError, ConfigError
 from ava_core.runtime.digests import digest_tree
@@ -92,13 +93,13 @@ def test_no_question_is_in_two_splits_nor_twice_in_one(make_conversations):
 
 
 def test_question_with_two_answers_is_taken_once(make_conversations, monkeypatch):
-    from ava_core.alignment import prepare as module
+    from ava_core.alignment import gathering as module
 
     def both(opened, faults):
         for name, answers in (("a", ("1", "2")), ("b", ("3",)), ("c", ("3",)), ("d", ("3",))):
             for answer in answers:
                 yield Conversation(
-                    name + answer, (Message("user", name), Message("assistant", answer)), None, {"gym": {}}
+                    name + answer, (Message("user", name), Message("assistant", answer)), facts={"gym": {}}
                 )
 
     monkeypatch.setattr(module, "conversations_of", both)
@@ -222,8 +223,9 @@ def test_items_of_all_tasks_are_the_same_under_another_hash_seed():
     code = """
 import hashlib, json, sys
 from ava_core.config.conversations import ConversationSource
+from ava_core.data import gym_tasks
 from ava_core.data.sources import gym
-tasks, gym.UNFIT = sys.argv[1:], {}
+tasks, gym_tasks.UNFIT = sys.argv[1:], {}
 for task in tasks:
     rows = gym.open_source(ConversationSource(gym=task, count=5, seed=5), None, None).rows()
     print("item", task, hashlib.sha256(json.dumps([row.values for row in rows]).encode()).hexdigest())

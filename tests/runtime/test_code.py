@@ -22,6 +22,7 @@ from ava_core.steps.table import STEPS
 
 QUOTES = '"""'
 DYNAMIC = {
+    "ava_core.alignment.rewards.functions": "imports what the configuration names; the command adds its digest",
     "ava_core.distributed.shared_memory_op": "loads what DeepSpeed's sources were compiled to",
 }
 """Modules in some step's key that import or start others by a value."""

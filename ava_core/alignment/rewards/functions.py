@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.alignment.rewards.answer import Reward
-from ava_core.config.rewards import RewardConfig
+from ava_core.config.rewards import RewardEntry
 from ava_core.errors import AvaError, ConfigError, typed_line
 from ava_core.runtime.digests import digest_file
 
 
-def find_reward(config: RewardConfig) -> Reward:
+def find_reward(config: RewardEntry) -> Reward:
     """The function that an entry of `rewards` names. To look for one of a user's own runs the code of its module.
 
     Raises:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from ava_core.alignment.rewards.answer import Answer
-from ava_core.data.sources.gym import GymTask, make_item, open_task
+from ava_core.data.gym_tasks import GymTask, make_item, open_task
 from ava_core.errors import AvaError
 
 LONGEST = 2_000

@@ -10,7 +10,7 @@ from typing import Any
 
 from ava_core.alignment.rewards.answer import Answer, Reward
 from ava_core.alignment.rewards.functions import find_reward
-from ava_core.config.rewards import RewardConfig
+from ava_core.config.rewards import RewardEntry
 from ava_core.errors import AvaError, shorten, typed_line
 
 WAY_OUT = "mend the function, or take it out of `rewards`"
@@ -45,7 +45,7 @@ class RewardSet:
     rewards: tuple[WeightedReward, ...]
 
     @classmethod
-    def from_config(cls, entries: Sequence[RewardConfig]) -> RewardSet:
+    def from_config(cls, entries: Sequence[RewardEntry]) -> RewardSet:
         """The rewards of a list that the configuration has checked (`RewardList`); users' modules are imported.
 
         Raises:

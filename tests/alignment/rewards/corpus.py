@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ava_core.alignment.plays import dialogues
 from ava_core.alignment.rewards import RewardSet
-from ava_core.config.rewards import RewardConfig
+from ava_core.config.rewards import RewardEntry
 from tests.alignment.rewards.verses import answers, in_one_line
 
 NAMES = ("metre", "lines", "speech")
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     long = [text for text in texts if text.count("\n") >= 3]
     verse = rng.sample([text for text in long if all(map(_begins_with_capital, text.split("\n")))], SPEECHES)
     prose = [text for text in long if sum(not _begins_with_capital(line) for line in text.split("\n")) >= 2]
-    rewards = RewardSet.from_config([RewardConfig(name=name) for name in NAMES])
+    rewards = RewardSet.from_config([RewardEntry(name=name) for name in NAMES])
     changes: dict[str, Callable[[str], str]] = {
         "verse": str,
         "in one line": in_one_line,

@@ -12,7 +12,8 @@ from ava_core.alignment.conversation import Message
 from ava_core.alignment.rewards import Answer
 from ava_core.alignment.rewards.gym import EVALUATED, UNCHECKED, reward
 from ava_core.config.conversations import ConversationSource
-from ava_core.data.sources.gym import UNFIT, open_source
+from ava_core.data.gym_tasks import UNFIT
+from ava_core.data.sources.gym import open_source
 from ava_core.errors import AvaError
 
 EVALUATORS = {"eval", "exec", "parse_expr", "sympify", "compile"}

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ava_core.alignment.rewards import RewardSet
 from ava_core.alignment.rewards.functions import digest_of
-from ava_core.config.rewards import RewardConfig, RewardList
+from ava_core.config.rewards import RewardEntry, RewardList
 from ava_core.errors import AvaError, ConfigError
 from tests.alignment.rewards.verses import MACBETH, PORTIA, answers
 
@@ -36,33 +36,33 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("own_rewards", None)
 
 
-def own(name: str = "reward", **fields) -> RewardConfig:
-    return RewardConfig(function=f"own_rewards:{name}", **fields)
+def own(name: str = "reward", **fields) -> RewardEntry:
+    return RewardEntry(function=f"own_rewards:{name}", **fields)
 
 
-def scored(*entries: RewardConfig, texts=("a", "bb")):
+def scored(*entries: RewardEntry, texts=("a", "bb")):
     return RewardSet.from_config(entries).score(answers(*texts))
 
 
 def test_total_is_the_weighted_mean_of_the_named_parts(module):
     module("def reward(answers):", "    return [len(answer.text) for answer in answers]")
-    scores = scored(RewardConfig(name="speech", weight=3.0), own(weight=1.0), texts=(PORTIA, "", "so be it"))
+    scores = scored(RewardEntry(name="speech", weight=3.0), own(weight=1.0), texts=(PORTIA, "", "so be it"))
     assert scores.parts == {"speech": (1.0, 0.0, 1.0), "own_rewards:reward": (float(len(PORTIA)), 0.0, 8.0)}
     assert scores.total == pytest.approx(((3 + len(PORTIA)) / 4, 0.0, 11 / 4))
 
 
 def test_reward_without_weight_is_measured_and_changes_nothing():
-    with_it = scored(RewardConfig(name="metre"), RewardConfig(name="lines", weight=0.0), texts=(PORTIA, MACBETH))
+    with_it = scored(RewardEntry(name="metre"), RewardEntry(name="lines", weight=0.0), texts=(PORTIA, MACBETH))
     assert with_it.total == with_it.parts["metre"] != with_it.parts["lines"] == (1.0, 1.0)
 
 
 def test_same_answers_have_the_same_scores_again():
-    entries = [RewardConfig(name=name) for name in ("metre", "lines", "speech")]
+    entries = [RewardEntry(name=name) for name in ("metre", "lines", "speech")]
     assert scored(*entries, texts=(PORTIA, MACBETH, "x")) == scored(*entries, texts=(PORTIA, MACBETH, "x"))
 
 
 def test_no_answers_have_no_scores():
-    assert scored(RewardConfig(name="metre"), texts=()).total == ()
+    assert scored(RewardEntry(name="metre"), texts=()).total == ()
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_fault_of_a_function_is_one_line_with_its_name(module, body, said):
 def test_function_that_is_not_there_is_refused_before_any_answer(module, function, lines, said):
     module(*lines)
     with pytest.raises(ConfigError, match=re.escape(f"reward {function}: {said}")):
-        RewardSet.from_config([RewardConfig(function=function)])
+        RewardSet.from_config([RewardEntry(function=function)])
 
 
 def test_module_is_imported_only_when_a_set_is_made_of_it(module, tmp_path):
     module("from pathlib import Path", f"Path({str(tmp_path / 'imported')!r}).touch()", "reward = len")
     entry = own()
-    RewardSet.from_config([RewardConfig(name="metre")])
+    RewardSet.from_config([RewardEntry(name="metre")])
     assert not (tmp_path / "imported").exists()
     RewardSet.from_config([entry])
     assert (tmp_path / "imported").exists()
