@@ -22,7 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
 CHATS = {
     "conversations": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
+    "preferences": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64, "max_pairs": 300},
     "sft": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
+    "reward": {"steps": 60, "evaluate_every": 10, "checkpoint_every": 4},
+    "dpo": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
 }
 # Python runs it first in every process. A name is written at once, for a process of a training ends without a farewell.
 TRACE = """
@@ -32,7 +35,9 @@ sys.addaudithook(lambda event, args: event == "import" and os.write(file, f"{arg
 """
 
 
-FOLDERS = ("shards", "model", "conversations", "quantized", "evaluation")
+FOLDERS = ("shards", "model", "conversations", "preferences", "quantized", "evaluation")
+# The worse answers are the trained model's.
+ORDER = sorted(STEPS, key=lambda step: [*STEPS].index("train") + 0.5 if step == "preferences" else [*STEPS].index(step))
 
 
 class Steps:
@@ -48,6 +53,9 @@ class Steps:
             "train": ["--shards", folder["shards"]],
             "conversations": ["--shards", folder["shards"], "--data", str(self.data)],
             "sft": ["--model", folder["model"], "--conversations", folder["conversations"]],
+            "preferences": ["--shards", folder["shards"], "--data", str(self.data), "--model", folder["model"]],
+            "reward": ["--model", folder["model"], "--preferences", folder["preferences"]],
+            "dpo": ["--model", folder["model"], "--preferences", folder["preferences"]],
             "quantize": ["--model", folder["model"], "--shards", folder["shards"], "--scheme", "int8"],
             "evaluate": ["--model", folder["model"], "--shards", folder["shards"], "--quantized", folder["quantized"]],
             "gate": ["--model", folder["model"], "--quantized", folder["quantized"]],
@@ -113,7 +121,7 @@ def undisturbed(tmp_path_factory, mlflow_server, corpus_text):
     params = root / "params.yaml"
     params.write_text(yaml.safe_dump(merged(TINY_PARAMS, changes)))
     steps = Steps(params, data, mlflow_server, root / "whole")
-    return steps, {step: steps.run(step, root / "whole") for step in STEPS}
+    return steps, {step: steps.run(step, root / "whole") for step in ORDER}
 
 
 @pytest.mark.parametrize("step", [name for name in STEPS if name != "register"])

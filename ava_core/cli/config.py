@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,7 +64,7 @@ def show(
     if values_only:
         print(to_yaml(values), end="")
         return
-    _print_values(values, resolved.origins)
+    _print_values(_without_inherited(values), resolved.origins)
     if resolved.preset_reason:
         print(f"\npreset auto: {resolved.preset_reason}")
     model, train = resolved.config.model, resolved.config.train
@@ -129,13 +129,29 @@ def _print_rates(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Non
         print(f"learning rates     {told}")
 
 
+def _without_inherited(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what the sections of fine-tuning have taken over from `train`, and what they may not set."""
+    from ava_core.config.finetuning import OWN
+    from ava_core.config.schema import FINE_TUNINGS
+
+    shown = dict(values)
+    for section, kind in FINE_TUNINGS.items():
+        taken, refused = kind.inherited(values["train"]), {*OWN, *kind.refused}
+        own = {name: value for name, value in values[section].items() if name not in refused}
+        shown[section] = {name: value for name, value in own.items() if name not in taken or value != taken[name]}
+    return shown
+
+
 def _print_values(values: dict, origins: dict[str, str], prefix: str = "", depth: int = 0) -> None:
     import json
+
+    from ava_core.config.schema import FINE_TUNINGS
 
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict):
-            print(f"{'  ' * depth}{name}:")
+            rest = "  # the rest as in train" if key in FINE_TUNINGS else ""
+            print(f"{'  ' * depth}{name}:{rest}")
             _print_values(value, origins, f"{key}.", depth + 1)
         else:
             text = f"{'  ' * depth}{name}: {json.dumps(value, ensure_ascii=False)}"
