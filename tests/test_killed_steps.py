@@ -23,6 +23,7 @@ LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
 CHATS = {
     "conversations": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
     "preferences": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64, "max_pairs": 300},
+    "prompts": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
     "sft": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
     "reward": {"steps": 60, "evaluate_every": 10, "checkpoint_every": 4},
     "dpo": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
@@ -54,6 +55,7 @@ class Steps:
             "conversations": ["--shards", folder["shards"], "--data", str(self.data)],
             "sft": ["--model", folder["model"], "--conversations", folder["conversations"]],
             "preferences": ["--shards", folder["shards"], "--data", str(self.data), "--model", folder["model"]],
+            "prompts": ["--shards", folder["shards"], "--data", str(self.data)],
             "reward": ["--model", folder["model"], "--preferences", folder["preferences"]],
             "dpo": ["--model", folder["model"], "--preferences", folder["preferences"]],
             "quantize": ["--model", folder["model"], "--shards", folder["shards"], "--scheme", "int8"],

@@ -29,7 +29,8 @@ class Message:
 class Conversation:
     """Attributes:
     name: where it came from: the same on every machine.
-    messages: the system's if there is one, then user and assistant in turn; the assistant has the last word.
+    messages: the system's if there is one, then user and assistant in turn; the assistant has the last word, or the
+        user where nothing but a prompt is wanted.
     document: name of the document of the pretraining's corpus that it was taken from; None: it is of no such.
     rejected: another last answer, which is worse; None: there is none yet, or none is needed.
     facts: what a checker of answers needs beside them, as JSON has it: of a source `gym` under that key its task,
@@ -44,12 +45,17 @@ class Conversation:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """What the last answer is an answer to."""
-        return self.messages[:-1]
+        """What the last answer is an answer to, or would be one to."""
+        return self.messages[:-1] if self.is_answered else self.messages
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the assistant has the last word."""
+        return self.messages[-1].role == "assistant"
 
     @property
     def answer(self) -> str:
-        """The last answer."""
+        """The last answer, if there is one: see `is_answered`."""
         return self.messages[-1].content
 
     def answered(self, text: str) -> Conversation:
@@ -74,9 +80,18 @@ class RowFault(ValueError):
 
 
 def checked(
-    name: str, messages: Sequence[Message], document: str | None = None, facts: Mapping[str, Any] | None = None
+    name: str,
+    messages: Sequence[Message],
+    document: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    answered: bool = True,
 ) -> Conversation:
     """The conversation of these messages.
+
+    Args:
+        name, messages, document, facts: as `Conversation` has them.
+        answered: whether the assistant must have the last word; else the user may.
 
     Raises:
         RowFault: nobody answers, a message is empty, or the turns don't alternate.
@@ -94,6 +109,6 @@ def checked(
         expected = ("user", "assistant")[number % 2]
         if message.role != expected:
             raise RowFault(f"message {first + number}: role = {message.role}: must be {expected}: turns alternate")
-    if turns[-1].role != "assistant":
+    if answered and turns[-1].role != "assistant":
         raise RowFault(f"message {len(messages)}: role = user: the last message must be the assistant's")
     return Conversation(name, tuple(messages), document, facts=facts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ava_core.alignment.conversation import Conversation, Message, RowFault
 from ava_core.alignment.gym import conversations_of
@@ -25,6 +27,8 @@ MAX_FAULTS = 20
 """Faulty rows named in one refusal."""
 TEMPLATE_TOKENS = 4
 """What a template writes around a message, about, to divide dialogues by; what is too long after all is left out."""
+SMALLER = 8
+"""The part of what may be drawn for the training split that each of the other two may have."""
 
 
 @dataclass
@@ -43,7 +47,13 @@ class Gathered:
 
 
 def gather(
-    config: ConversationsConfig, data: Path | None, tokenizer: Path, longest: int, shapes: Mapping[str, Shape] = SHAPES
+    config: ConversationsConfig,
+    data: Path | None,
+    tokenizer: Path,
+    longest: int,
+    shapes: Mapping[str, Shape] = SHAPES,
+    *,
+    answered: bool = True,
 ) -> Gathered:
     """The conversations of all sources, each once.
 
@@ -53,6 +63,7 @@ def gather(
         tokenizer: folder of the tokenizer.
         longest: tokens of a conversation, about, beyond which dialogues of plays are divided.
         shapes: that rows may have.
+        answered: whether each must hold an answer; else prompts alone are taken too.
 
     Raises:
         AvaError: a source can't be read, a row holds no conversation (up to 20 are named), or there is none.
@@ -61,11 +72,11 @@ def gather(
     opened = open_each(config.sources, None, data)
     for entry, source in zip(config.sources, opened, strict=True):
         if entry.gym is not None:
-            read = conversations_of(source, found.faults)
+            read = conversations_of(source, found.faults, answered=answered)
         elif entry.corpus is not None:
             read = _of_plays(source, longest, tokenizer)
         else:
-            read = _of_rows(entry, source, shapes, found.faults)
+            read = _of_rows(entry, source, shapes, found.faults, answered)
         for conversation in read:
             conversation = _with_system(conversation, config.system)
             # One question to check may have several right answers, and must not be in two splits.
@@ -97,7 +108,11 @@ def _of_plays(source: Any, longest: int, folder: Path) -> Iterator[Conversation]
 
 
 def _of_rows(
-    entry: ConversationSource, source: Any, shapes: Mapping[str, Shape], faults: list[tuple[str, str]]
+    entry: ConversationSource,
+    source: Any,
+    shapes: Mapping[str, Shape],
+    faults: list[tuple[str, str]],
+    answered: bool,
 ) -> Iterator[Conversation]:
     shape: str | None = None if entry.shape == "auto" else entry.shape
     for row in source.rows():
@@ -112,7 +127,7 @@ def _of_rows(
                 )
             log.info("preprocess: %s: rows are of the shape %s", source.name, shape)
         try:
-            yield read_conversation(row.name, row.values, shape)
+            yield read_conversation(row.name, row.values, shape, answered=answered)
         except RowFault as fault:
             faults.append((row.name, str(fault)))
 
@@ -124,10 +139,10 @@ def _with_system(conversation: Conversation, system: str | None) -> Conversation
 
 
 def divide_among_splits(
-    conversations: Iterable[Conversation], config: ConversationsConfig, shards: Path
+    conversations: Iterable[Conversation], config: ConversationsConfig, shards: Path, *, by_prompt: bool = False
 ) -> dict[str, list[Conversation]]:
-    """Conversations by split: with their document, or by a salted hash of what they say; pairs by that of their prompt,
-    so that none of its other answers is in another split."""
+    """Conversations by split: with their document, or by a salted hash of what they say; pairs, and all if `by_prompt`,
+    by that of their prompt, so that none of its other answers is in another split."""
     split_of = {name: split for split in SPLITS for name in document_names(shards, split)}
     splits: dict[str, list[Conversation]] = {name: [] for name in SPLITS}
     others: list[Conversation] = []
@@ -137,7 +152,7 @@ def divide_among_splits(
         else:
             others.append(conversation)
     if others:
-        texts = list(map(_hashed, others))
+        texts = [_hashed(item, by_prompt) for item in others]
         unique = list(dict.fromkeys(texts))
         parts = split_documents(unique, config.split)
         split_by_text = {unique[piece.document]: name for name, pieces in parts.items() for piece in pieces}
@@ -146,6 +161,15 @@ def divide_among_splits(
     return splits
 
 
-def _hashed(item: Conversation) -> str:
-    messages = item.messages if item.rejected is None else item.prompt
+def drawn(conversations: Sequence[Conversation], split: str, most: int | None, seed: int) -> list[Conversation]:
+    """At most `most` of the training split's, or an eighth of that of another split's, in their order; None: all."""
+    limit = most if split == "train" or most is None else -(-most // SMALLER)
+    if limit is None or len(conversations) <= limit:
+        return list(conversations)
+    chosen = np.random.default_rng(seed).choice(len(conversations), limit, replace=False)
+    return [conversations[number] for number in sorted(chosen.tolist())]
+
+
+def _hashed(item: Conversation, by_prompt: bool) -> str:
+    messages = item.prompt if by_prompt or item.rejected is not None else item.messages
     return "\n".join(f"{message.role}: {message.content}" for message in messages)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ava_core.alignment.card import render_card
 from ava_core.alignment.conversation import Conversation, RowFault
 from ava_core.alignment.gathering import Gathered
-from ava_core.alignment.held_out import HELD_OUT, write_held_out
+from ava_core.alignment.held_out import KEPT, file_of, write_held_out
 from ava_core.alignment.shards import MADE_OF, SplitCounts, write_info, write_split
 from ava_core.alignment.template import give_template
 from ava_core.alignment.tokens import EncodedConversation
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ava_core.progress import Progress
 
 log = logging.getLogger(__name__)
-LEFT_OUT, ABOUT = "left_out.jsonl", "about.json"
+LEFT_OUT, ABOUT, MESSAGES = "left_out.jsonl", "about.json", "messages.jsonl"
 Encode = Callable[[Any, int], tuple[EncodedConversation, ...]]
 """The rows of one of a split's conversations, by its position; raises RowFault."""
 
@@ -77,11 +77,11 @@ class ShardsInMaking:
         )
         self.splits[name] = _Split.read(self.durable.get(f"split-{name}", make))
         shutil.copytree(self.splits[name].rows, self.output / name)
-        if name == "validation":
-            shutil.copyfile(self.splits[name].rows.parent / HELD_OUT, self.output / HELD_OUT)
+        if name in KEPT[self.purpose]:
+            shutil.copyfile(self.splits[name].rows.parent / MESSAGES, self.output / file_of(name))
 
-    def finish(self, gathered: Gathered) -> Prepared:
-        """What belongs beside the splits, and the figures."""
+    def finish(self, gathered: Gathered, note: str = "") -> Prepared:
+        """What belongs beside the splits, and the figures; `note` is a sentence that the card gets."""
         output, splits = self.output, self.splits
         shutil.copytree(self.tokenizer, output / "tokenizer", ignore=shutil.ignore_patterns(SECONDS))
         counts = {name: split.counts for name, split in splits.items()}
@@ -91,9 +91,13 @@ class ShardsInMaking:
         if left_out:
             log.warning("preprocess: %d rows or conversations left out: see %s", len(left_out), LEFT_OUT)
         samples = {name: split.sample for name, split in splits.items()}
-        card = render_card(self.config, self.purpose, counts, samples, left_out, gathered.duplicates)
+        card = render_card(self.config, self.purpose, counts, samples, left_out, gathered.duplicates, note)
         (output / "README.md").write_text(card)
-        metrics = {f"{name}_{key}": value for name, split in counts.items() for key, value in vars(split).items()}
+        metrics: dict[str, float] = {
+            f"{name}_{key}": value
+            for name, split in counts.items()
+            for key, value in split.figures(self.purpose).items()
+        }
         metrics |= {"left_out": len(left_out), "duplicates_removed": gathered.duplicates}
         return Prepared(metrics, {"wall_seconds": time.monotonic() - self.started})
 
@@ -154,7 +158,7 @@ def _write_split(
                 rows = len(items)
                 encoded += items
                 kept.append(conversation)
-    write_held_out(folder / HELD_OUT, kept)
+    write_held_out(folder / MESSAGES, kept, purpose)
     counts = write_split(name, folder / "rows", encoded, special_ids(tokenizer).vocab_size)
     sample = "\n\n".join(loaded.decode(item.tokens) for item in encoded[:rows])
     write_json(folder / ABOUT, {"counts": asdict(counts), "left_out": left_out, "sample": sample})

@@ -130,14 +130,6 @@ def encode_pair(
     return better, _last_answer(tokenizer, conversation.answered(rejected))
 
 
-def drawn(conversations: Sequence[Conversation], limit: int | None, seed: int) -> list[Conversation]:
-    """At most `limit` of them, in their order."""
-    if limit is None or len(conversations) <= limit:
-        return list(conversations)
-    chosen = np.random.default_rng(seed).choice(len(conversations), limit, replace=False)
-    return [conversations[number] for number in sorted(chosen.tolist())]
-
-
 def _last_answer(tokenizer: Any, conversation: Conversation) -> EncodedConversation:
     item = encode_conversation(tokenizer, conversation)
     prompt = len(encode_prompt(tokenizer, conversation.prompt))

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ava_core.alignment.conversation import Conversation
-from ava_core.alignment.gathering import divide_among_splits, gather
+from ava_core.alignment.gathering import divide_among_splits, drawn, gather
 from ava_core.alignment.making import Prepared, ShardsInMaking
-from ava_core.alignment.pairs import Opponent, drawn, encode_pair
+from ava_core.alignment.pairs import Opponent, encode_pair
 from ava_core.alignment.shapes import PAIR_SHAPES
 from ava_core.alignment.tokens import EncodedConversation
 from ava_core.config.preferences import PreferencesConfig
 
 if TYPE_CHECKING:
     from ava_core.progress import Progress
-
-SMALLER = 8
-"""Of `max_pairs`, the part that each of the other two splits may have."""
 
 
 def prepare_pairs(
@@ -49,8 +46,7 @@ def prepare_pairs(
     opponent = Opponent(config, model, seed, progress)
     opponent.check(gathered.conversations)
     for name, all_of_it in divide_among_splits(gathered.conversations, config, shards).items():
-        limit = config.max_pairs if name == "train" or config.max_pairs is None else -(-config.max_pairs // SMALLER)
-        given = drawn(all_of_it, limit, seed)
+        given = drawn(all_of_it, name, config.max_pairs, seed)
         rejected = work.texts(f"rejected-{name}", partial(opponent.rejected, name, given, work.tokenizer))
         work.write(name, given, partial(_two, given, rejected, config.max_tokens))
     return work.finish(gathered)

@@ -89,19 +89,40 @@ PAIR_SHAPES = {PREFERENCE: Shape(("chosen", "rejected"), _preference), **SHAPES}
 """As `SHAPES`, for pairs: the answers of rows without a second one are the preferred ones."""
 
 
+def _prompt(row: Row) -> list[Message]:
+    if isinstance(row["prompt"], str):
+        return [Message("user", row["prompt"])]
+    messages = _messages({"messages": row["prompt"]}, "prompt")
+    if not messages or messages[-1].role != "user":
+        raise RowFault("prompt: the last message must be the user's")
+    return messages
+
+
+PROMPT_SHAPES = {**SHAPES, "prompt": Shape(("prompt",), _prompt)}
+"""As `SHAPES`, for prompts: the last answers are what a model's own are compared with."""
+OPEN = ("messages", "prompt")
+"""Shapes of prompts that may end with the user's message."""
+
+
 def shape_of(fields: Iterable[str], shapes: Mapping[str, Shape] = SHAPES) -> str | None:
     """The shape of a row with these fields; None: none has them."""
     present = set(fields)
     return next((name for name, shape in shapes.items() if present.issuperset(shape.fields)), None)
 
 
-def read_conversation(name: str, row: Row, shape: str) -> Conversation:
+def read_conversation(name: str, row: Row, shape: str, *, answered: bool = True) -> Conversation:
     """The conversation of a row, and of a pair the answer that is worse.
+
+    Args:
+        name: of the row.
+        row: its fields.
+        shape: of `PAIR_SHAPES` or `PROMPT_SHAPES`.
+        answered: whether it must hold an answer; else rows of the shapes `OPEN` needn't.
 
     Raises:
         RowFault: the row has none; the two sides of a pair are equal, or no answers to the same.
     """
-    conversation = checked(name, read_row(row, shape))
+    conversation = checked(name, read_row(row, shape), answered=answered or shape not in OPEN)
     if shape != PREFERENCE:
         return conversation
     *prompt, rejected = _side(row, "rejected")
@@ -111,16 +132,17 @@ def read_conversation(name: str, row: Row, shape: str) -> Conversation:
 
 
 def read_row(row: Row, shape: str) -> list[Message]:
-    """The messages of a row of one of `PAIR_SHAPES`, of a pair those with the preferred answer.
+    """The messages of a row of one of `PAIR_SHAPES` or `PROMPT_SHAPES`, of a pair those with the preferred answer.
 
     Raises:
         RowFault: it lacks a field, or a field is something else than it should be.
     """
-    for name in PAIR_SHAPES[shape].fields:
+    found = (PAIR_SHAPES | PROMPT_SHAPES)[shape]
+    for name in found.fields:
         if row.get(name) is None:
             present = ", ".join(sorted(key for key, value in row.items() if value is not None)) or "none"
             raise RowFault(f"{name}: is missing; the row has {present}")
-    return PAIR_SHAPES[shape].read(row)
+    return found.read(row)
 
 
 def _items(row: Row, name: str, called: str | None = None) -> Iterable[tuple[int, Any]]:

@@ -1,7 +1,7 @@
 """Shards of conversations: one folder per split in the layout of `datasets.save_to_disk`.
 
 A row is a conversation: `name`, `tokens`, `learnt` (which of them are answers), `num_bytes` (of the answers). Those
-of a pair follow each other, the preferred one first; of both the last answer is learnt.
+of a pair follow each other, the preferred one first; of both the last answer is learnt. Of a prompt nothing is.
 `conversations.json` beside the folders holds the counts.
 """
 
@@ -25,7 +25,7 @@ from ava_core.errors import AvaError, IntegrityError, first_line
 from ava_core.files import parse_json, write_json
 
 INFO_NAME = "conversations.json"
-MADE_OF = {"sft": "conversations", "preference": "preferences"}
+MADE_OF = {"sft": "conversations", "preference": "preferences", "prompts": "prompts"}
 """What the shards for a purpose hold, and the section that says of what they are made."""
 
 
@@ -46,6 +46,12 @@ class SplitCounts:
     tokens: int
     learnt: int
     answer_bytes: int
+
+    def figures(self, purpose: str) -> dict[str, int]:
+        """Those that shards for this purpose have, by the names that metrics call them."""
+        if purpose == "prompts":
+            return {"prompts": self.conversations, "tokens": self.tokens}
+        return asdict(self)
 
 
 def write_split(name: str, folder: Path, conversations: Sequence[EncodedConversation], vocab_size: int) -> SplitCounts:
@@ -94,7 +100,7 @@ def write_info(folder: Path, purpose: str, max_tokens: int, splits: dict[str, Sp
 
 @dataclass(frozen=True)
 class ConversationShards:
-    """The output of `ava preprocess --for sft|preference`.
+    """The output of `ava preprocess --for sft|preference|prompts`.
 
     Attributes:
         folder: holds it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ava_core.cli import conversations, preferences
+from ava_core.cli import conversations, preferences, prompts
 from ava_core.cli.step_command import Instead, flag_of, request_for, run_request
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Purpose:
 PURPOSES = {
     "sft": Purpose("conversations", lambda config: config.conversations, conversations.compute),
     "preference": Purpose("preferences", lambda config: config.preferences, preferences.compute),
+    "prompts": Purpose("prompts", lambda config: config.prompts, prompts.compute),
 }
 
 
@@ -67,8 +68,9 @@ def _prepare(request: Request, flags: Mapping[str, Any]) -> None:
 FOR = Instead(
     flag="for_",
     metavar="|".join(PURPOSES),
-    help="Make shards of conversations for `ava sft`, as the section conversations says, or of pairs of answers for"
-    " `ava reward` and `ava align`, as the section preferences says; with --shards.",
+    help="Make shards of conversations for `ava sft`, as the section conversations says, of pairs of answers for"
+    " `ava reward` and `ava align`, as the section preferences says, or of prompts that a model answers and is rewarded"
+    " for, as the section prompts says; with --shards.",
     call=_prepare,
     options={
         "shards": flag_of(

@@ -21,6 +21,7 @@ from ava_core.config.limits import MAX_THREADS
 from ava_core.config.model import ModelConfig
 from ava_core.config.preference_training import DpoConfig, RewardConfig
 from ava_core.config.preferences import PreferencesConfig
+from ava_core.config.prompts import PromptsConfig
 from ava_core.config.quantize import QuantizeConfig
 from ava_core.config.register import RegisterConfig
 from ava_core.config.run import RunConfig
@@ -49,6 +50,7 @@ class AvaConfig(Section):
     conversations: ConversationsConfig = ConversationsConfig()
     sft: SftConfig = SftConfig()
     preferences: PreferencesConfig = PreferencesConfig()
+    prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
     dpo: DpoConfig = DpoConfig()
     quantize: QuantizeConfig = QuantizeConfig()

@@ -11,15 +11,15 @@ from ava_core.steps.kinds import (
     MODEL,
     PREFERENCES,
     PREFERENCES_IN,
+    PROMPTS,
     REWARD_MODEL,
     SHARDS_IN,
 )
 from ava_core.steps.spec import Input, StepSpec
 
+SPLITS = ("train", "validation", "test")
 COUNTS = tuple(
-    f"{split}_{count}"
-    for split in ("train", "validation", "test")
-    for count in ("conversations", "answers", "tokens", "learnt", "answer_bytes")
+    f"{split}_{count}" for split in SPLITS for count in ("conversations", "answers", "tokens", "learnt", "answer_bytes")
 )
 TRAINED = ("steps", "tokens_seen", "parameters", "active_parameters")
 SAMPLED = (
@@ -87,6 +87,26 @@ ALIGNMENT_DATA = (
         ),
         timings=("wall_seconds",),
         headlines=("train_conversations", "validation_conversations", "left_out"),
+    ),
+    StepSpec(
+        name="prompts",
+        summary="Make shards of prompts, which a model answers and is rewarded for.",
+        output="prompts",
+        kind=PROMPTS,
+        sections=("prompts",),
+        function="ava_core.alignment.prepare_prompts:prepare_prompts",
+        invoked=("preprocess", "--for", "prompts"),
+        inputs=(
+            SHARDS_IN,
+            DATA_IN,
+        ),
+        metrics=(
+            *(f"{split}_{count}" for split in SPLITS for count in ("prompts", "tokens")),
+            "left_out",
+            "duplicates_removed",
+        ),
+        timings=("wall_seconds",),
+        headlines=("train_prompts", "validation_prompts", "left_out"),
     ),
 )
 """Shards to be trained on, made from those of the text."""

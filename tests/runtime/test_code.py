@@ -27,7 +27,7 @@ DYNAMIC = {
 }
 """Modules in some step's key that import or start others by a value."""
 TRAIN = {spec.name for spec in STEPS.values() if spec.training}
-PREPARE = {"preprocess", "conversations", "preferences"}
+PREPARE = {"preprocess", "conversations", "preferences", "prompts"}
 RUN_KERNELS = TRAIN | {"preferences", "quantize", "evaluate", "register"}
 
 
