@@ -118,9 +118,8 @@ def test_a_step_and_a_scheme_are_run_by_the_shell_and_stand_in_the_pipeline_and_
     params = make_params(quantize={"schemes": ["int8_16"]}, kubernetes={"steps": {"copycat": {"memory_limit": "1Gi"}}})
     place = checkout.place
     told = " ".join(checkout.ava("copycat", "--help").split())
-    assert (
-        "Output folder of `ava train` or `ava sft` or `ava align --method dpo` or `ava copycat` or `ava import`" in told
-    )
+    makers = ("train", "sft", "align --method dpo", "align --method grpo", "copycat", "import")
+    assert f"Output folder of {' or '.join(f'`ava {maker}`' for maker in makers)}" in told
     common = ["--params", params, "--work", place / "work", "--quiet"]
     checkout.ava("copycat", *common, "--model", tiny_model, "--output", place / "copied")
     given = ["--model", place / "copied", "--shards", tiny_shards]

@@ -26,6 +26,14 @@ CHATS = {
     "prompts": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
     "sft": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
     "reward": {"steps": 60, "evaluate_every": 10, "checkpoint_every": 4},
+    "grpo": {
+        "steps": 16,
+        "checkpoint_every": 4,
+        "samples": 2,
+        "global_batch_size": 16,
+        "group_size": 4,
+        "max_new_tokens": 16,
+    },
     "dpo": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
 }
 # Python runs it first in every process. A name is written at once, for a process of a training ends without a farewell.
@@ -36,7 +44,7 @@ sys.addaudithook(lambda event, args: event == "import" and os.write(file, f"{arg
 """
 
 
-FOLDERS = ("shards", "model", "conversations", "preferences", "quantized", "evaluation")
+FOLDERS = ("shards", "model", "conversations", "preferences", "prompts", "quantized", "evaluation")
 # The worse answers are the trained model's.
 ORDER = sorted(STEPS, key=lambda step: [*STEPS].index("train") + 0.5 if step == "preferences" else [*STEPS].index(step))
 
@@ -57,6 +65,7 @@ class Steps:
             "preferences": ["--shards", folder["shards"], "--data", str(self.data), "--model", folder["model"]],
             "prompts": ["--shards", folder["shards"], "--data", str(self.data)],
             "reward": ["--model", folder["model"], "--preferences", folder["preferences"]],
+            "grpo": ["--model", folder["model"], "--prompts", folder["prompts"]],
             "dpo": ["--model", folder["model"], "--preferences", folder["preferences"]],
             "quantize": ["--model", folder["model"], "--shards", folder["shards"], "--scheme", "int8"],
             "evaluate": ["--model", folder["model"], "--shards", folder["shards"], "--quantized", folder["quantized"]],

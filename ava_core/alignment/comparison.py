@@ -28,7 +28,7 @@ class Asked:
     Attributes:
         prompts: token ids of each, up to where the answer begins.
         ends: the token that ends each one's answer.
-        authors: the data's own answers.
+        authors: what answers to them are judged by, the data's own answers as references.
         limit: new tokens, at most.
         tokenizer: folder of it.
         rewards: what answers are worth.
@@ -49,16 +49,16 @@ def compare(start: Any, end: Any, asked: Asked) -> dict[str, float]:
 
     `ended_answers`: share that ends by itself; `answer_tokens`: mean length; `repetition_4gram`: see
     `ava_core.evaluation.diversity.repetition`; `sample_reward` and `sample_reward_NAME`: mean of what the samples are
-    worth; `author_reward`: of the data's own answers; `sample_wins`: share of prompts where the end's sample is worth
-    more than the start's, plus half of those where it is worth the same; `kl_to_start`: mean over the end's samples of
-    the difference of their log-probabilities under both, in nats per answer, an unbiased estimate of the divergence of
-    the end from the start.
+    worth; `author_reward`: of the data's own answers, where there are some; `sample_wins`: share of prompts where the
+    end's sample is worth more than the start's, plus half of those where it is worth the same; `kl_to_start`: mean over
+    the end's samples of the difference of their log-probabilities under both, in nats per answer, an unbiased estimate
+    of the divergence of the end from the start.
 
     Raises:
         AvaError: a reward raises, or gives no numbers.
     """
-    author = asked.rewards.score(asked.authors).total
-    found = {"author_reward": _mean(author)}
+    authors = [replace(each, text=each.reference) for each in asked.authors if each.reference is not None]
+    found = {"author_reward": _mean(asked.rewards.score(authors).total)} if authors else {}
     scores: list[Scores] = []
     answers: list[list[int]] = []
     for prefix, model in (("start_", start), ("", end)):
@@ -74,9 +74,10 @@ def compare(start: Any, end: Any, asked: Asked) -> dict[str, float]:
         ]
     )
     log.info(
-        "align: sampled answers are worth %.3f, %.3f before and %.3f the data's own; %.1f tokens, %.1f before; %.0f%%"
-        " end by themselves, %.0f%% before; %.2f nats from the start",
-        *(found["sample_reward"], found["start_sample_reward"], found["author_reward"]),
+        "align: sampled answers are worth %.3f, %.3f before%s; %.1f tokens, %.1f before; %.0f%% end by themselves,"
+        " %.0f%% before; %.2f nats from the start",
+        *(found["sample_reward"], found["start_sample_reward"]),
+        f" and {found['author_reward']:.3f} the data's own" if authors else "",
         *(found["answer_tokens"], found["start_answer_tokens"]),
         *(100 * found["ended_answers"], 100 * found["start_ended_answers"], found["kl_to_start"]),
     )

@@ -74,6 +74,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: tuple[Message, .
     return encode_pieces(tokenizer, _render(tokenizer, messages, answer=True))
 
 
+def end_of_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token that the template ends an answer with; raises as `encode_conversation`."""
+    short = Conversation("", (Message("user", "A"), Message("assistant", "B")))
+    return (int(encode_conversation(tokenizer, short).tokens[-1]),)
+
+
 def divide(conversation: Conversation, lengths: Sequence[int], max_tokens: int) -> list[Conversation]:
     """A conversation in parts of whole exchanges, each with the system's message, as long as they may be.
 

@@ -1,4 +1,4 @@
-"""`ava align --method dpo`."""
+"""`ava align --method dpo|grpo`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ava_core.cli.train import run_where_asked
 
 command = methods_command(
     "How the model is aligned.",
-    {"dpo": partial(compute_from_model, step="dpo", shards="preferences")},
-    {"dpo": digest_rewards("dpo")},
+    {
+        "dpo": partial(compute_from_model, step="dpo", shards="preferences"),
+        "grpo": partial(compute_from_model, step="grpo", shards="prompts"),
+    },
+    {"dpo": digest_rewards("dpo"), "grpo": digest_rewards("grpo")},
     run_where_asked,
 )

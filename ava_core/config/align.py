@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from ava_core.config.section import Section
 
-StageName = Literal["sft", "reward", "dpo"]
+StageName = Literal["sft", "reward", "dpo", "grpo"]
 
 
 class AlignConfig(Section):

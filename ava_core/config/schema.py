@@ -16,6 +16,7 @@ from ava_core.config.conversations import ConversationsConfig
 from ava_core.config.data import DataConfig
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.config.finetuning import FineTuning
+from ava_core.config.grpo import GrpoConfig
 from ava_core.config.kubernetes import KubernetesConfig
 from ava_core.config.limits import MAX_THREADS
 from ava_core.config.model import ModelConfig
@@ -53,6 +54,7 @@ class AvaConfig(Section):
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
     dpo: DpoConfig = DpoConfig()
+    grpo: GrpoConfig = GrpoConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: Annotated[RegisterConfig, Field(alias="register")] = RegisterConfig()

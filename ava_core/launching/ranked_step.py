@@ -120,7 +120,7 @@ def _run_as_other_rank(ranks: Ranks, request: Request) -> None:
         here = replace(
             training,
             threads=request.threads,
-            shards=_own(request, "conversations", "preferences", "shards") or training.shards,
+            shards=_own(request, "conversations", "preferences", "prompts", "shards") or training.shards,
             init=_own(request, "init", "model") or training.init,
             teacher=_own(request, "teacher") or training.teacher,
         )

@@ -12,6 +12,7 @@ from ava_core.steps.kinds import (
     PREFERENCES,
     PREFERENCES_IN,
     PROMPTS,
+    PROMPTS_IN,
     REWARD_MODEL,
     SHARDS_IN,
 )
@@ -28,7 +29,6 @@ SAMPLED = (
         for prefix in ("", "start_")
         for figure in ("ended_answers", "answer_tokens", "repetition_4gram", "sample_reward")
     ),
-    "author_reward",
     "sample_wins",
     "kl_to_start",
 )
@@ -168,6 +168,20 @@ ALIGNMENT = (
         ),
         timings=TIMINGS,
         headlines=("validation_accuracy", "sample_wins", "kl_to_start"),
+    ),
+    StepSpec(
+        name="grpo",
+        summary="Train a model on rewards of its own answers, each beside others to the same prompt (GRPO).",
+        output="grpo",
+        kind=MODEL,
+        sections=("seed", "grpo"),
+        function="ava_core.alignment.grpo:train",
+        invoked=("align", "--method", "grpo"),
+        training="grpo",
+        inputs=(START_IN, PROMPTS_IN),
+        metrics=("train_loss", "validation_loss", "validation_reward", *SAMPLED, *TRAINED),
+        timings=TIMINGS,
+        headlines=("validation_reward", "sample_wins", "kl_to_start"),
     ),
 )
 """Trainings, in the order in which they usually follow each other."""

@@ -23,7 +23,7 @@ def test_dvc_yaml_is_what_the_step_table_and_the_graph_make():
     assert (ROOT / "dvc.yaml").read_text() == render()
 
 
-@pytest.mark.parametrize("alignment", [[], ["sft"], ["sft", "reward", "dpo"], ["reward", "sft", "dpo"]])
+@pytest.mark.parametrize("alignment", [[], ["sft"], ["sft", "reward", "dpo", "grpo"], ["reward", "grpo", "sft", "dpo"]])
 def test_stages_read_what_the_tasks_of_the_graph_read(alignment):
     """That an input is the latest output of its kind is DVC's rule alone: the graph says which task gives it."""
     graph = Graph(compile_pipeline(["int8"], stages=alignment))

@@ -205,7 +205,7 @@ def test_each_file_alone_changes_the_digest():
         ("config/sft.py", appended("ADDED = 1"), {"sft"}),
         ("alignment/packing.py", appended("ADDED = 1"), TRAIN - {"train"}),
         ("alignment/plays.py", appended("ADDED = 1"), PREPARE - {"preprocess"}),
-        ("alignment/sampling.py", appended("ADDED = 1"), {"preferences", "sft", "dpo"}),
+        ("alignment/sampling.py", appended("ADDED = 1"), {"preferences", "sft", "dpo", "grpo"}),
         ("config/data.py", appended("ADDED = 1"), PREPARE),
         ("config/evaluate.py", appended("ADDED = 1"), {"evaluate"}),
         ("config/quantize.py", appended("ADDED = 1"), {"quantize"}),

@@ -219,7 +219,8 @@ class TrainingEngine:
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:
         length = batch.input_ids.shape[1]
-        return batch.split(self.config.micro_batch_size * self.config.sequence_length // length)
+        most = min(len(batch), self.config.micro_batch_size * self.config.sequence_length // length)
+        return batch.split(next(size for size in range(most, 0, -1) if len(batch) % size == 0))
 
     def _divisors(self, inputs: list[Batch]) -> list[float]:
         """What the mean loss of each micro-batch is divided by: the number of them, where all have equally many terms.
