@@ -95,7 +95,7 @@ def test_no_question_is_in_two_splits_nor_twice_in_one(make_conversations):
 def test_question_with_two_answers_is_taken_once(make_conversations, monkeypatch):
     from ava_core.alignment import gathering as module
 
-    def both(opened, faults):
+    def both(opened, faults, *, answered):
         for name, answers in (("a", ("1", "2")), ("b", ("3",)), ("c", ("3",)), ("d", ("3",))):
             for answer in answers:
                 yield Conversation(
