@@ -44,7 +44,7 @@ def prepare_prompts(
         as `prepare`, and AvaError: no reference has enough lines.
     """
     work = ShardsInMaking(config, "prompts", shards, output, state, progress)
-    gathered = gather(config, data, work.tokenizer, 2 * config.max_tokens, PROMPT_SHAPES, answered=False)
+    gathered = gather(config, data, work.tokenizer, config.max_tokens, PROMPT_SHAPES, answered=False)
     chosen, note = _chosen(gathered, config.min_reference_lines)
     for name, all_of_it in divide_among_splits(_once(chosen, gathered), config, shards, by_prompt=True).items():
         given = drawn(all_of_it, name, config.max_prompts, DRAW_SEED)

@@ -31,7 +31,7 @@ class PromptsConfig(ConversationsConfig):
     Tasks of `gym` that only check answers give prompts without a reference."""
     max_tokens: Annotated[int, Field(ge=8, le=LARGEST)] = 128
     """Longest prompt in tokens, with those of its template; longer ones are left out, counted and named. Dialogues of
-    a corpus are divided before, into parts of twice as many."""
+    a corpus are divided before, into parts that are about as long."""
     max_prompts: Positive | None = 4000
     """Prompts of the training split, at most, which are drawn; an eighth of it of the other two each. null: all."""
     min_reference_lines: Annotated[int, Field(ge=0, le=LARGEST)] = 0
