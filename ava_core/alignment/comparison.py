@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from ava_core.data.tokenizer import load_tokenizer
 from ava_core.evaluation.diversity import repetition
 
 log = logging.getLogger(__name__)
+ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Asked:
     seed: int
 
 
-def compare(start: Any, end: Any, asked: Asked) -> dict[str, float]:
+def compare(start: Any, end: Any, asked: Asked, output: Path) -> dict[str, float]:
     """Figures of both models' samples at temperature 1; those of the start have the prefix `start_`.
 
     `ended_answers`: share that ends by itself; `answer_tokens`: mean length; `repetition_4gram`: see
@@ -54,16 +56,26 @@ def compare(start: Any, end: Any, asked: Asked) -> dict[str, float]:
     the end's samples of the difference of their log-probabilities under both, in nats per answer, an unbiased estimate
     of the divergence of the end from the start.
 
+    Both samples of each prompt, the data's own answer and what they are worth go to `answers.jsonl`.
+
+    Args:
+        start: the model that the training began from, in evaluation mode.
+        end: the finished one.
+        asked: what they are asked.
+        output: the finished one's folder.
+
     Raises:
         AvaError: a reward raises, or gives no numbers.
     """
     authors = [replace(each, text=each.reference) for each in asked.authors if each.reference is not None]
     found = {"author_reward": _mean(asked.rewards.score(authors).total)} if authors else {}
     scores: list[Scores] = []
+    said: list[list[Answer]] = []
     answers: list[list[int]] = []
     for prefix, model in (("start_", start), ("", end)):
         answers = sample_answers(model, asked.prompts, asked.ends, asked.limit, asked.seed)
-        scores.append(_score(answers, asked))
+        said.append(_as_texts(answers, asked))
+        scores.append(asked.rewards.score(said[-1]))
         found |= {f"{prefix}{name}": value for name, value in _figures(answers, scores[-1], asked).items()}
     before, after = (np.array(each.total) for each in scores)
     found["sample_wins"] = _mean(0.5 * (np.sign(after - before) + 1))
@@ -73,6 +85,7 @@ def compare(start: Any, end: Any, asked: Asked) -> dict[str, float]:
             for prompt, answer in zip(asked.prompts, answers, strict=True)
         ]
     )
+    _write_answers(output / ANSWERS, said, scores)
     log.info(
         "align: sampled answers are worth %.3f, %.3f before%s; %.1f tokens, %.1f before; %.0f%% end by themselves,"
         " %.0f%% before; %.2f nats from the start",
@@ -88,14 +101,25 @@ def _mean(values: Any) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def _score(answers: list[list[int]], asked: Asked) -> Scores:
+def _as_texts(answers: list[list[int]], asked: Asked) -> list[Answer]:
     tokenizer: Any = load_tokenizer(asked.tokenizer)
-    return asked.rewards.score(
-        [
-            replace(author, text=tokenizer.decode(answer, skip_special_tokens=True).strip(), ended=end in answer)
-            for answer, author, end in zip(answers, asked.authors, asked.ends, strict=True)
-        ]
-    )
+    return [
+        replace(author, text=tokenizer.decode(answer, skip_special_tokens=True).strip(), ended=end in answer)
+        for answer, author, end in zip(answers, asked.authors, asked.ends, strict=True)
+    ]
+
+
+def _write_answers(path: Path, said: list[list[Answer]], scores: list[Scores]) -> None:
+    lines = [
+        {
+            "messages": [message.as_dict() for message in before.prompt],
+            "reference": before.reference,
+            "start": {"text": before.text, "reward": worth_before},
+            "end": {"text": after.text, "reward": worth_after},
+        }
+        for before, after, worth_before, worth_after in zip(*said, *(each.total for each in scores), strict=True)
+    ]
+    path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
 
 
 def _figures(answers: list[list[int]], scores: Scores, asked: Asked) -> dict[str, float]:

@@ -32,5 +32,7 @@ def train(request: TrainRequest, progress: Progress) -> TrainResult:
         material = PreferredPairs(request)
         start = build_from(Parent.read(request.init), request.model_config, material)
         end, _ = load_pretrained(EnhancedMoEForCausalLM, request.output)
-        result.metrics.update(compare(start.eval(), end.eval(), asked_of(material, request.train_config)))
+        result.metrics.update(
+            compare(start.eval(), end.eval(), asked_of(material, request.train_config), request.output)
+        )
     return result

@@ -48,7 +48,7 @@ def train(request: TrainRequest, progress: Progress) -> TrainResult:
         assert request.init is not None
         material = Prompts(request)
         end, _ = load_pretrained(EnhancedMoEForCausalLM, request.output)
-        result.metrics.update(compare(material.start(), end.eval(), material.compared()))
+        result.metrics.update(compare(material.start(), end.eval(), material.compared(), request.output))
     return result
 
 

@@ -57,4 +57,4 @@ def measure(request: TrainRequest, start: Path, end: Path) -> dict[str, float]:
         "sft: held-out answers: %.4f nats per token, %.4f before",
         *(found["validation_loss"], found["start_validation_loss"]),
     )
-    return found | compare(before, after, asked_of(material, config))
+    return found | compare(before, after, asked_of(material, config), end)

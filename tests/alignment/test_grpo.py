@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ava_core.alignment.prepare_prompts import prepare_prompts
+from ava_core.alignment.rewards.answer import Answer
 from ava_core.config import resolve
 from ava_core.config.grpo import GrpoConfig
 from ava_core.config.inheritance import read_architecture
@@ -117,6 +118,9 @@ def test_what_is_rewarded_is_learnt_on_prompts_that_were_not(rewarded):
     assert rows[-1]["validation_reward"] == -rows[-1]["validation_loss"] == figures["validation_reward"]
     assert rows[-1]["reward"] > 1.5 * rows[0]["reward"]
     assert {"rollout_kl", "clipped", "kl_to_start", "groups_alike", "answer_tokens"} <= rows[0].keys()
+    told = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert sum(line["end"]["reward"] for line in told) / len(told) == pytest.approx(figures["sample_reward"])
+    assert all(line["end"]["reward"] == share_of_e([Answer((), line["end"]["text"])])[0] for line in told)
     # Rounding is all that a replayed pass computes otherwise.
     assert abs(rows[0]["rollout_kl"]) < 1e-4
 
