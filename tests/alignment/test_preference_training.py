@@ -146,9 +146,9 @@ def test_objective_is_trls(make_request, objective, tmp_path, monkeypatch):
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     batch = batches.batch(0)
-    judged = DirectPreference(request.train_config).judge(
-        model.eval()(batch.input_ids, document_ids=batch.document_ids).logits, batch
-    )
+    with torch.no_grad():
+        logits = model.eval()(batch.input_ids, document_ids=batch.document_ids).logits
+    judged = DirectPreference(request.train_config).judge(logits, batch)
     answers = [
         batch.input_ids[row, batch.document_ids[row] == place]
         for row, pairs in enumerate(batch.pairs.tolist())
