@@ -34,6 +34,4 @@ strip --strip-unneeded torch/lib/libtorch_*.so
 # Its build id is a digest that covers the name of the folder in which pip has built it, another one each time.
 find deepspeed/ops -name '*_op.*.so' -exec strip --strip-unneeded --remove-section=.note.gnu.build-id {} +
 sed -i '/_op\..*\.so,/d' deepspeed-*.dist-info/RECORD  # it has the digest from before
-strip --strip-unneeded --remove-section=.note.gnu.build-id pycosat.*.so  # the same of what reasoning-gym needs
-sed -i '/\.so,/d' pycosat-*.dist-info/RECORD
 find . -type f \( -name '*.a' -o -name '*.pyx' -o -name '*.pxd' \) -delete

@@ -39,7 +39,7 @@ SOURCES = (
     "zss",
 )
 """Published without wheels: building them runs their own code, so they have files of their own."""
-IN_STEPS = ("cluster", "gym", "optimizers", "serve", "tasks")
+IN_STEPS = ("cluster", "optimizers", "serve", "tasks")
 """Extras that a step may need."""
 CUDA = re.compile(r"cuda-|nvidia-|triton$")
 """What only PyTorch's CUDA build needs."""

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
 CHATS = {
     "conversations": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
-    "preferences": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64, "max_pairs": 300},
+    "preferences": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 160, "max_pairs": 300},
     "prompts": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
     "sft": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
     "reward": {"steps": 60, "evaluate_every": 10, "checkpoint_every": 4},

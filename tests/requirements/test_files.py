@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = {path.stem: path.read_text() for path in sorted((ROOT / "requirements").glob("*.txt"))}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-IN_STEPS = ("cluster", "gym", "optimizers", "serve", "tasks")
+IN_STEPS = ("cluster", "optimizers", "serve", "tasks")
 ENTRY = re.compile(
     r"^(?P<name>[a-z0-9-]+)(?P<version>===?[\w.+]+)(?P<marker> ; [^\\\n]+?)? \\\n"
     r"(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
