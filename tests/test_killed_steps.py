@@ -22,10 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LONGER = {"train": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4}}
 CHATS = {
     "conversations": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
-    "preferences": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 160, "max_pairs": 300},
+    "preferences": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 128, "max_pairs": 300},
     "prompts": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
     "sft": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
-    "reward": {"steps": 60, "evaluate_every": 10, "checkpoint_every": 4},
+    "reward": {"steps": 60, "evaluate_every": 10, "checkpoint_every": 4, "sequence_length": 128},
     "grpo": {
         "steps": 16,
         "checkpoint_every": 4,
@@ -33,8 +33,9 @@ CHATS = {
         "global_batch_size": 16,
         "group_size": 4,
         "max_new_tokens": 16,
+        "sequence_length": 128,
     },
-    "dpo": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
+    "dpo": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2, "sequence_length": 128},
 }
 # Python runs it first in every process. A name is written at once, for a process of a training ends without a farewell.
 TRACE = """
