@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,11 @@ def write_whole(
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write a value as JSON in the form that all outputs have: indented by 2, keys in order; whole as `write_whole`."""
     write_whole(path, json.dumps(value, indent=2, sort_keys=True) + "\n", durable=durable)
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write an object per line, in the rows' own order of keys; whole as `write_whole`."""
+    write_whole(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 
 @contextmanager

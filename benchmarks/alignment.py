@@ -109,11 +109,26 @@ def train_with_trl(model: str, conversations: str, minutes: float, rate: float, 
     print(f"{trainer.state.global_step} steps", file=sys.stderr)
 
 
+def ended_share(model: Any, prompts: list[list[int]], ends: list[int], max_new_tokens: int, seed: int) -> float:
+    """Share of sampled answers (temperature 1) in which the token that ends an answer comes within the limit.
+
+    Args:
+        model: of ours, which answers.
+        prompts: token ids of each, up to where the answer begins.
+        ends: the token that ends each one's answer.
+        max_new_tokens: the limit; less where the model's positions end before.
+        seed: of the samples.
+    """
+    from ava_core.alignment.sampling import sample_answers
+
+    answers = sample_answers(model, prompts, ends, max_new_tokens, seed)
+    return sum(end in answer for end, answer in zip(ends, answers, strict=True)) / len(prompts)
+
+
 def figures(model: Path, conversations: Path, text: Path) -> dict[str, float]:
     """What the benchmark says of a model."""
     from ava_core.alignment.material import AnswerValidation, answer_of
     from ava_core.alignment.packing import PackedRows
-    from ava_core.alignment.sampling import ended_share
     from ava_core.alignment.shards import ConversationShards
     from ava_core.data.batches import bits_per_byte
     from ava_core.data.shards import ShardedSplit

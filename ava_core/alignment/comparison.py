@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from ava_core.alignment.rewards.reward_set import RewardSet, Scores
 from ava_core.alignment.sampling import sample_answers
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.evaluation.diversity import repetition
+from ava_core.files import write_json_lines
 
 log = logging.getLogger(__name__)
 ANSWERS = "answers.jsonl"
@@ -69,14 +69,15 @@ def compare(start: Any, end: Any, asked: Asked, output: Path) -> dict[str, float
     """
     authors = [replace(each, text=each.reference) for each in asked.authors if each.reference is not None]
     found = {"author_reward": _mean(asked.rewards.score(authors).total)} if authors else {}
+    tokenizer: Any = load_tokenizer(asked.tokenizer)
     scores: list[Scores] = []
     said: list[list[Answer]] = []
     answers: list[list[int]] = []
     for prefix, model in (("start_", start), ("", end)):
         answers = sample_answers(model, asked.prompts, asked.ends, asked.limit, asked.seed)
-        said.append(_as_texts(answers, asked))
+        said.append(_as_texts(answers, asked, tokenizer))
         scores.append(asked.rewards.score(said[-1]))
-        found |= {f"{prefix}{name}": value for name, value in _figures(answers, scores[-1], asked).items()}
+        found |= {f"{prefix}{name}": value for name, value in _figures(answers, said[-1], scores[-1]).items()}
     before, after = (np.array(each.total) for each in scores)
     found["sample_wins"] = _mean(0.5 * (np.sign(after - before) + 1))
     found["kl_to_start"] = _mean(
@@ -101,8 +102,7 @@ def _mean(values: Any) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def _as_texts(answers: list[list[int]], asked: Asked) -> list[Answer]:
-    tokenizer: Any = load_tokenizer(asked.tokenizer)
+def _as_texts(answers: list[list[int]], asked: Asked, tokenizer: Any) -> list[Answer]:
     return [
         replace(author, text=tokenizer.decode(answer, skip_special_tokens=True).strip(), ended=end in answer)
         for answer, author, end in zip(answers, asked.authors, asked.ends, strict=True)
@@ -119,16 +119,14 @@ def _write_answers(path: Path, said: list[list[Answer]], scores: list[Scores]) -
         }
         for before, after, worth_before, worth_after in zip(*said, *(each.total for each in scores), strict=True)
     ]
-    path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
+    write_json_lines(path, lines)
 
 
-def _figures(answers: list[list[int]], scores: Scores, asked: Asked) -> dict[str, float]:
-    tokenizer: Any = load_tokenizer(asked.tokenizer)
-    texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+def _figures(answers: list[list[int]], said: list[Answer], scores: Scores) -> dict[str, float]:
     return {
-        "ended_answers": _mean([end in answer for answer, end in zip(answers, asked.ends, strict=True)]),
+        "ended_answers": _mean([answer.ended for answer in said]),
         "answer_tokens": _mean([len(answer) for answer in answers]),
-        "repetition_4gram": repetition(texts),
+        "repetition_4gram": repetition([answer.text for answer in said]),
         "sample_reward": _mean(scores.total),
         **{f"sample_reward_{name}": _mean(values) for name, values in scores.parts.items()},
     }

@@ -10,8 +10,6 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.progress import Progress
-from ava_core.training.beginning import build_from
-from ava_core.training.initial import Parent
 from ava_core.training.request import TrainRequest, TrainResult
 from ava_core.training.train import train_on
 
@@ -28,11 +26,9 @@ def train(request: TrainRequest, progress: Progress) -> TrainResult:
     """
     result = train_on(PreferredPairs, request, progress)
     if Ranks.from_environment().is_first:
-        assert request.init is not None and isinstance(request.train_config, DpoConfig)
+        assert isinstance(request.train_config, DpoConfig)
         material = PreferredPairs(request)
-        start = build_from(Parent.read(request.init), request.model_config, material)
         end, _ = load_pretrained(EnhancedMoEForCausalLM, request.output)
-        result.metrics.update(
-            compare(start.eval(), end.eval(), asked_of(material, request.train_config), request.output)
-        )
+        asked = asked_of(material, request.train_config)
+        result.metrics.update(compare(material.start(), end.eval(), asked, request.output))
     return result

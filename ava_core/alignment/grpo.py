@@ -25,8 +25,6 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.progress import Progress
 from ava_core.training.batch import Batches
-from ava_core.training.beginning import build_from
-from ava_core.training.initial import Parent
 from ava_core.training.objective import Validation
 from ava_core.training.request import TrainRequest, TrainResult
 from ava_core.training.train import train_on
@@ -77,16 +75,10 @@ class Prompts(ShardsMaterial):
         """What ends an answer by the template."""
         return end_of_answer(self._tokenizer)
 
-    def start(self) -> Any:
-        """The model that the training begins from, float32."""
-        assert self.request.init is not None
-        return build_from(Parent.read(self.request.init), self.request.model_config, self).eval()
-
     def batches(self, ranks: Ranks, progress: Progress) -> Batches:
         reference = None
         if self.config.beta:
-            device = torch.device("cuda", ranks.local_rank) if torch.cuda.is_available() else torch.device("cpu")
-            start = self.start().to(device)
+            start = self.start().to(ranks.device)
 
             def reference(batch: RolloutBatch) -> Tensor:
                 return _log_probs(start, batch, self.config)
@@ -174,11 +166,7 @@ def _require_possible(config: GrpoConfig) -> None:
 @torch.no_grad()
 def _log_probs(model: Any, batch: RolloutBatch, config: GrpoConfig) -> Tensor:
     found = []
-    for part in batch.split(_size(len(batch), config)):
+    for part in batch.split_within(config.micro_batch_size):
         output = model(input_ids=part.input_ids, attention_mask=part.attention_mask, use_cache=False)
         found.append(part.label_log_probs(output.logits, config.temperature))
     return torch.cat(found)
-
-
-def _size(rows: int, config: GrpoConfig) -> int:
-    return next(size for size in range(min(rows, config.micro_batch_size), 0, -1) if rows % size == 0)

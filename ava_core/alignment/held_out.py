@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from ava_core.alignment.rewards.answer import Answer
 from ava_core.alignment.shards import ConversationShards
 from ava_core.data.shards import SPLITS
 from ava_core.errors import IntegrityError, first_line
-from ava_core.files import parse_json
+from ava_core.files import parse_json, write_json_lines
 
 KEPT = {"sft": ("validation",), "preference": ("validation",), "prompts": SPLITS}
 """Splits whose messages are in the shards' folder, by purpose. The answers to prompts are rewarded in training too."""
@@ -27,8 +26,7 @@ def file_of(split: str) -> str:
 def write_held_out(path: Path, conversations: Sequence[Conversation], purpose: str) -> None:
     """A line for each: its messages and facts; of a prompt its messages, the reference beside them, and facts."""
     line_of = _prompt_line if purpose == "prompts" else _line
-    text = "".join(f"{json.dumps(line_of(item), ensure_ascii=False)}\n" for item in conversations)
-    path.write_text(text, encoding="utf-8")
+    write_json_lines(path, map(line_of, conversations))
 
 
 def read_held_out(shards: Path, count: int, *, last: bool) -> list[Answer]:

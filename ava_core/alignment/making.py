@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from ava_core.alignment.tokens import EncodedConversation
 from ava_core.config.conversations import ConversationsConfig
 from ava_core.data.durable import SECONDS, DurableFolders
 from ava_core.data.tokenizer import load_tokenizer, special_ids
-from ava_core.files import write_json
+from ava_core.files import write_json, write_json_lines
 
 if TYPE_CHECKING:
     from ava_core.progress import Progress
@@ -87,7 +87,7 @@ class ShardsInMaking:
         counts = {name: split.counts for name, split in splits.items()}
         write_info(output, self.purpose, self.config.max_tokens, counts)
         left_out = [*gathered.faults, *(fault for split in splits.values() for fault in split.left_out)]
-        _write_lines(output / LEFT_OUT, [{"name": name, "reason": reason} for name, reason in left_out])
+        write_json_lines(output / LEFT_OUT, [{"name": name, "reason": reason} for name, reason in left_out])
         if left_out:
             log.warning("preprocess: %d rows or conversations left out: see %s", len(left_out), LEFT_OUT)
         samples = {name: split.sample for name, split in splits.items()}
@@ -100,11 +100,6 @@ class ShardsInMaking:
         }
         metrics |= {"left_out": len(left_out), "duplicates_removed": gathered.duplicates}
         return Prepared(metrics, {"wall_seconds": time.monotonic() - self.started})
-
-
-def _write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """JSON lines."""
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
 
 
 @dataclass(frozen=True)

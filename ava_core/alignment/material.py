@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ava_core.alignment.packing import PackedBatches, PackedRows
+from ava_core.alignment.packing import PackedBatches, PackedRows, Rows, parts
 from ava_core.alignment.shards import MADE_OF, ConversationShards
 from ava_core.config.train import TrainConfig
 from ava_core.data.batches import bits_per_byte
@@ -17,6 +17,8 @@ from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.progress import Progress
 from ava_core.training.batch import Batches
+from ava_core.training.beginning import build_from
+from ava_core.training.initial import Parent
 from ava_core.training.objective import Validation
 from ava_core.training.pretraining import NextToken
 from ava_core.training.request import TrainRequest
@@ -74,6 +76,11 @@ class ShardsMaterial:
         special = {token for token, entry in added.items() if entry.special}
         return tuple(found) if len(found) == 1 and found <= special else ()
 
+    def start(self) -> Any:
+        """The model that the training begins from, float32, with rows for what the tokenizer has got since."""
+        assert self.request.init is not None
+        return build_from(Parent.read(self.request.init), self.request.model_config, self).eval()
+
     def corpus(self) -> dict[str, int]:
         counts = {
             f"{name}_{kind}": value for name, split in self.shards.splits.items() for kind, value in vars(split).items()
@@ -86,7 +93,22 @@ class ShardsMaterial:
         return PackedRows.of(found, self.config.sequence_length, self.pad_token_id, self.request.seed, together)
 
 
-class Conversations(ShardsMaterial):
+class PackedMaterial(ShardsMaterial):
+    """Shards in packed rows, which are dealt out as they are; raises as `ShardsMaterial`."""
+
+    @property
+    def training(self) -> Rows:
+        """What is trained on."""
+        raise NotImplementedError
+
+    def batches(self, ranks: Ranks, progress: Progress) -> Batches:
+        return PackedBatches(self.training, self.config.global_batch_size, self.request.seed)
+
+    def passes(self, steps: int) -> float:
+        return steps * self.config.global_batch_size / len(self.training)
+
+
+class Conversations(PackedMaterial):
     """The shards of `ava preprocess --for sft`; raises as `ShardsMaterial`."""
 
     head = EnhancedMoEForCausalLM
@@ -95,17 +117,12 @@ class Conversations(ShardsMaterial):
     def objective(self, model: EnhancedMoEForCausalLM) -> NextToken:
         return NextToken(model, self.config)
 
-    def batches(self, ranks: Ranks, progress: Progress) -> Batches:
-        return PackedBatches(self._training, self.config.global_batch_size, self.request.seed)
-
-    def passes(self, steps: int) -> float:
-        return steps * self.config.global_batch_size / len(self._training)
-
     def validation(self) -> Validation:
         return AnswerValidation(self.rows("validation"), self.config)
 
     @cached_property
-    def _training(self) -> PackedRows:
+    def training(self) -> PackedRows:
+        """The conversations that are trained on."""
         return self.rows("train")
 
 
@@ -124,8 +141,7 @@ class AnswerValidation:
         """Of all rows, or of the first `evaluate_sequences`."""
         count = len(self.rows) if whole else min(len(self.rows), self.config.evaluate_sequences)
         size = self.config.micro_batch_size
-        parts = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
-        loss, tokens = mean_loss_of(model, (self.rows.batch(part) for part in parts))
+        loss, tokens = mean_loss_of(model, (self.rows.batch(part) for part in parts(count, size)))
         num_bytes = int(self.rows.num_bytes[:count].sum())
         return {"validation_loss": loss, "validation_bits_per_byte": bits_per_byte(loss * tokens, num_bytes)}
 

@@ -119,6 +119,11 @@ class PackedRows:
         )
 
 
+def parts(count: int, size: int) -> list[np.ndarray]:
+    """The first `count` rows in parts of at most `size`, to be scored one after the other."""
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 class Rows(Protocol):
     """Rows that batches are made of."""
 

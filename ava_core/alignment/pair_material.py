@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -10,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ava_core.alignment.material import ShardsMaterial
-from ava_core.alignment.packing import PackedBatches
+from ava_core.alignment.material import PackedMaterial
+from ava_core.alignment.packing import parts
 from ava_core.alignment.pair_objectives import DirectPreference, PairwiseReward
 from ava_core.alignment.pair_rows import PairBatch, PairRows
 from ava_core.config.preference_training import DpoConfig, RewardConfig
@@ -19,12 +18,8 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEForCausalLM, EnhancedMoEForSequenceClassification
 from ava_core.progress import Progress
 from ava_core.training.batch import Batches
-from ava_core.training.beginning import build_from
-from ava_core.training.initial import Parent
 from ava_core.training.objective import Validation
 from ava_core.training.request import TrainRequest
-
-log = logging.getLogger(__name__)
 
 
 class Judge(Protocol):
@@ -35,7 +30,7 @@ class Judge(Protocol):
         ...
 
 
-class Pairs(ShardsMaterial):
+class Pairs(PackedMaterial):
     """The shards of `ava preprocess --for preference`; raises as `ShardsMaterial`.
 
     Args:
@@ -48,11 +43,12 @@ class Pairs(ShardsMaterial):
     def __init__(self, request: TrainRequest, section: str) -> None:
         super().__init__(request, "preference", section)
 
-    def batches(self, ranks: Ranks, progress: Progress) -> Batches:
-        return PackedBatches(self.training, self.config.global_batch_size, self.request.seed)
+    def objective(self, model: Any = None) -> DirectPreference | PairwiseReward:
+        """What is minimised; the model needs no preparation."""
+        raise NotImplementedError
 
-    def passes(self, steps: int) -> float:
-        return steps * self.config.global_batch_size / len(self.training)
+    def validation(self) -> Validation:
+        return PairValidation(self.held_out, self.objective(), self.config.micro_batch_size)
 
     @cached_property
     def training(self) -> PairRows:
@@ -77,9 +73,6 @@ class RewardPairs(Pairs):
         assert isinstance(self.config, RewardConfig)
         return PairwiseReward(self.config)
 
-    def validation(self) -> Validation:
-        return PairValidation(self.held_out, self.objective(), self.config.micro_batch_size)
-
 
 class PreferredPairs(Pairs):
     """Pairs with the log-probabilities of the model that the training begins from."""
@@ -95,17 +88,12 @@ class PreferredPairs(Pairs):
 
     def batches(self, ranks: Ranks, progress: Progress) -> Batches:
         """Collective: each rank scores its share of the pairs with the start."""
-        assert self.request.init is not None
-        device = torch.device("cuda", ranks.local_rank) if torch.cuda.is_available() else torch.device("cpu")
-        start = build_from(Parent.read(self.request.init), self.request.model_config, self).eval().to(device)
+        start = self.start().to(ranks.device)
         scored = {"training": self.training, "held_out": self.held_out}
         for name, rows in scored.items():
             reference = _log_probs(start, rows, self.config.micro_batch_size, ranks, progress, name)
             setattr(self, name, rows.referred_to(reference))
         return super().batches(ranks, progress)
-
-    def validation(self) -> Validation:
-        return PairValidation(self.held_out, self.objective(), self.config.micro_batch_size)
 
 
 class PairValidation:
@@ -128,7 +116,7 @@ class PairValidation:
         model.eval()
         device = next(model.parameters()).device
         sums = dict.fromkeys(("train_loss", "reward_accuracy", "reward_margin"), 0.0)
-        for part in self.rows.parts(len(self.rows), self.size):
+        for part in parts(len(self.rows), self.size):
             batch = self.rows.batch(part).to(device)
             judged = self.objective.judge(_logits(model, batch), batch)
             for name in sums:
@@ -148,7 +136,7 @@ def _log_probs(model: Any, rows: PairRows, size: int, ranks: Ranks, progress: Pr
     """(R, D): of each answer, in float32; every rank computes a share, and all get the whole."""
     device = next(model.parameters()).device
     found = torch.zeros(rows.reference.shape, dtype=torch.float32)
-    own = rows.parts(len(rows), size)[ranks.rank :: ranks.size]
+    own = parts(len(rows), size)[ranks.rank :: ranks.size]
     with progress.task(f"reference {name}", len(own)) as advance:
         for number, part in enumerate(own, start=1):
             batch = rows.batch(part).to(device)

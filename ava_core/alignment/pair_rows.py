@@ -109,10 +109,6 @@ class PairRows:
             reference=torch.from_numpy(self.reference[rows]),
         )
 
-    def parts(self, count: int, size: int) -> list[np.ndarray]:
-        """The first `count` rows in parts of at most `size`."""
-        return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
-
     def referred_to(self, reference: np.ndarray) -> Self:
         """The same with these log-probabilities."""
         return replace(self, reference=reference)

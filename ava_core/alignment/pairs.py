@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from ava_core.errors import ConfigError
 if TYPE_CHECKING:
     from ava_core.progress import Progress
 
-log = logging.getLogger(__name__)
 LIKE = 16
 """Answers of about the same length among which that to another prompt is drawn: length is to tell nothing."""
 

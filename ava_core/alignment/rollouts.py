@@ -19,6 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from ava_core.alignment.rewards.answer import Answer
 from ava_core.alignment.rewards.reward_set import RewardSet
+from ava_core.alignment.sampling import left_padded, padding_of, stops_of
 from ava_core.config.grpo import GrpoConfig
 from ava_core.distributed.ranks import Ranks
 from ava_core.generation.rollout import record_routes
@@ -113,25 +114,21 @@ class Player:
             seed: of the samples.
         """
         model = self.model.eval()
-        device, padding = next(model.parameters()).device, model.config.pad_token_id or 0
-        gaps = [width - len(prompt) for prompt in prompts]
-        rows = [[padding] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-        mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps], device=device)
-        stops = sorted({*self.ends, int(_first(model.config.eos_token_id))})
+        device, asked = model.device, left_padded(model, prompts, width)
+        stops = stops_of(model, self.ends)
         noted = _SampledLogProbs(width, self.config.temperature)
         devices = [device] if device.type == "cuda" else []
         recording = record_routes(model) if self.config.replay else nullcontext()
         with recording as rollout, torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             sequences = model.generate(
-                input_ids=torch.tensor(rows, device=device),
-                attention_mask=mask,
+                **asked,
                 do_sample=True,
                 top_k=0,
                 temperature=self.config.temperature,
                 max_new_tokens=self.config.max_new_tokens,
                 eos_token_id=stops,
-                pad_token_id=padding,
+                pad_token_id=padding_of(model),
                 logits_processor=LogitsProcessorList([noted]),
             )
         drawn = sequences[:, width:]
@@ -143,23 +140,19 @@ class Player:
         labels[:, width - 1 :] = torch.where(is_answer, drawn, IGNORE_INDEX)
         sampled = torch.zeros(inputs.shape, dtype=torch.float32, device=device)
         sampled[:, width - 1 :] = noted.finish(sequences) * is_answer
-        attention = torch.cat([mask, is_answer.long()], dim=1)[:, :length]
-        expert_ids, used, selected = _recorded(rollout.routes(sequences) if rollout else (), len(rows))
+        attention = torch.cat([asked["attention_mask"], is_answer.long()], dim=1)[:, :length]
+        expert_ids, used, selected = _recorded(rollout.routes(sequences) if rollout else (), len(prompts))
         return RolloutBatch(
             input_ids=inputs,
             labels=labels,
             attention_mask=attention,
-            advantages=torch.zeros(len(rows), device=device),
+            advantages=torch.zeros(len(prompts), device=device),
             sampled=sampled,
-            reference=inputs.new_zeros((len(rows), 0), dtype=torch.float32),
+            reference=inputs.new_zeros((len(prompts), 0), dtype=torch.float32),
             expert_ids=expert_ids,
             used=used,
             selected=selected,
         )
-
-
-def _first(token: Any) -> int:
-    return token[0] if isinstance(token, list) else token
 
 
 def _recorded(routes: Sequence[Routes], rows: int) -> tuple[Tensor, Tensor, Tensor]:

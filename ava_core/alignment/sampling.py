@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 BATCH = 64
 """Prompts that are answered at once."""
@@ -37,24 +38,21 @@ def sample_answers(
     """
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     answers: list[list[int]] = [[]] * len(prompts)
-    padding = model.config.pad_token_id or 0
-    stops = sorted({*ends, int(model.config.eos_token_id)})
+    stops = stops_of(model, ends)
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
         width = max(len(prompts[number]) for number in chosen)
-        missing = [width - len(prompts[number]) for number in chosen]
-        rows = [[padding] * gap + list(prompts[number]) for gap, number in zip(missing, chosen, strict=True)]
+        asked = left_padded(model, [prompts[number] for number in chosen], width)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + start)
             generated = model.generate(
-                input_ids=torch.tensor(rows),
-                attention_mask=torch.tensor([[0] * gap + [1] * (width - gap) for gap in missing]),
+                **asked,
                 do_sample=True,
                 top_k=0,
                 temperature=temperature,
                 max_new_tokens=max(1, min(max_new_tokens, model.config.max_position_embeddings - width)),
                 eos_token_id=stops,
-                pad_token_id=padding,
+                pad_token_id=padding_of(model),
             )
         for number, row in zip(chosen, generated[:, width:].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in stops), len(row) - 1)
@@ -63,17 +61,22 @@ def sample_answers(
     return answers
 
 
-def ended_share(model: Any, prompts: list[list[int]], ends: list[int], max_new_tokens: int, seed: int) -> float:
-    """Share of sampled answers (temperature 1) in which the token that ends an answer comes within the limit.
+def stops_of(model: Any, ends: Sequence[int]) -> list[int]:
+    """What ends the model's answers: these tokens, and the end of a document."""
+    return sorted({*ends, int(model.config.eos_token_id)})
 
-    Args:
-        model: of ours, which answers.
-        prompts: token ids of each, up to where the answer begins.
-        ends: the token that ends each one's answer.
-        max_new_tokens: the limit; less where the model's positions end before.
-        seed: of the samples.
-    """
-    if not prompts:
-        return 1.0
-    answers = sample_answers(model, prompts, ends, max_new_tokens, seed)
-    return sum(end in answer for end, answer in zip(ends, answers, strict=True)) / len(prompts)
+
+def padding_of(model: Any) -> int:
+    """The token that fills up prompts, and answers that have ended."""
+    return model.config.pad_token_id or 0
+
+
+def left_padded(model: Any, prompts: Sequence[Sequence[int]], width: int) -> dict[str, Tensor]:
+    """Prompts as `generate` takes them: `input_ids` and `attention_mask`, (B, width) each, on the model's device."""
+    gaps = [width - len(prompt) for prompt in prompts]
+    rows = [[padding_of(model)] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+    mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+    return {
+        "input_ids": torch.tensor(rows, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from ava_core.alignment.asking import asked_of
 from ava_core.alignment.comparison import compare
@@ -13,8 +12,6 @@ from ava_core.distributed.ranks import Ranks
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.progress import Progress
-from ava_core.training.beginning import build_from
-from ava_core.training.initial import Parent
 from ava_core.training.request import TrainRequest, TrainResult
 from ava_core.training.train import train_on
 
@@ -33,20 +30,18 @@ def train(request: TrainRequest, progress: Progress) -> TrainResult:
     """
     result = train_on(Conversations, request, progress)
     if Ranks.from_environment().is_first:
-        assert request.init is not None
-        result.metrics.update(measure(request, request.init, request.output))
+        result.metrics.update(measure(request))
     return result
 
 
-def measure(request: TrainRequest, start: Path, end: Path) -> dict[str, float]:
+def measure(request: TrainRequest) -> dict[str, float]:
     """The held-out answers' loss of both models in float32, and what `comparison.compare` says of their samples."""
     material, config = Conversations(request), request.train_config
     assert isinstance(config, SftConfig)
     validation = material.validation()
     found: dict[str, float] = {}
-    # The start with rows for the entries that the tokenizer has got since.
-    before = build_from(Parent.read(start), request.model_config, material).eval()
-    after, _ = load_pretrained(EnhancedMoEForCausalLM, end)
+    before = material.start()
+    after, _ = load_pretrained(EnhancedMoEForCausalLM, request.output)
     for prefix, model in (("start_", before), ("", after.eval())):
         measured = validation.measure(model, whole=True)
         found[f"{prefix}validation_loss"] = measured["validation_loss"]
@@ -57,4 +52,4 @@ def measure(request: TrainRequest, start: Path, end: Path) -> dict[str, float]:
         "sft: held-out answers: %.4f nats per token, %.4f before",
         *(found["validation_loss"], found["start_validation_loss"]),
     )
-    return found | compare(before, after, asked_of(material, config), end)
+    return found | compare(before, after, asked_of(material, config), request.output)

@@ -16,6 +16,7 @@ from ava_core.distributed import peers
 from ava_core.distributed.environment import read_ranks
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 T = TypeVar("T")
@@ -56,6 +57,13 @@ class Ranks:
         """CPU threads for this process, of those that all processes of its machine have together."""
         return max(1, threads // (self.local_size or self.size))
 
+    @property
+    def device(self) -> torch.device:
+        """What this process computes on: the GPU of its number on the machine, or the CPU."""
+        import torch
+
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
     def barrier(self) -> None:
         """Wait until all processes have called this."""
         if self.size > 1:
@@ -69,7 +77,7 @@ class Ranks:
 
         values = [value]
         with self._exchange():
-            distributed.broadcast_object_list(values, src=0, device=self._device())
+            distributed.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
     def mean(self, figures: Mapping[str, float]) -> dict[str, float]:
@@ -80,7 +88,7 @@ class Ranks:
         from torch import distributed
 
         names = sorted(figures)
-        own = torch.tensor([figures[name] for name in names], dtype=torch.float64, device=self._device())
+        own = torch.tensor([figures[name] for name in names], dtype=torch.float64, device=self.device)
         all_ranks = [torch.empty_like(own) for _ in range(self.size)]
         with self._exchange():
             distributed.all_gather(all_ranks, own)
@@ -93,7 +101,7 @@ class Ranks:
             return values
         from torch import distributed
 
-        total = values.to(self._device(), copy=True)
+        total = values.to(self.device, copy=True)
         with self._exchange():
             distributed.all_reduce(total)
         return total.to(values.device)
@@ -105,15 +113,10 @@ class Ranks:
         import torch
         from torch import distributed
 
-        flags = torch.tensor([int(flag)], dtype=torch.int32, device=self._device())
+        flags = torch.tensor([int(flag)], dtype=torch.int32, device=self.device)
         with self._exchange():
             distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
         return bool(flags.item())
 
     def _exchange(self):
         return peers.connection_explained(self.rank)
-
-    def _device(self):
-        import torch
-
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")

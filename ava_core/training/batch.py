@@ -72,6 +72,10 @@ class Batch:
         parts = [slice(start, start + size) for start in range(0, len(self), size)]
         return [self._with_each(itemgetter(rows)) for rows in parts]
 
+    def split_within(self, most: int) -> list[Self]:
+        """Micro-batches of equal size, of at most `most` sequences, in their order."""
+        return self.split(next(size for size in range(min(len(self), most), 0, -1) if len(self) % size == 0))
+
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> Self:
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         changed = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}

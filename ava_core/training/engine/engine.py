@@ -220,9 +220,8 @@ class TrainingEngine:
     def _micro_batches(self, batch: Batch) -> list[Batch]:
         length = batch.input_ids.shape[1]
         size = self.config.micro_batch_size * self.config.sequence_length // length
-        if length < self.config.sequence_length:  # of a length that is no part of the context: as many as divide it
-            size = next(rows for rows in range(min(len(batch), size), 0, -1) if len(batch) % rows == 0)
-        return batch.split(size)
+        # A shorter length may be no part of the context: then as many as divide the batch.
+        return batch.split_within(size) if length < self.config.sequence_length else batch.split(size)
 
     def _divisors(self, inputs: list[Batch]) -> list[float]:
         """What the mean loss of each micro-batch is divided by: the number of them, where all have equally many terms.

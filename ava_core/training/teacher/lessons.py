@@ -109,7 +109,7 @@ def _identity(request: TrainRequest, split: ShardedSplit, ranks: Ranks, top_k: i
         "top_k": top_k,
         "temperature": request.train_config.teacher.temperature,
         "precision": request.train_config.precision,
-        "device": _device(ranks).type,
+        "device": ranks.device.type,
         "threads": ranks.threads_of_each(request.threads),
         "kernels": kernels_choice(),
         "code": request.code,
@@ -148,7 +148,7 @@ def _load(folder: Path, ranks: Ranks, dtype: torch.dtype) -> EnhancedMoEForCausa
         model = EnhancedMoEForCausalLM(_architecture(folder))
     load_parent(model, parent)
     set_weight_dtype(model, dtype, accumulated=False)
-    return model.eval().to(_device(ranks))
+    return model.eval().to(ranks.device)
 
 
 def _architecture(folder: Path) -> EnhancedMoEConfig:
@@ -157,7 +157,3 @@ def _architecture(folder: Path) -> EnhancedMoEConfig:
         return EnhancedMoEConfig.from_dict(dict(parse_json(path.read_bytes())))
     except (OSError, ValueError, TypeError) as error:
         raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error
-
-
-def _device(ranks: Ranks) -> torch.device:
-    return torch.device("cuda", ranks.local_rank) if torch.cuda.is_available() else torch.device("cpu")
