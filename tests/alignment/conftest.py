@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ava_core.alignment.making import Prepared
 from ava_core.alignment.prepare import prepare
 from ava_core.alignment.prepare_pairs import prepare_pairs
 from ava_core.config.conversations import ConversationsConfig, ConversationSource
@@ -17,6 +20,15 @@ from ava_core.progress import Progress
 def write_rows(path: Path, rows: list) -> Path:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
+
+
+def shards_in(folder: Path, prepare: Callable[..., Prepared], config: Any, shards: Path, **more: Any) -> Prepared:
+    """What `prepare` makes of a section in `folder`, which is emptied, and so is the state beside it."""
+    state = folder.with_name(f"{folder.name}.state")
+    for each in (folder, state):
+        shutil.rmtree(each, ignore_errors=True)
+        each.mkdir()
+    return prepare(config, shards=shards, data=None, output=folder, state=state, progress=Progress(quiet=True), **more)
 
 
 def exchange(asked: str, answered: str) -> dict:
@@ -45,13 +57,8 @@ def make_conversations(chat_shards, tmp_path):
         if rows is not None:
             source = ConversationSource(path=str(write_rows(tmp_path / f"{name}.jsonl", rows)))
             settings = {"sources": [source], **settings}
-        output, state = tmp_path / name, tmp_path / f"{name}.state"
-        for folder in (output, state):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
         config = ConversationsConfig(**{"max_tokens": 48, **settings})
-        made = prepare(config, shards=shards, data=None, output=output, state=state, progress=Progress(quiet=True))
-        return output, made
+        return tmp_path / name, shards_in(tmp_path / name, prepare, config, shards)
 
     return make
 
@@ -63,17 +70,8 @@ def conversation_shards(chat_shards, tmp_path_factory) -> Path:
     words = ["king", "queen", "sword", "crown", "night", "grave", "ghost", "blood"]
     rows = [exchange(f"{word} {number}", f"{word} {word}") for number in range(12) for word in words]
     source = ConversationSource(path=str(write_rows(root / "rows.jsonl", rows)))
-    output, state = root / "conversations", root / "state"
-    for folder in (output, state):
-        folder.mkdir()
-    prepare(
-        ConversationsConfig(sources=[source], max_tokens=48),
-        shards=chat_shards,
-        data=None,
-        output=output,
-        state=state,
-        progress=Progress(quiet=True),
-    )
+    output = root / "conversations"
+    shards_in(output, prepare, ConversationsConfig(sources=[source], max_tokens=48), chat_shards)
     return output
 
 
@@ -88,17 +86,7 @@ def pair_shards(chat_shards, tmp_path_factory) -> Path:
         for word, other in zip(words, words[1:] + words[:1], strict=True)
     ]
     source = PreferenceSource(path=str(write_rows(root / "rows.jsonl", rows)))
-    output, state = root / "preferences", root / "state"
-    for folder in (output, state):
-        folder.mkdir()
-    prepare_pairs(
-        PreferencesConfig(sources=[source], max_tokens=64),
-        shards=chat_shards,
-        data=None,
-        model=None,
-        seed=0,
-        output=output,
-        state=state,
-        progress=Progress(quiet=True),
-    )
+    output = root / "preferences"
+    config = PreferencesConfig(sources=[source], max_tokens=64)
+    shards_in(output, prepare_pairs, config, chat_shards, model=None, seed=0)
     return output

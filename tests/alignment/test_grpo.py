@@ -2,27 +2,21 @@
 
 import json
 import random
-import shutil
+from functools import partial
 
 import pytest
-import yaml
 
 from ava_core.alignment.prepare_prompts import prepare_prompts
 from ava_core.alignment.rewards.answer import Answer
-from ava_core.config import resolve
 from ava_core.config.grpo import GrpoConfig
-from ava_core.config.inheritance import read_architecture
-from ava_core.config.model import ModelConfig
 from ava_core.config.prompts import PromptsConfig, PromptSource
 from ava_core.errors import AvaError, ConfigError
-from ava_core.launching.launch import launch
 from ava_core.launching.requests import decode, encode
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
-from ava_core.progress import Progress
-from ava_core.runtime.digests import digest_tree
 from ava_core.training.request import TrainRequest
-from tests.alignment.conftest import write_rows
+from tests.alignment.conftest import shards_in, write_rows
+from tests.alignment.trainings import assert_same_bytes_after_an_interruption, request_in, run
 
 SETTINGS = {
     "steps": 25, "learning_rate": 0.01, "adam_learning_rate": 0.01, "evaluate_every": 5, "warmup_steps": 2,
@@ -53,51 +47,20 @@ def too_few(answers):
 def prompt_shards(chat_shards, tmp_path_factory):
     root = tmp_path_factory.mktemp("prompts")
     rows = [{"prompt": f"{word} {number}"} for number in range(12) for word in ("king", "queen", "night", "ghost")]
-    output, state = root / "prompts", root / "state"
-    for folder in (output, state):
-        folder.mkdir()
-    prepare_prompts(
-        PromptsConfig(sources=[PromptSource(path=str(write_rows(root / "rows.jsonl", rows)))], max_tokens=32),
-        shards=chat_shards,
-        data=None,
-        output=output,
-        state=state,
-        progress=Progress(quiet=True),
-    )
+    output = root / "prompts"
+    source = PromptSource(path=str(write_rows(root / "rows.jsonl", rows)))
+    shards_in(output, prepare_prompts, PromptsConfig(sources=[source], max_tokens=32), chat_shards)
     return output
 
 
 @pytest.fixture(scope="module")
 def make_request(tmp_path_factory, tiny_model, prompt_shards):
-    from tests.conftest import TINY_PARAMS, merged
-
     root = tmp_path_factory.mktemp("requests")
 
     def make(name: str, **settings) -> TrainRequest:
-        path = root / "params.yaml"
-        path.write_text(yaml.safe_dump(merged(TINY_PARAMS, {"grpo": {**SETTINGS, **settings}})))
-        config = resolve(params=path).config
-        output, state = root / name, root / f"{name}.state"
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir()
-        state.mkdir(exist_ok=True)
-        return TrainRequest(
-            step="grpo",
-            model_config=ModelConfig.model_validate(read_architecture(tiny_model)),
-            train_config=config.grpo,
-            seed=config.seed,
-            shards=prompt_shards,
-            output=output,
-            state=state,
-            threads=1,
-            init=tiny_model,
-        )
+        return request_in(root / name, "grpo", tiny_model, prompt_shards, {**SETTINGS, **settings})
 
     return make
-
-
-def run(request: TrainRequest) -> dict[str, float]:
-    return launch(request, Progress(quiet=True)).metrics
 
 
 @pytest.fixture(scope="module")
@@ -187,24 +150,7 @@ def test_request_survives_its_way_to_other_processes(make_request):
 
 @pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_bytes(make_request, monkeypatch):
-    from ava_core.training import trainer as module
-
-    whole = make_request("whole", checkpoint_every=5)
-    run(whole)
-    finish = module.Trainer._finish_step
-
-    def stop(self, row):
-        if row["step"] == 13:
-            raise KeyboardInterrupt
-        finish(self, row)
-
-    monkeypatch.setattr(module.Trainer, "_finish_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(make_request("again", checkpoint_every=5))
-    monkeypatch.undo()
-    again = make_request("again", checkpoint_every=5)
-    run(again)
-    assert digest_tree(whole.output) == digest_tree(again.output)
+    assert_same_bytes_after_an_interruption(partial(make_request, checkpoint_every=5), 13, monkeypatch)
 
 
 @pytest.mark.slow

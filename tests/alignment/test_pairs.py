@@ -1,7 +1,6 @@
 """Pairs: rows of every shape, what is refused, the model's own answers as the worse ones, and how they are packed."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.models.vocabulary import grow_vocabulary
 from ava_core.progress import Progress
-from tests.alignment.conftest import exchange, write_rows
+from tests.alignment.conftest import exchange, shards_in, write_rows
 
 ASK, GOOD, BAD = "Who's there?", "Nay, answer me.", "The king."
 USER = {"role": "user", "content": ASK}
@@ -42,21 +41,9 @@ SHAPES = [
 def make_pairs(chat_shards, tmp_path):
     def make(rows, name="preferences", model=None, seed=0, **settings):
         source = PreferenceSource(path=str(write_rows(tmp_path / f"{name}.jsonl", rows)))
-        output, state = tmp_path / name, tmp_path / f"{name}.state"
-        for folder in (output, state):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-        made = prepare_pairs(
-            PreferencesConfig(**{"sources": [source], "max_tokens": 96, **settings}),
-            shards=chat_shards,
-            data=None,
-            model=model,
-            seed=seed,
-            output=output,
-            state=state,
-            progress=Progress(quiet=True),
-        )
-        return output, made
+        config = PreferencesConfig(**{"sources": [source], "max_tokens": 96, **settings})
+        output = tmp_path / name
+        return output, shards_in(output, prepare_pairs, config, chat_shards, model=model, seed=seed)
 
     return make
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,21 +11,17 @@ import torch
 from ava_core.alignment.pair_material import PreferredPairs, RewardPairs
 from ava_core.alignment.pair_objectives import DirectPreference, PairwiseReward
 from ava_core.alignment.shards import ConversationShards
-from ava_core.config import resolve
-from ava_core.config.inheritance import read_architecture
-from ava_core.config.model import ModelConfig
 from ava_core.config.preference_training import DpoConfig, RewardConfig
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
-from ava_core.launching.launch import launch
 from ava_core.launching.requests import decode, encode
 from ava_core.models import EnhancedMoEForCausalLM, EnhancedMoEForSequenceClassification
 from ava_core.models.pretrained import load_pretrained
 from ava_core.progress import Progress
 from ava_core.runtime import manifest
-from ava_core.runtime.digests import digest_tree
 from ava_core.training.request import TrainRequest
+from tests.alignment.trainings import assert_same_bytes_after_an_interruption, request_in, run
 
 SETTINGS = {"steps": 60, "learning_rate": 0.005, "adam_learning_rate": 0.005, "evaluate_every": 20, "warmup_steps": 5}
 
@@ -33,37 +29,12 @@ SETTINGS = {"steps": 60, "learning_rate": 0.005, "adam_learning_rate": 0.005, "e
 @pytest.fixture(scope="module")
 def make_request(tmp_path_factory, tiny_model, pair_shards):
     """A request of a step that trains on pairs; the same name again goes on in the same state folder."""
-    import yaml
-
-    from tests.conftest import TINY_PARAMS, merged
-
     root = tmp_path_factory.mktemp("requests")
 
     def make(step: str, name: str, **settings) -> TrainRequest:
-        path = root / "params.yaml"
-        path.write_text(yaml.safe_dump(merged(TINY_PARAMS, {step: {**SETTINGS, **settings}})))
-        config = resolve(params=path).config
-        output, state = root / f"{step}{name}", root / f"{step}{name}.state"
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir()
-        state.mkdir(exist_ok=True)
-        return TrainRequest(
-            step=step,
-            model_config=ModelConfig.model_validate(read_architecture(tiny_model)),
-            train_config=getattr(config, step),
-            seed=config.seed,
-            shards=pair_shards,
-            output=output,
-            state=state,
-            threads=1,
-            init=tiny_model,
-        )
+        return request_in(root / f"{step}{name}", step, tiny_model, pair_shards, {**SETTINGS, **settings})
 
     return make
-
-
-def run(request: TrainRequest) -> dict[str, float]:
-    return launch(request, Progress(quiet=True)).metrics
 
 
 @pytest.fixture(scope="module")
@@ -241,24 +212,8 @@ def test_what_can_not_be_is_refused_by_name(make_request, step, setting, message
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["dpo", "reward"])
 def test_interrupted_training_ends_with_the_same_bytes(make_request, step, monkeypatch):
-    from ava_core.training import trainer as module
-
-    whole = make_request(step, "whole", checkpoint_every=10)
-    run(whole)
-    finish = module.Trainer._finish_step
-
-    def stop(self, row):
-        if row["step"] == 25:
-            raise KeyboardInterrupt
-        finish(self, row)
-
-    monkeypatch.setattr(module.Trainer, "_finish_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(make_request(step, "again", checkpoint_every=10))
-    monkeypatch.undo()
-    again = make_request(step, "again", checkpoint_every=10)
-    run(again)
-    assert digest_tree(whole.output) == digest_tree(again.output)
+    make = partial(make_request, step, checkpoint_every=10)
+    assert_same_bytes_after_an_interruption(make, 25, monkeypatch)
 
 
 @pytest.mark.slow

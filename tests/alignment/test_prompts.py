@@ -17,9 +17,8 @@ from ava_core.data.shards import SPLITS
 from ava_core.data.tokenizer import CONFIG_FILE, load_tokenizer
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.files import write_json
-from ava_core.progress import Progress
 from ava_core.runtime.digests import digest_tree
-from tests.alignment.conftest import exchange, write_rows
+from tests.alignment.conftest import exchange, shards_in, write_rows
 
 ASK, GOOD = "Who's there?", "Nay, answer me."
 USER, SAID = {"role": "user", "content": ASK}, {"role": "assistant", "content": GOOD}
@@ -42,15 +41,8 @@ def make_prompts(chat_shards, tmp_path):
         if rows is not None:
             source = PromptSource(path=str(write_rows(tmp_path / f"{name}.jsonl", rows)), shape=shape)
             settings = {"sources": [source], **settings}
-        output, state = tmp_path / name, tmp_path / f"{name}.state"
-        for folder in (output, state):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
         config = PromptsConfig(**{"max_tokens": 48, **settings})
-        made = prepare_prompts(
-            config, shards=shards, data=None, output=output, state=state, progress=Progress(quiet=True)
-        )
-        return output, made
+        return tmp_path / name, shards_in(tmp_path / name, prepare_prompts, config, shards)
 
     return make
 

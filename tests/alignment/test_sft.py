@@ -1,7 +1,7 @@
 """Fine-tuning: what it learns, what it leaves alone, and the same bytes after an interruption."""
 
 import json
-import shutil
+from functools import partial
 
 import pytest
 
@@ -9,73 +9,30 @@ from ava_core.alignment.material import AnswerValidation, answer_of
 from ava_core.alignment.packing import PackedRows
 from ava_core.alignment.shards import ConversationShards
 from ava_core.config import resolve
-from ava_core.config.inheritance import read_architecture
-from ava_core.config.model import ModelConfig
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.errors import ConfigError
-from ava_core.launching.launch import launch
 from ava_core.launching.requests import decode, encode
-from ava_core.progress import Progress
-from ava_core.runtime.digests import digest_tree
 from ava_core.training.request import TrainRequest
+from tests.alignment.trainings import assert_same_bytes_after_an_interruption, request_in, run
 
 SETTINGS = {"steps": 80, "learning_rate": 0.01, "adam_learning_rate": 0.01, "evaluate_every": 20, "samples": 8}
 
 
 @pytest.fixture
-def request_for(tmp_path, tiny_model, conversation_shards, make_params):
+def request_for(tmp_path, tiny_model, conversation_shards):
     """A request of a fine-tuning into `tmp_path / name`."""
 
     def make(name: str = "sft", shards=conversation_shards, **settings) -> TrainRequest:
-        config = resolve(params=make_params(sft={**SETTINGS, **settings})).config
-        output, state = tmp_path / name, tmp_path / f"{name}.state"
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir()
-        state.mkdir(exist_ok=True)
-        return TrainRequest(
-            step="sft",
-            model_config=ModelConfig.model_validate(read_architecture(tiny_model)),
-            train_config=config.sft,
-            seed=config.seed,
-            shards=shards,
-            output=output,
-            state=state,
-            threads=1,
-            init=tiny_model,
-        )
+        return request_in(tmp_path / name, "sft", tiny_model, shards, {**SETTINGS, **settings})
 
     return make
-
-
-def run(request: TrainRequest) -> dict[str, float]:
-    return launch(request, Progress(quiet=True)).metrics
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory, tiny_model, conversation_shards):
     """Model folder and figures of a fine-tuning."""
-    from tests.conftest import TINY_PARAMS, merged
-
-    root = tmp_path_factory.mktemp("learned")
-    import yaml
-
-    path = root / "params.yaml"
-    path.write_text(yaml.safe_dump(merged(TINY_PARAMS, {"sft": SETTINGS})))
-    config = resolve(params=path).config
-    for name in ("sft", "state"):
-        (root / name).mkdir()
-    request = TrainRequest(
-        step="sft",
-        model_config=ModelConfig.model_validate(read_architecture(tiny_model)),
-        train_config=config.sft,
-        seed=config.seed,
-        shards=conversation_shards,
-        output=root / "sft",
-        state=root / "state",
-        threads=1,
-        init=tiny_model,
-    )
-    return root / "sft", run(request)
+    request = request_in(tmp_path_factory.mktemp("learned") / "sft", "sft", tiny_model, conversation_shards, SETTINGS)
+    return request.output, run(request)
 
 
 def test_held_out_answers_are_learnt_and_end_by_themselves(learned):
@@ -178,23 +135,8 @@ def test_what_is_no_part_of_a_fine_tuning_is_refused(key):
 
 
 @pytest.mark.slow
-def test_interrupted_training_ends_with_the_same_bytes(request_for, tmp_path, monkeypatch):
-    from ava_core.training import trainer as module
-
-    run(request_for("whole", checkpoint_every=10))
-    finish = module.Trainer._finish_step
-
-    def stop(self, row):
-        if row["step"] == 25:
-            raise KeyboardInterrupt
-        finish(self, row)
-
-    monkeypatch.setattr(module.Trainer, "_finish_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(request_for("again", checkpoint_every=10))
-    monkeypatch.undo()
-    run(request_for("again", checkpoint_every=10))
-    assert digest_tree(tmp_path / "whole") == digest_tree(tmp_path / "again")
+def test_interrupted_training_ends_with_the_same_bytes(request_for, monkeypatch):
+    assert_same_bytes_after_an_interruption(partial(request_for, checkpoint_every=10), 25, monkeypatch)
 
 
 @pytest.mark.slow
