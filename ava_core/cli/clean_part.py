@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ava_core.cli.step_command import Instead
+from ava_core.cli.step_flags import Instead
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request

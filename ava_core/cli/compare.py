@@ -14,7 +14,7 @@ import typer
 
 from ava_core.cli.chosen_model import CACHE
 from ava_core.cli.show import print_table
-from ava_core.cli.step_command import DEFAULT_WORK
+from ava_core.cli.step_flags import DEFAULT_WORK
 from ava_core.config.register import REGISTERED
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def show(
 ) -> None:
     """Print every value with its origin, then parameters and estimated memory."""
     from ava_core.cli.named_inputs import architecture_reader
-    from ava_core.cli.step_command import DEFAULT_WORK
+    from ava_core.cli.step_flags import DEFAULT_WORK
     from ava_core.config import resolve, to_yaml
     from ava_core.config.estimate import estimate
     from ava_core.config.hardware import GIB, detect, kernels_path

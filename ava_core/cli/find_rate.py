@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ava_core.cli.step_command import Instead, flag_of
+from ava_core.cli.step_flags import Instead, flag_of
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ava_core.cli.step_command import DEFAULT_WORK
+from ava_core.cli.step_flags import DEFAULT_WORK
 from ava_core.files import write_json
 from ava_core.steps.table import STEPS
 

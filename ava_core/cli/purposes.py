@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ava_core.cli import conversations, preferences, prompts
-from ava_core.cli.step_command import Instead, flag_of, request_for, run_request
+from ava_core.cli.step_command import request_for, run_request
+from ava_core.cli.step_flags import Instead, flag_of
 
 if TYPE_CHECKING:
     from ava_core.config import AvaConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ava_core.cli.show import print_table
-from ava_core.cli.step_command import DEFAULT_WORK
+from ava_core.cli.step_flags import DEFAULT_WORK
 
 if TYPE_CHECKING:
     from ava_core.sweeping.results import Results, TrialRow

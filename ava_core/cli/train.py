@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ava_core.cli.find_rate import FIND_RATE
-from ava_core.cli.step_command import Switch, step_command
+from ava_core.cli.step_command import step_command
+from ava_core.cli.step_flags import Switch
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun

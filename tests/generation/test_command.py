@@ -228,7 +228,7 @@ def test_interrupted_command_exits_130_without_a_traceback(tiny_model):
         "import os, signal\n"
         "from ava_core.cli import main\n"
         "from ava_core.generation import decoding\n"
-        "decoding._Decoder.decode = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "decoding.Decoder.decode = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "main.main()\n"
     )
     run = [sys.executable, "-c", code, "generate", "--model", tiny_model, "--prompt", "O", "--stream"]

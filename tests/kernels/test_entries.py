@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ava_core.kernels import build
-from ava_core.kernels.entries import ENTRIES, FAULTS, Number, Operand
+from ava_core.kernels.entries import ENTRIES, FAULTS
 from ava_core.kernels.library import call
+from ava_core.kernels.signature import Number, Operand
 from ava_core.models.dispatch import sort_by_expert
 from tests.kernels.guarded import guarded
 
