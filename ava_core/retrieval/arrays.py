@@ -7,6 +7,7 @@ that ends the process.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,10 +69,12 @@ class RowsWriter:
         self._pending = [0]
         self._end = 0
 
-    def append(self, row: bytes) -> None:
-        self._file.write(row)
-        self._end += len(row)
-        self._pending.append(self._end)
+    def extend(self, rows: Iterable[bytes]) -> None:
+        """Add rows."""
+        for row in rows:
+            self._file.write(row)
+            self._end += len(row)
+            self._pending.append(self._end)
         if len(self._pending) >= _BUFFERED_ROWS:
             self._flush()
 

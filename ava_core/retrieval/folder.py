@@ -124,7 +124,7 @@ class Index:
         if mode != "lexical" and self.vectors is not None and vector is not None:
             dense = self.vectors.search(vector, depth, allowed)
         if mode == "hybrid":
-            return fuse(lexical[0], dense[0], weights)[:top_k]
+            return fuse(lexical[0], dense[0], weights, top_k)
         ranked = enumerate(zip(*(lexical if mode == "lexical" else dense), strict=True), 1)
         return [Hit(int(number), float(score), **{f"{mode}_rank": rank}) for rank, (number, score) in ranked]
 

@@ -29,7 +29,10 @@ class Hit:
 
 
 def fuse(
-    lexical: Sequence[int] | np.ndarray, dense: Sequence[int] | np.ndarray, weights: tuple[float, float]
+    lexical: Sequence[int] | np.ndarray,
+    dense: Sequence[int] | np.ndarray,
+    weights: tuple[float, float],
+    top_k: int | None = None,
 ) -> list[Hit]:
     """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): a sum of weight / (60 + rank).
 
@@ -37,17 +40,15 @@ def fuse(
         lexical: numbers of passages, the best first.
         dense: the same.
         weights: of both.
+        top_k: how many are wanted; None: all that are in either.
 
     Returns:
-        All that are in either, the best first; equal ones by number.
+        The best first; equal ones by number.
     """
-    ranks: dict[int, list[int | None]] = {}
-    for column, ranking in enumerate((lexical, dense)):
-        for rank, passage in enumerate(ranking, 1):
-            ranks.setdefault(int(passage), [None, None])[column] = rank
-
-    def score(places: list[int | None]) -> float:
-        return sum(w / (RANK_CONSTANT + rank) for w, rank in zip(weights, places, strict=True) if rank is not None)
-
-    hits = [Hit(passage, score(places), *places) for passage, places in ranks.items()]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.passage))
+    ranks = [{int(passage): rank for rank, passage in enumerate(ranking, 1)} for ranking in (lexical, dense)]
+    scores: dict[int, float] = {}
+    for weight, ranking in zip(weights, ranks, strict=True):
+        for passage, rank in ranking.items():
+            scores[passage] = scores.get(passage, 0.0) + weight / (RANK_CONSTANT + rank)
+    ordered = sorted(scores, key=lambda passage: (-scores[passage], passage))[:top_k]
+    return [Hit(passage, scores[passage], ranks[0].get(passage), ranks[1].get(passage)) for passage in ordered]

@@ -48,15 +48,16 @@ class PassageWriter:
             AvaError: more labels than 65,536.
             OSError: no space.
         """
-        documents, labels, digests = [], [], bytearray()
+        documents, labels, lines, digests = [], [], [], bytearray()
         for passage in passages:
             documents.append(self._number_of_document(passage))
             labels.append(self._labels.setdefault(passage.label, len(self._labels)))
             digests += bytes.fromhex(passage.digest)
-            self._passages.append(_line([passage.start, passage.end, passage.heading, passage.text]))
+            lines.append(_line([passage.start, passage.end, passage.heading, passage.text]))
         self.num_passages += len(labels)
         if len(self._labels) > MOST_LABELS:
             raise AvaError(f"more than {MOST_LABELS:,} access labels: group those that the same callers may see")
+        self._passages.extend(lines)
         self._document.append(np.array(documents, np.uint32))
         self._label.append(np.array(labels, np.uint16))
         self._digest.append(np.frombuffer(digests, np.uint8).reshape(-1, 32))
@@ -69,7 +70,7 @@ class PassageWriter:
     def _number_of_document(self, passage: Passage) -> int:
         document = (passage.document, passage.source_digest)
         if document != self._current:
-            self._documents.append(_line(list(document)))
+            self._documents.extend([_line(list(document))])
             self._current = document
             self.num_documents += 1
         return self.num_documents - 1

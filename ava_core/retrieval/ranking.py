@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-_BLOCK = 1024
+_BLOCK = 256
 
 
-def best(scores: np.ndarray, k: int) -> np.ndarray:
-    """The numbers of the k highest of the scores above 0, (n,), the best first; fewer if there are fewer.
+def best(scores: np.ndarray, k: int, above: float = 0.0) -> np.ndarray:
+    """The numbers of the k highest of the scores above `above`, (n,), the best first; fewer if there are fewer.
 
-    Most of a million scores are never compared: k blocks have maxima at or above the k-th highest of all maxima, so
+    Of many scores most are never compared: k blocks have maxima at or above the k-th highest of all maxima, so
     what is below that isn't among the best k.
     """
     blocks = len(scores) // _BLOCK
-    if blocks > k > 0:
+    if len(scores) <= k:
+        bound = above
+    elif blocks > 4 * k:
         maxima = scores[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
         bound = np.partition(maxima, blocks - k)[blocks - k]
-        candidates = np.flatnonzero((scores >= bound) & (scores > 0)) if bound > 0 else np.flatnonzero(scores > 0)
     else:
-        candidates = np.flatnonzero(scores > 0)
-    return candidates[in_order(scores[candidates])[:k]]
-
-
-def in_order(scores: np.ndarray) -> np.ndarray:
-    """Positions from the highest score to the lowest; equal ones stay as they stand."""
-    return np.argsort(-scores, kind="stable")
+        bound = np.partition(scores, len(scores) - k)[len(scores) - k]
+    candidates = np.flatnonzero(scores >= bound if bound > above else scores > above)
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:k]]

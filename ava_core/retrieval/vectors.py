@@ -9,12 +9,13 @@ import numpy as np
 
 from ava_core.errors import AvaError, IntegrityError
 from ava_core.retrieval.arrays import open_array
-from ava_core.retrieval.ranking import in_order
+from ava_core.retrieval.ranking import best
 from ava_core.retrieval.vectors_build import EXACT_MOST, empty_lists, library
 
 _LISTS = 16
 _MOST_LISTS = 128
-_CANDIDATES_PER_RESULT = 4
+_SPARE = 40
+"""Candidates beyond those wanted: their codes' order isn't quite that of the vectors."""
 _BLOCK = 512
 
 
@@ -74,7 +75,7 @@ class Vectors:
             else:
                 candidates = self._candidates(query, k, allowed, len(self) / count)
         scores = self._products(query, candidates)
-        order = _best_of_all(scores, k)
+        order = best(scores, k, above=-np.inf)
         return (order if candidates is None else candidates[order]), scores[order]
 
     def _products(self, query: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
@@ -92,7 +93,7 @@ class Vectors:
         lists = min(_MOST_LISTS, round(_LISTS * rarity))
         selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         parameters = faiss.SearchParametersIVF(nprobe=lists, sel=selector)
-        _, found = self._inverted.search(query[None], _CANDIDATES_PER_RESULT * k, params=parameters)
+        _, found = self._inverted.search(query[None], k + _SPARE, params=parameters)
         return np.sort(found[0][found[0] >= 0])
 
 
@@ -100,15 +101,6 @@ def _widened(vectors: np.ndarray) -> np.ndarray:
     """Finite float16 as float32, in a quarter of NumPy's time: the bits move, the exponent's bias follows."""
     bits = vectors.view(np.uint16).astype(np.uint32)
     return ((bits & 0x8000) << 16 | (bits & 0x7FFF) << 13).view(np.float32) * np.float32(2.0**112)
-
-
-def _best_of_all(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the k highest scores, also of those below 0, the best first; equal ones by position."""
-    if len(scores) > k > 0:
-        bound = np.partition(scores, len(scores) - k)[len(scores) - k]
-        positions = np.flatnonzero(scores >= bound)
-        return positions[in_order(scores[positions])[:k]]
-    return in_order(scores)[:k]
 
 
 def _open_lists(folder: Path, count: int, dimension: int) -> Any:

@@ -13,13 +13,15 @@ import numpy as np
 
 from ava_core.retrieval.arrays import Rows, RowsWriter, open_array, write_array
 
+_BLOCK = 8192
+
 
 def write_vocabulary(folder: Path, numbers: Mapping[str, int]) -> None:
     """Write the words with their numbers, 0 to len(numbers) - 1 in any order."""
     rows = RowsWriter(folder / "words.utf8")
     ordered = sorted(numbers)  # code points sort as their UTF-8 does
-    for word in ordered:
-        rows.append(word.encode())
+    for first in range(0, len(ordered), _BLOCK):
+        rows.extend(word.encode() for word in ordered[first : first + _BLOCK])
     rows.close()
     write_array(folder / "words.numbers.npy", np.fromiter((numbers[word] for word in ordered), np.uint32, len(ordered)))
 
