@@ -62,9 +62,9 @@ class Clock:
         self.seconds, self.start_mb, self.anonymous_mb = 0.0, memory()["VmHWM"], memory()["RssAnon"]
         self.start_anonymous = self.anonymous_mb
 
-    def timed(self, work: Any, *arguments: Any) -> Any:
+    def timed(self, work: Any, *arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
-        result = work(*arguments)
+        result = work(*arguments, **options)
         self.seconds += time.perf_counter() - start
         self.anonymous_mb = max(self.anonymous_mb, memory()["RssAnon"])
         return result
@@ -102,9 +102,9 @@ def build_by_hand(folder: Path, count: int, clock: Clock) -> None:
         for some in texts(count, 3):
             clock.timed(opened.writelines, [f"{json.dumps([text])}\n" for text in some])
             corpus += some
-    tokens = clock.timed(lambda: bm25s.tokenize(corpus, stopwords=None, show_progress=False))
     retriever = bm25s.BM25()
-    clock.timed(lambda: retriever.index(tokens, show_progress=False))
+    tokens = clock.timed(bm25s.tokenize, corpus, stopwords=None, show_progress=False)
+    clock.timed(retriever.index, tokens, show_progress=False)
     del tokens
     clock.timed(retriever.save, folder / "bm25")
     clock.timed(Faiss().build, folder, file)

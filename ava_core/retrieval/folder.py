@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from pathlib import Path
 from typing import Literal
 
@@ -143,14 +143,15 @@ class Index:
     def _visible(self, labels: Collection[str]) -> np.ndarray | None:
         """Which passages may be found with these labels; kept for the next search."""
         key = frozenset(labels).intersection(self.passages.labels)
-        if key not in self._masks:
-            if len(self._masks) >= _MOST_MASKS:
-                self._masks.pop(next(iter(self._masks)), None)
-            self._masks[key] = self.passages.visible(key)
-        return self._masks[key]
+        if key in (masks := self._masks):
+            return masks[key]
+        if len(masks) >= _MOST_MASKS:
+            masks = self._masks = {}  # another thread may be reading the former ones
+        return masks.setdefault(key, self.passages.visible(key))
 
     def _check(self, folder: Path) -> None:
-        if len(self.passages) != self.manifest.passages or (self.vectors and len(self.vectors) != len(self.passages)):
+        parts: list[Sized] = [self.passages, self._lexical, *([self.vectors] if self.vectors else [])]
+        if any(len(part) != self.manifest.passages for part in parts):
             raise AvaError(f"{folder} has parts of different indexes: build it anew with `ava index`")
 
 

@@ -32,20 +32,21 @@ class Lexical:
 
     def __init__(self, folder: Path) -> None:
         self._vocabulary = Vocabulary(folder)
-        if not len(self._vocabulary):
-            return  # no passage has a word, and an empty file can't be mapped
         try:
-            self._bm25 = bm25s.BM25.load(folder, mmap=True, load_vocab=False)
+            # Where no passage has a word, there is an empty file, which can't be mapped.
+            self._bm25 = bm25s.BM25.load(folder, mmap=len(self._vocabulary) > 0, load_vocab=False)
         except (OSError, ValueError, TypeError, EOFError) as error:
             raise IntegrityError(f"{folder} isn't a whole lexical index ({error}): build the index anew") from error
         columns = self._bm25.scores
         for name in ("data", "indices", "indptr"):
             columns[name] = columns[name].view(np.ndarray)
         self._frequencies = np.diff(columns["indptr"])
-        pairs = int(columns["indptr"][-1])
-        whole = pairs == len(columns["data"]) == len(columns["indices"])
+        whole = int(columns["indptr"][-1]) == len(columns["data"]) == len(columns["indices"])
         if not whole or len(self._frequencies) != len(self._vocabulary):
             raise IntegrityError(f"{folder} has files of different sizes: build the index anew")
+
+    def __len__(self) -> int:
+        return self._bm25.scores["num_docs"]
 
     def search(self, query: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The best passages that have a word of the query.
@@ -67,8 +68,6 @@ class Lexical:
 
     def _of_query(self, query: str) -> list[int]:
         """The numbers of a query's words, as often as it has them, in an order that doesn't depend on the query's."""
-        if not len(self._vocabulary):
-            return []
         counted = Counter(self._vocabulary.numbers(words(query)))
         if len(counted) > MOST_WORDS:
             rarest = sorted(counted, key=lambda number: (self._frequencies[number], number))[:MOST_WORDS]

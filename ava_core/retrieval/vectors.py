@@ -91,7 +91,8 @@ class Vectors:
         """Numbers of vectors that are near by their codes, in order. The fewer are allowed, the more lists are read."""
         faiss = library()
         lists = min(_MOST_LISTS, round(_LISTS * rarity))
-        selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        bits = None if allowed is None else np.packbits(allowed, bitorder="little")  # FAISS keeps no hold of them
+        selector = None if bits is None else faiss.IDSelectorBitmap(bits)
         parameters = faiss.SearchParametersIVF(nprobe=lists, sel=selector)
         _, found = self._inverted.search(query[None], k + _SPARE, params=parameters)
         return np.sort(found[0][found[0] >= 0])

@@ -17,6 +17,7 @@ from ava_core.retrieval import folder as folder_module
 from ava_core.retrieval.arrays import ArrayWriter
 from ava_core.retrieval.building import building_index
 from ava_core.retrieval.folder import Index
+from ava_core.retrieval.manifest import read_manifest, write_manifest
 from tests.retrieval.made import DIMENSION, build, contents, passages, unit_vectors
 
 COUNT = 300
@@ -251,3 +252,22 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(
     monkeypatch.setattr(folder_module, "Lexical", Replaced)
     assert len(Index.open(copy)) == 9
     assert len(opened) == 2
+
+
+def test_parts_of_different_indexes_are_refused(copy: Path, tmp_path: Path) -> None:
+    other = build(tmp_path / "other", GIVEN[:20], VECTORS[:20])
+    for part in ("lexical", "vectors", "passages"):
+        mixed = shutil.copytree(copy, tmp_path / f"mixed {part}")
+        shutil.rmtree(mixed / part)
+        shutil.copytree(other / part, mixed / part)
+        write_manifest(mixed, read_manifest(copy))
+        with pytest.raises(AvaError, match="parts of different indexes"):
+            Index.open(mixed)
+
+
+def test_many_sets_of_labels_are_answered_one_after_another(tmp_path: Path) -> None:
+    names = [f"group{number}" for number in range(40)]
+    index = Index.open(build(tmp_path / "index", passages(40, labels=names), unit_vectors(40)))
+    for _ in range(2):
+        for number, name in enumerate(names):
+            assert [hit.passage for hit in index.search("", VECTORS[0], 5, labels=[name])] == [number]
