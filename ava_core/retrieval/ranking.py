@@ -16,7 +16,7 @@ def best(scores: np.ndarray, k: int, above: float = 0.0) -> np.ndarray:
     blocks = len(scores) // _BLOCK
     if len(scores) <= k:
         bound = above
-    elif blocks > 4 * k:
+    elif blocks > k:
         maxima = scores[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
         bound = np.partition(maxima, blocks - k)[blocks - k]
     else:
