@@ -56,7 +56,7 @@ def queries() -> list[tuple[str, np.ndarray]]:
 
 
 class Clock:
-    """Seconds of the work alone, by the clock and of the CPU; the peak of anonymous memory, looked at after each part."""
+    """Seconds of the work alone, by the clock and of the CPU; the peak of anonymous memory after each part."""
 
     def __init__(self) -> None:
         self.computed = 0.0

@@ -1,6 +1,7 @@
 """The graph: preprocess -> train -> quantize per scheme -> evaluate -> gate -> register, inside an exit handler.
 
-The stages of alignment, if there are some, stand between train and quantize.
+The stages of alignment and the index of passages, where a configuration asks for them, stand between train and
+quantize.
 
 The gate decides whether the version may become champion, and refuses with `passed` = false rather than with a failure:
 register then keeps it as challenger. A `dsl.If` on the gate's output would be silently false in kfp.local
@@ -13,7 +14,7 @@ from typing import Any
 from kfp import dsl
 
 from ava_core.config.kubernetes import KubernetesConfig
-from ava_core.steps.alignment import aligning
+from ava_core.steps.indexing import between
 from ava_core.steps.kinds import MODEL, SHARDS
 from ava_core.steps.spec import Kind
 from ava_core.steps.table import STEPS
@@ -43,7 +44,8 @@ def build(
             it is fixed when the pipeline is compiled.
         begins_from_folder: the training begins from a model whose address is the pipeline's parameter `init_uri`
             (`train.init`). A registered one needs none: the step fetches it.
-        stages: of alignment (`align.stages`), one after the other; what follows gets the last model.
+        stages: what stands between train and quantize (`AvaConfig.stages`), one after the other; what follows gets the
+            last model.
     """
     cluster = cluster or KubernetesConfig()
 
@@ -89,7 +91,7 @@ def build(
                 begun["init"] = dsl.importer(artifact_uri=init_uri, artifact_class=dsl.Model, reimport=True).output
             model = run("train", {**every, "shards": shards, **begun}).outputs["model"]
             latest: dict[Kind | None, Any] = {None: data, SHARDS: shards, MODEL: model}
-            for spec in aligning(stages):
+            for spec in between(stages):
                 inputs = {port.name: latest[port.kind] for port in spec.pipeline_inputs}
                 latest[spec.kind] = run(spec.name, {**every, **inputs}).outputs[spec.output]
             model = latest[MODEL]

@@ -34,7 +34,7 @@ def compile_pipeline(
         image: image of every component.
         cluster: the section `kubernetes`; None for its defaults.
         begins_from_folder: `train.init` names a folder, see `parent_folder`.
-        stages: of alignment, `align.stages`.
+        stages: between train and quantize, `AvaConfig.stages`.
     """
     from kfp import compiler
 
@@ -50,7 +50,7 @@ def compile_pipeline(
 def compile_configured(config: AvaConfig, image: str) -> str:
     """As `compile_pipeline`, of the graph that a configuration asks for."""
     return compile_pipeline(
-        config.quantize.schemes, image, config.kubernetes, parent_folder(config) is not None, config.align.stages
+        config.quantize.schemes, image, config.kubernetes, parent_folder(config) is not None, config.stages
     )
 
 
@@ -60,18 +60,21 @@ def parent_folder(config: AvaConfig) -> str | None:
     return None if init is None or init.startswith(REGISTERED) else init
 
 
-def require_reachable_teacher(config: AvaConfig) -> None:
-    """Refuse a teacher that the graph's tasks can't see: only what a training begins from has an input of the graph.
+def require_reachable_models(config: AvaConfig) -> None:
+    """Refuse models that the graph's tasks can't see: only what a training begins from has an input of the graph.
 
     Raises:
-        ConfigError: `train.teacher.model` names a folder.
+        ConfigError: one of them is a folder.
     """
-    teacher = config.train.teacher.model
-    if teacher is not None and not teacher.startswith(REGISTERED):
-        raise ConfigError(
-            f"train.teacher.model = {teacher}: the pipeline's tasks don't see that folder: register the teacher and"
-            " give models:/NAME@ALIAS, or train with `ava train` or DVC"
-        )
+    named = {"train.teacher.model": config.train.teacher.model}
+    if config.retrieval.pipeline:
+        named["retrieval.model"] = config.retrieval.model
+    for key, model in named.items():
+        if model is not None and not model.startswith(REGISTERED):
+            raise ConfigError(
+                f"{key} = {model}: the pipeline's tasks don't see that folder: register the model and give"
+                " models:/NAME@ALIAS, or run the step by hand or under DVC"
+            )
 
 
 def choose_image(given: str | None, record: Path = images.RECORD) -> str:
@@ -91,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     config = command_line.resolve_flags(flags).config
     kubernetes.check(config)
-    require_reachable_teacher(config)
+    require_reachable_models(config)
     text = compile_configured(config, choose_image(flags.image))
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     flags.output.write_text(text, encoding="utf-8")

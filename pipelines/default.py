@@ -14,4 +14,4 @@ from pipelines.compile import choose_image
 
 _config = resolve(params=Path(__file__).parents[1] / "params.yaml").config
 kubernetes.check(_config)
-ava = build(_config.quantize.schemes, choose_image(None), _config.kubernetes, stages=_config.align.stages)
+ava = build(_config.quantize.schemes, choose_image(None), _config.kubernetes, stages=_config.stages)

@@ -28,7 +28,7 @@ from ava_core.errors import ConfigError
 from components.image import choose as choose_image
 from pipelines import command_line, mlflow_server, run_server, summary
 from pipelines.ava_pipeline import NAME
-from pipelines.compile import compile_configured, parent_folder, require_reachable_teacher
+from pipelines.compile import compile_configured, parent_folder, require_reachable_models
 from pipelines.docker_executor import DockerExecutor
 from pipelines.executor import Executor
 from pipelines.graph import Graph
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run; 0 if every step succeeded."""
     flags = _parser().parse_args(arguments)
     config = command_line.resolve_flags(flags).config
-    require_reachable_teacher(config)
+    require_reachable_models(config)
     require_training_memory(config, hardware.detect())
     console = Console()
     graph = Graph(compile_configured(config, choose_image(flags.image)))

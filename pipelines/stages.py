@@ -2,7 +2,7 @@
 
 Usage: python -m pipelines.stages [--params params.yaml] --output dvc.yaml, or --check dvc.yaml
 
-Its stages of alignment are those that `align.stages` names; `dvc repro` checks that first.
+Its stages between train and quantize are those that `AvaConfig.stages` names; `dvc repro` checks that first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from ava_core.config import resolve
 from ava_core.config.align import StageName
 from ava_core.errors import ConfigError
-from ava_core.steps.alignment import aligning
+from ava_core.steps.indexing import INDEXING, between
 from ava_core.steps.spec import Kind, StepSpec, flag
 from ava_core.steps.table import STEPS
 from pipelines import command_line
@@ -119,15 +119,15 @@ def _output(spec: StepSpec) -> str:
     return f"outputs/{spec.output}"
 
 
-def render(alignment: Sequence[str] = ()) -> str:
-    """The text of dvc.yaml, with the stages of alignment that `align.stages` names."""
+def render(stages: Sequence[str] = ()) -> str:
+    """The text of dvc.yaml, with the stages between train and quantize that `AvaConfig.stages` names."""
     from pipelines.compile import compile_pipeline  # kfp takes seconds that a check can save
     from pipelines.graph import Graph
 
-    graph = Graph(compile_pipeline(["int8"], stages=alignment))
+    graph = Graph(compile_pipeline(["int8"], stages=stages))
     steps = list(dict.fromkeys(step for name in graph.order if (step := graph.component(name).step)))
     # As the graph was made: a task that nobody waits for would come last.
-    block = [spec.name for spec in aligning(alignment)]
+    block = [spec.name for spec in between(stages)]
     steps = [step for step in steps if step not in block]
     after = steps.index("train") + 1
     values = yaml.safe_dump(
@@ -136,18 +136,19 @@ def render(alignment: Sequence[str] = ()) -> str:
     return f"{HEADER}{values}"
 
 
-def check(path: Path, alignment: Sequence[str]) -> None:
-    """Refuse a dvc.yaml with other stages of alignment than the configuration names.
+def check(path: Path, wanted: Sequence[str]) -> None:
+    """Refuse a dvc.yaml with other stages between train and quantize than the configuration asks for.
 
     Raises:
         ConfigError: it has others.
     """
     stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-    present = [name for name in stages if name in get_args(StageName)]
-    if present != list(alignment):
+    present = [name for name in stages if name in (*get_args(StageName), INDEXING.name)]
+    if present != list(wanted):
         raise ConfigError(
-            f"{path}: has {', '.join(present) or 'no'} stages of alignment, align.stages names"
-            f" {', '.join(alignment) or 'none'}: run `python -m pipelines.stages --output {path}`"
+            f"{path}: has the stages {', '.join(present) or 'none'} between train and quantize, align.stages and"
+            f" retrieval.pipeline ask for {', '.join(wanted) or 'none'}: run `python -m pipelines.stages --output"
+            f" {path}`"
         )
 
 
@@ -157,13 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--output", type=Path, help="file to write")
-    wanted.add_argument("--check", type=Path, help="file whose stages of alignment must be those of the parameters")
+    wanted.add_argument("--check", type=Path, help="file whose stages must be those that the parameters ask for")
     flags = parser.parse_args(arguments)
-    alignment = resolve(params=flags.params).config.align.stages
+    stages = resolve(params=flags.params).config.stages
     if flags.check:
-        check(flags.check, alignment)
+        check(flags.check, stages)
     else:
-        flags.output.write_text(render(alignment), encoding="utf-8")
+        flags.output.write_text(render(stages), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from ava_core.cli import (
     merge,
     prune,
     record_outcome,
+    search,
     serve,
     show,
     sweep,
@@ -73,6 +74,7 @@ for step, spec in STEPS.items():
 app.command("align")(align.command)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)

@@ -25,6 +25,7 @@ from ava_core.config.preferences import PreferencesConfig
 from ava_core.config.prompts import PromptsConfig
 from ava_core.config.quantize import QuantizeConfig
 from ava_core.config.register import RegisterConfig
+from ava_core.config.retrieval import RetrievalConfig
 from ava_core.config.run import RunConfig
 from ava_core.config.section import Section
 from ava_core.config.sft import SftConfig
@@ -55,11 +56,17 @@ class AvaConfig(Section):
     reward: RewardConfig = RewardConfig()
     dpo: DpoConfig = DpoConfig()
     grpo: GrpoConfig = GrpoConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: Annotated[RegisterConfig, Field(alias="register")] = RegisterConfig()
     run: RunConfig = RunConfig()
     kubernetes: KubernetesConfig = KubernetesConfig()
+
+    @property
+    def stages(self) -> list[str]:
+        """The steps between train and quantize that were asked for; alignment's shards come with their trainings."""
+        return [*self.align.stages, *(["index"] if self.retrieval.pipeline else [])]
 
     @model_validator(mode="after")
     def _context_fits(self) -> AvaConfig:

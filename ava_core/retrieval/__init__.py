@@ -1,1 +1,1 @@
-"""Retrieval: text becomes an index of passages, which is searched by words and by meaning."""
+"""Retrieval: passages of documents, an index of them, and what is found in it."""

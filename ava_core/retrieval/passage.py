@@ -1,4 +1,4 @@
-"""A passage: the piece of a document that is found, shown and cited."""
+"""A passage: what is embedded, found and cited."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import hashlib
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Passage:
-    """Text with the place that it comes from.
+    """A part of a document.
 
     Attributes:
-        text: as it is shown and placed into a prompt.
-        document: the name of its document.
-        start: first character of the text in the document.
-        end: one past its last character.
-        heading: of the part of the document that it is in; empty if there is none.
-        source_digest: SHA-256 of what the document was read from, hexadecimal.
-        label: who may see it; empty: everyone.
+        text: the document's characters from `start` to `end`.
+        document: name of the document.
+        start: of its first character in the document.
+        end: behind its last one.
+        heading: the headings above it, outermost first, with ` > ` between them; empty: none.
+        source_digest: SHA-256 of the document's text.
+        label: access label that a caller must have; empty: none.
     """
 
     text: str
@@ -30,10 +30,10 @@ class Passage:
 
     @property
     def searched(self) -> str:
-        """What is searched, by words and by meaning: the heading is part of it."""
+        """What is embedded and searched: the headings, then the text."""
         return f"{self.heading}\n{self.text}" if self.heading else self.text
 
     @property
     def digest(self) -> str:
-        """SHA-256 of heading and text, hexadecimal: passages with the same one have the same vector."""
-        return hashlib.sha256(f"{self.heading}\0{self.text}".encode("utf-8", "surrogatepass")).hexdigest()
+        """SHA-256 of `searched`: equal ones have equal vectors."""
+        return hashlib.sha256(self.searched.encode("utf-8", "surrogatepass")).hexdigest()

@@ -7,6 +7,7 @@ configuration, dvc.yaml (`python -m pipelines.stages`) and the tables of figures
 from __future__ import annotations
 
 from ava_core.steps.alignment import ALIGNMENT, ALIGNMENT_DATA
+from ava_core.steps.indexing import INDEXING
 from ava_core.steps.kinds import (
     DATA_IN,
     DECISION,
@@ -128,6 +129,7 @@ STEPS: dict[str, StepSpec] = {
             headlines=("validation_bits_per_byte", "steps", "tokens_per_second"),
         ),
         *ALIGNMENT,
+        INDEXING,
         StepSpec(
             name="quantize",
             summary="Export to ONNX, quantise the weights, and measure the parity with the float model.",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ava_core.errors import ConfigError
 from pipelines import command_line, kubernetes
 from pipelines.ava_pipeline import NAME
-from pipelines.compile import choose_image, compile_configured, parent_folder, require_reachable_teacher
+from pipelines.compile import choose_image, compile_configured, parent_folder, require_reachable_models
 
 NAME_CHARACTERS = 12
 
@@ -57,7 +57,7 @@ def from_flags(flags: argparse.Namespace) -> Submission:
         raise ConfigError("preset: auto: would be chosen by this machine's hardware, not the cluster's: name a preset")
     config = resolved.config
     kubernetes.check(config)
-    require_reachable_teacher(config)
+    require_reachable_models(config)
     plugins = plugin_options(flags.plugin)
     commit = command_line.head_commit()
     parent = parent_folder(config)

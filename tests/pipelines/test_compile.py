@@ -78,7 +78,7 @@ def test_another_process_compiles_the_same_bytes(tmp_path):
 
 
 def test_every_component_runs_the_image_asked_for():
-    ir, _ = yaml.safe_load_all(compile_pipeline(SCHEMES, IMAGE, stages=["sft", "reward", "dpo", "grpo"]))
+    ir, _ = yaml.safe_load_all(compile_pipeline(SCHEMES, IMAGE, stages=["sft", "reward", "dpo", "grpo", "index"]))
     executors = ir["deploymentSpec"]["executors"]
     images = {executor["container"]["image"] for executor in executors.values() if "container" in executor}
     assert images == {IMAGE}

@@ -28,7 +28,7 @@ DYNAMIC = {
 """Modules in some step's key that import or start others by a value."""
 TRAIN = {spec.name for spec in STEPS.values() if spec.training}
 PREPARE = {"preprocess", "conversations", "preferences", "prompts"}
-RUN_KERNELS = TRAIN | {"preferences", "quantize", "evaluate", "register"}
+RUN_KERNELS = TRAIN | {"preferences", "index", "quantize", "evaluate", "register"}
 
 
 class Copy:
@@ -206,8 +206,10 @@ def test_each_file_alone_changes_the_digest():
         ("alignment/packing.py", appended("ADDED = 1"), TRAIN - {"train"}),
         ("alignment/plays.py", appended("ADDED = 1"), PREPARE - {"preprocess"}),
         ("alignment/sampling.py", appended("ADDED = 1"), {"preferences", "sft", "dpo", "grpo"}),
-        ("config/data.py", appended("ADDED = 1"), PREPARE),
+        ("config/data.py", appended("ADDED = 1"), PREPARE | {"index"}),
         ("config/evaluate.py", appended("ADDED = 1"), {"evaluate"}),
+        ("config/retrieval.py", appended("ADDED = 1"), {"index"}),
+        ("retrieval/splitting.py", appended("ADDED = 1"), {"index"}),
         ("config/quantize.py", appended("ADDED = 1"), {"quantize"}),
         ("config/register.py", appended("ADDED = 1"), {"gate", "register"}),
         ("models/__init__.py", appended("ADDED = 1"), RUN_KERNELS),
@@ -217,10 +219,10 @@ def test_each_file_alone_changes_the_digest():
         ("distributed/ranks.py", replaced("max(1, threads // ", "max(2, threads // "), TRAIN),
         # imported by a computed name
         ("models/routing/top_k.py", appended("ADDED = 1"), RUN_KERNELS),
-        ("data/sources/hub.py", appended("ADDED = 1"), PREPARE),
+        ("data/sources/hub.py", appended("ADDED = 1"), PREPARE | {"index"}),
         ("generation/decoding.py", appended("ADDED = 1"), TRAIN | {"evaluate", "register"}),
         # imported inside a function
-        ("onnx/runtime.py", appended("ADDED = 1"), {"quantize", "evaluate", "register"}),
+        ("onnx/runtime.py", appended("ADDED = 1"), {"index", "quantize", "evaluate", "register"}),
         ("evaluation/report/report.html.jinja", replaced("<h1>", "<h1>The "), {"evaluate"}),
         ("evaluation/report/report.css", replaced("28px", "29px"), {"evaluate"}),
         # what the command hands to the library

@@ -1,0 +1,40 @@
+"""Opens an embedding by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ava_core.config.retrieval import RetrievalConfig
+from ava_core.errors import ConfigError
+from ava_core.retrieval.embedding.embedder import Embedder
+
+
+def open_embedder(config: RetrievalConfig, model: Path | None, threads: int = 0) -> Embedder | None:
+    """The embedding that `retrieval.embedding` names; None for `none`.
+
+    Args:
+        config: the section `retrieval`.
+        model: folder of the model, for `model`.
+        threads: of what computes here; 0: as many as it likes.
+
+    Raises:
+        ConfigError: `model` without a folder, or a folder without `model`.
+        AvaError: it can't be opened.
+    """
+    if model is not None and config.embedding != "model":
+        raise ConfigError(f"--model {model}: retrieval.embedding = {config.embedding}: needs none: leave it out")
+    if config.embedding == "minilm":
+        from ava_core.retrieval.embedding.minilm import MiniLM
+
+        return MiniLM.open(threads)
+    if config.embedding == "model":
+        if model is None:
+            raise ConfigError("retrieval.embedding = model: give its folder with --model, or choose another embedding")
+        from ava_core.retrieval.embedding.own_model import OwnModel
+
+        return OwnModel.open(model, threads)
+    if config.embedding == "http":
+        from ava_core.retrieval.embedding.http import HttpServer
+
+        return HttpServer(config.http)
+    return None
