@@ -12,11 +12,14 @@ import typer
 
 from ava_core.cli.chosen_model import DEFAULT_MODEL, FLOAT, Model, Threads, Weights, model_folder, require_weights
 from ava_core.cli.decoding_settings import choose, fitting
+from ava_core.cli.looking_up import EmbeddingModel, Labels, open_look_up, prompts_with_passages, sources_of
+from ava_core.cli.looking_up import Mode as SearchMode
 from ava_core.cli.uses import USES
 
 if TYPE_CHECKING:
     from ava_core.config.generation import GenerationConfig
     from ava_core.generation.constraints import Constraint
+    from ava_core.retrieval.placing import Placed
 
 
 def generate(
@@ -97,6 +100,13 @@ def generate(
         typer.Option(help="JSON Schema that the text must be valid by: a file, or the schema itself, {...}."),
     ] = None,
     regex: Annotated[str | None, typer.Option(help="Regular expression that the whole text must match.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Output folder of `ava index`: look up passages for each prompt.")
+    ] = None,
+    passages: Annotated[int, typer.Option(min=1, max=1000, help="Passages to look up, at most; with --index.")] = 4,
+    search_mode: SearchMode = None,
+    label: Labels = None,
+    embedding_model: EmbeddingModel = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends a continuation; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of sampling, for each prompt.")] = 1337,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come; for one prompt.")] = False,
@@ -144,17 +154,29 @@ def generate(
     if stream and jsonl:
         raise ConfigError("--stream: prints plain text: leave out --jsonl")
     require_weights(model, weights)
+    if index is None and (search_mode or label or embedding_model or passages != 4):
+        raise ConfigError("--passages, --search-mode, --label, --embedding-model: say how --index is searched: give it")
 
     # Only now, because PyTorch takes seconds to import: a wrong flag is refused at once.
     from ava_core.generation.answers import NO_TEMPLATE, answers
     from ava_core.generation.decoding import generate as decode
     from ava_core.generation.loading import load_model
 
+    looked_up = None
+    if index is not None:
+        looked_up = open_look_up(
+            index, top_k=passages, mode=search_mode, labels=label or (), model=embedding_model, threads=threads
+        )
     loaded, tokenizer = load_model(model_folder(model, weights), threads)
     if use is not None and max_new_tokens is None:
         settings = fitting(settings, loaded.config.max_position_embeddings)
     if chat and not tokenizer.chat_template:
         print(NO_TEMPLATE, file=sys.stderr)
+    token_ids: list[list[int]] | None = None
+    placed: list[Placed] = []
+    if looked_up is not None:
+        most = loaded.config.max_position_embeddings - settings.max_new_tokens
+        token_ids, placed = prompts_with_passages(looked_up, tokenizer, prompts, chat=chat, system=system, most=most)
     show = _Shown("" if chat else prompts[0]) if stream else None
     texts = (partial(answers, system=system) if chat else decode)(
         loaded,
@@ -166,16 +188,21 @@ def generate(
         constraint=constraint,
         num_return_sequences=num_return_sequences,
         show=show,
+        token_ids=token_ids,
     )
     if show is not None:
         show("\n")
     elif jsonl:
         each = [prompt for prompt in prompts for _ in range(num_return_sequences)]
-        for given_prompt, text in zip(each, texts, strict=True):
-            new = text if chat else text[len(given_prompt) :]
-            print(json.dumps({"prompt": given_prompt, "text": new}, ensure_ascii=False))
+        for number, (given_prompt, text) in enumerate(zip(each, texts, strict=True)):
+            row: dict[str, object] = {"prompt": given_prompt, "text": text if chat else text[len(given_prompt) :]}
+            if placed:
+                row["passages"] = [found.as_json() for found in placed[number // num_return_sequences].found]
+            print(json.dumps(row, ensure_ascii=False))
     else:
         print("\n---\n".join(texts))
+    for one in placed if not jsonl else ():
+        print(*sources_of(one), sep="\n", file=sys.stderr)
 
 
 class _Shown:

@@ -33,6 +33,7 @@ def answers(
     constraint: Constraint | None = None,
     num_return_sequences: int = 1,
     show: Callable[[str], None] | None = None,
+    token_ids: Sequence[list[int]] | None = None,
 ) -> list[str]:
     """Answers to messages of a user, by the tokenizer's chat template, or `PLAIN_TEMPLATE` where it has none.
 
@@ -41,6 +42,7 @@ def answers(
         questions: the messages.
         system: what stands before each of them; empty: nothing.
         show: told the answer to the only message piece by piece.
+        token_ids: of each chat up to its answer, where they are not to be made from `system` and the message.
 
     Returns:
         The answers to each message, without the blank that a template leaves before one.
@@ -49,8 +51,8 @@ def answers(
         ConfigError: as `generate`.
         AvaError: a message is too long for the model's context, is no text, or the template refuses it.
     """
-    before = [{"role": "system", "content": system}] if system else []
-    token_ids = [encode_messages(tokenizer, [*before, {"role": "user", "content": text}]) for text in questions]
+    if token_ids is None:
+        token_ids = [encode_messages(tokenizer, asked(text, system)) for text in questions]
     turn = turn_ends(model, tokenizer)
     if turn.text and constraint is None:  # a constraint knows by itself where its text ends
         settings = settings.model_copy(update={"stop": [*settings.stop, turn.text]})
@@ -68,6 +70,12 @@ def answers(
         ends=turn.tokens,
     )
     return [text.lstrip() for text in found]
+
+
+def asked(question: str, system: str = "") -> list[dict[str, str]]:
+    """The messages of a chat that a question begins."""
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": question}]
 
 
 def turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> EndOfTurn:

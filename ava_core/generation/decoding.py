@@ -30,6 +30,7 @@ def generate(
     constraint: Constraint | None = None,
     num_return_sequences: int = 1,
     show: Callable[[str], None] | None = None,
+    token_ids: Sequence[list[int]] | None = None,
 ) -> list[str]:
     """Continue each prompt until the end of a document, a stop string, or `settings.max_new_tokens`.
 
@@ -47,6 +48,7 @@ def generate(
         constraint: what each continuation must be. One that `settings.max_new_tokens` ends before is the beginning of
             a valid text, and the log says so.
         show: told the continuation of the only prompt piece by piece.
+        token_ids: what the model reads for each prompt, where it is more than the prompt.
 
     Returns:
         Each prompt, unchanged, with its continuations, one text after the other; special tokens and stop strings are
@@ -57,7 +59,8 @@ def generate(
             a constraint with settings that would break it.
         AvaError: a prompt is too long for the model's context, or no text.
     """
-    token_ids = [encode(tokenizer, prompt) for prompt in prompts]
+    if token_ids is None:
+        token_ids = [encode(tokenizer, prompt) for prompt in prompts]
     continuations = continue_prompts(
         model,
         tokenizer,
