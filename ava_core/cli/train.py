@@ -107,4 +107,10 @@ RESET_OPTIMIZER = Switch(
     setting="train.reset_optimizer",
     help="With --resume: take only the weights, so that optimiser and precision may be others.",
 )
-command = step_command("train", _compute, runner=_run, instead=(FIND_RATE,), switches=(RESET_OPTIMIZER,))
+KEEP_OPTIMIZER = Switch(
+    flag="keep_optimizer",
+    setting="train.keep_optimizer",
+    help="With --init: take over the optimiser's state of the model's own training, which was one with"
+    " train.keep_last_checkpoint, from the work folder.",
+)
+command = step_command("train", _compute, runner=_run, instead=(FIND_RATE,), switches=(RESET_OPTIMIZER, KEEP_OPTIMIZER))

@@ -94,6 +94,8 @@ def _faults(train: Any) -> Iterator[str]:
         yield f"freeze = {train.freeze}: all weights of the model are frozen anyway: leave it out"
     if train.init_schedule == "continue":
         yield "init_schedule = continue: the model's schedule was that of its weights: use anew"
+    if train.keep_optimizer:
+        yield "keep_optimizer = true: the model's optimiser has a state of its weights, not of updates: leave it out"
     if train.zero_stage == 3:
         yield "zero_stage = 3 cuts up the weights that an update is added to: use 2, or less"
     if train.loss.multi_token_weight:

@@ -15,6 +15,7 @@ RATES = ("learning_rate", "adam_learning_rate")
 OWN = {
     "init": "the model to begin from comes with --model",
     "init_schedule": "the schedule begins anew",
+    "keep_optimizer": "the optimiser's state is that of another loss",
     "reset_optimizer": "there is no checkpoint of another training to begin from",
     "teacher": "distillation is of pretraining",
     "curriculum": "what is trained on comes in a drawn order",

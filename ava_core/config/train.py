@@ -55,6 +55,8 @@ class TrainConfig(Section):
     from its beginning). null: anew after --init, continue after --resume."""
     reset_optimizer: bool = False
     """Take only the weights from a checkpoint given with --resume: optimiser, its state, precision may be others."""
+    keep_optimizer: bool = False
+    """Take the optimiser's state too from the training that made `init`: it has it if it had `keep_last_checkpoint`."""
     freeze: list[Text] = []
     """Parameters that stay as they are: patterns of names as a shell has them (`layers.0.*`, `*.moe.gate.*`)."""
     steps: Positive = 300
@@ -161,11 +163,12 @@ class TrainConfig(Section):
     """Keep the checkpoint with the lowest validation loss too, also when the training has finished."""
     keep_checkpoint_every: Positive | None = None
     """Keep the checkpoints of steps that are multiples of this too, also when the training has finished."""
+    keep_last_checkpoint: bool = False
+    """Keep that of the last step when the training has finished: for `keep_optimizer`."""
     sample_every: Positive | None = None
     """Steps between samples of the model's writing in the log; null: none."""
     profile: Annotated[int, Field(gt=0, le=100)] | None = None
-    """Steps to profile, a few after the first: OUTPUT.profile/ gets a trace, the dearest operations and the time by
-    phase. null: none. It changes no result, and enters no key."""
+    """Steps to profile, a few after the first, into OUTPUT.profile/; null: none. It changes no result and no key."""
     tasks_every: Positive | None = None
     """Steps between benchmarks, whose figures go to the history; null: none."""
     tasks: TaskList = [TaskConfig(name=name) for name in BUILT_IN]

@@ -77,8 +77,8 @@ STEPS: dict[str, StepSpec] = {
                     name="init",
                     kind=MODEL,
                     help="Model to begin from, on the same text or another, as train.init: its folder, or"
-                    " models:/NAME@ALIAS. Its weights are kept; optimiser and schedule begin anew. To keep those too:"
-                    " --resume.",
+                    " models:/NAME@ALIAS. Its weights are kept; optimiser and schedule begin anew, but for"
+                    " --keep-optimizer and train.init_schedule.",
                     description="Model to begin from.",
                     required=False,
                     setting="train.init",

@@ -3,7 +3,7 @@
 | | weights | state of the optimiser | steps and schedule |
 |---|---|---|---|
 | fresh | seeded | new | from 0 |
-| `--init MODEL` | the model's | new | from 0; with init_schedule = continue from the model's |
+| `--init MODEL` | the model's | new, its training's with keep_optimizer | from 0; with continue from the model's |
 | `--resume CHECKPOINT` | the checkpoint's | the checkpoint's, new with reset_optimizer | on; with anew from 0 |
 
 A killed training goes on from its own last checkpoint, whatever it began from.
@@ -26,10 +26,11 @@ from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.models.vocabulary import grow_vocabulary
 from ava_core.training.adapting import add_updates, require_same_model
 from ava_core.training.batch import Batches
-from ava_core.training.checkpoints import Checkpoint, Restored, check_resume, position_of, read_weights, resume_from
+from ava_core.training.checkpoints import Checkpoint, Restored, check_resume, position_of, read_weights, restore
 from ava_core.training.engine.engine import TrainingEngine
 from ava_core.training.freezing import frozen_state
 from ava_core.training.initial import Parent, fill, load_parent
+from ava_core.training.kept_optimizer import find_kept, require_no_growth, require_own
 from ava_core.training.objective import TrainedModel
 from ava_core.training.request import TrainRequest
 
@@ -147,13 +148,16 @@ class Beginning:
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint to begin from.
+        """The checkpoint to begin from; beside a model, that of its training's last step.
 
         Raises:
             ConfigError: it is none, or one of something else.
         """
-        folder = self.request.resume
-        return check_resume(folder, self.identity, self.config, self.ranks) if folder else None
+        if self.request.resume:
+            return check_resume(self.request.resume, self.identity, self.config, self.ranks)
+        if self.parent and self.config.keep_optimizer:
+            return find_kept(self.parent, self.request.work, self.identity, self.config, self.ranks)
+        return None
 
     def check(self) -> None:
         """Refuse what can't be begun from, before anything is built.
@@ -162,10 +166,11 @@ class Beginning:
             ConfigError: one line per fault, with what to use instead.
         """
         step, origin, steps = 0, "", self.config.steps
+        checkpoint = self.checkpoint
         if self.parent and self._schedule == CONTINUE:
             step, origin = self.parent.steps, f"train.init = {self.parent.folder}"
-        elif self.checkpoint and self._schedule == CONTINUE:
-            step, origin = self.checkpoint.step, f"--resume {self.request.resume}"
+        elif checkpoint and self._schedule == CONTINUE:
+            step, origin = checkpoint.step, f"--resume {self.request.resume}"
         if step >= steps:
             raise ConfigError(
                 f"{origin}: is of step {step}: train.steps = {steps} counts from the beginning and must be more"
@@ -211,20 +216,23 @@ class Beginning:
         Args:
             batches: what is trained on.
         """
+        if self.checkpoint:
+            return self._resume
         if self.parent:
             if self._schedule == ANEW:
                 return None
             position = Restored(self.parent.steps, {}, self.parent.tokens_seen, batches.record(0))
             log.info("train: the schedule goes on at step %d", position.step)
             return lambda _: position
-        return self._resume if self.checkpoint else None
+        return None
 
     @property
     def record(self) -> dict[str, Any]:
         """For training.json: the model that it began from, by its digest, and the adapter; empty without them."""
         if not self.parent:
             return {}
-        parent = {"model": self.parent.digest, "steps": self.parent.steps, "schedule": self._schedule}
+        kept = {"optimizer": "kept"} if self.config.keep_optimizer else {}
+        parent = {"model": self.parent.digest, "steps": self.parent.steps, "schedule": self._schedule, **kept}
         adapter = self.config.adapter
         return {"parent": parent, **({"adapter": adapter.model_dump()} if adapter.kind else {})}
 
@@ -236,6 +244,8 @@ class Beginning:
         if self.parent:
             log.info("train: begins from the weights of %s (%s)", self.parent.folder, self.parent.digest[:12])
             if (added := vocabulary.vocab_size - self.parent.vocab_size) > 0:
+                if self.config.keep_optimizer:
+                    require_no_growth(self.parent, added)
                 log.info("train: %d further rows, for entries that the tokenizer has got since", added)
 
     def _build(self, vocabulary: Vocabulary) -> Any:
@@ -245,18 +255,20 @@ class Beginning:
             model = build_from(parent, config, vocabulary, adapter, self.head)
         else:
             model = build_model(config, vocabulary, head=self.head)
-        if self.checkpoint and (self.config.reset_optimizer or self.config.freeze):
+        if self.checkpoint and not parent and (self.config.reset_optimizer or self.config.freeze):
             weights = read_weights(self.checkpoint, self.ranks)
             fill(model, {name: value for name, value in weights.items() if name in model.state_dict()}, "checkpoint")
         return model
 
     def _resume(self, engine: TrainingEngine) -> Restored:
-        assert self.checkpoint is not None and self.request.resume is not None
+        assert self.checkpoint is not None
         if self.config.reset_optimizer:
             found = position_of(self.checkpoint)
             log.info("train: weights of %s; the optimiser begins anew", self.checkpoint.folder)
         else:
-            found = resume_from(engine, self.request.resume, self.identity, self.ranks, self.config)
+            found = restore(engine, self.checkpoint, self.ranks)
+            if self.parent:
+                require_own(self.parent, self.checkpoint, engine.exact_state_dict())
         if self._schedule == CONTINUE:
             return found
         log.info("train: the schedule begins anew")

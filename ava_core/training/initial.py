@@ -29,6 +29,7 @@ class Parent:
     Attributes:
         folder: where it lies.
         digest: of its contents, by which it is known everywhere.
+        step, key: of the work folder's entry that it was made in.
         vocab_size: rows of its embedding, which may be more than its tokenizer has entries.
         steps: optimiser steps that it was trained for, those of its own parents not among them where they began anew.
         tokens_seen: in these steps.
@@ -36,6 +37,8 @@ class Parent:
 
     folder: Path
     digest: str
+    step: str
+    key: str
     vocab_size: int
     steps: int
     tokens_seen: int
@@ -49,9 +52,12 @@ class Parent:
             IntegrityError: a file of it can't be read.
         """
         figures = _read(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+        made = manifest.read(folder)
         return cls(
             folder=folder,
-            digest=manifest.read(folder).digest,
+            digest=made.digest,
+            step=made.step,
+            key=made.key,
             vocab_size=int(_read(folder / "config.json")["vocab_size"]),
             # A model of another tool's making, which was imported, has none of them.
             steps=int(figures.get("steps", 0)),
@@ -95,6 +101,11 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     for name, parameter in model.named_parameters():
         if id(parameter) not in filled and not name.startswith(FRESH):
             raise IntegrityError(f"{source}: lacks the weight {name}: {REMEDY}")
+
+
+def same_weights(parent: Parent, weights: Mapping[str, Tensor]) -> bool:
+    """Whether the weights of a finished model that have one of these names have its bits too."""
+    return all(value.float().equal(weights[name].cpu()) for name, value in _tensors(parent.folder) if name in weights)
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -90,6 +90,12 @@ def _require_one_beginning(request: TrainRequest) -> None:
         raise ConfigError("train.init_schedule = continue: there is nothing to go on from: give --init or --resume")
     if config.reset_optimizer and not (request.init or request.resume):
         raise ConfigError("train.reset_optimizer = true: there is no optimiser to reset: give --resume")
+    if config.keep_optimizer and request.resume:
+        raise ConfigError(f"train.keep_optimizer = true: --resume {request.resume} keeps it by itself: leave it out")
+    if config.keep_optimizer and not request.init:
+        raise ConfigError("train.keep_optimizer = true: there is no optimiser to keep: give --init")
+    if config.keep_optimizer and config.reset_optimizer:
+        raise ConfigError("train.keep_optimizer = true: train.reset_optimizer begins it anew: leave one out")
 
 
 def _machine() -> Hardware:

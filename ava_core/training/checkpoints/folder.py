@@ -113,13 +113,16 @@ def chosen(checkpoints: Iterable[Checkpoint], config: TrainConfig, *, finished: 
     """Checkpoints that the retention policy keeps, oldest first.
 
     Kept are the last `keep_checkpoints`, with `keep_best_checkpoint` the one with the lowest validation loss (the
-    earlier of equals), and those at multiples of `keep_checkpoint_every`.
+    earlier of equals), and those at multiples of `keep_checkpoint_every`; of a finished training with
+    `keep_last_checkpoint` the last one.
 
     Args:
         finished: the training has ended: the last ones aren't needed any more.
     """
     ordered = sorted(checkpoints, key=lambda item: item.step)
     steps = set() if finished else {item.step for item in ordered[-config.keep_checkpoints :]}
+    if config.keep_last_checkpoint:
+        steps |= {item.step for item in ordered[-1:]}
     if config.keep_checkpoint_every is not None:
         steps |= {item.step for item in ordered if item.step and not item.step % config.keep_checkpoint_every}
     if config.keep_best_checkpoint:

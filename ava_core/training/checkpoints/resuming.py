@@ -18,7 +18,7 @@ import torch
 from ava_core.config.train import TrainConfig
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import AvaError, ConfigError, IntegrityError
-from ava_core.training.checkpoints.folder import ENGINE, RECORD, Checkpoint, checkpoints_in
+from ava_core.training.checkpoints.folder import ENGINE, RECORD, Checkpoint, checkpoints_in, folder_name
 from ava_core.training.checkpoints.reading import read_tensors
 from ava_core.training.checkpoints.universal import SavedState, load_converted
 from ava_core.training.checkpoints.writing import CopyingCheckpointEngine
@@ -105,28 +105,76 @@ def check_resume(folder: Path, identity: dict[str, Any], config: TrainConfig, ra
     Raises:
         ConfigError: it is no checkpoint, or one of something else; one line per fault.
     """
+    asked = f"--resume {folder}"
     found = Checkpoint(folder, -1) if (folder / RECORD).is_file() else next(reversed(checkpoints_in(folder)), None)
     if found is None:
         raise ConfigError(
-            f"--resume {folder}: not a checkpoint: it has no {RECORD}; a finished training leaves some in"
+            f"{asked}: not a checkpoint: it has no {RECORD}; a finished training leaves some in"
             " WORK/train/KEY/kept/checkpoints if train.keep_best_checkpoint or train.keep_checkpoint_every is set"
         )
+    needed = {name: value for name, value in identity.items() if name in OF_WEIGHTS or not config.reset_optimizer}
+    others = "give its finished model with --init", "or take only the weights: --reset-optimizer"
+    return _checked(found, asked, needed, others, config, ranks)
+
+
+def check_kept(
+    folder: Path, step: int, identity: dict[str, Any], config: TrainConfig, ranks: Ranks, asked: str
+) -> Checkpoint:
+    """The checkpoint of a finished training's last step, from which only the optimiser's state is wanted.
+
+    Args:
+        folder: of the checkpoints that it has kept.
+        step: its last one.
+        identity: as in `check_resume`; model and tokenizer are those of the finished model.
+        config, ranks: of the training that begins.
+        asked: what asks for it, for messages.
+
+    Raises:
+        ConfigError: it kept none of that step, or the state is of another optimiser; one line per fault.
+    """
+    found = Checkpoint(folder / folder_name(step), step)
+    if not (found.folder / RECORD).is_file():
+        raise ConfigError(
+            f"{asked}: its training has left no state of its step {step} in {folder}: make it again with"
+            " train.keep_last_checkpoint = true, or leave keep_optimizer out"
+        )
+    needed = {name: value for name, value in identity.items() if name not in OF_WEIGHTS}
+    leave = "leave keep_optimizer out"
+    return _checked(found, asked, needed, (leave, f"or {leave}"), config, ranks)
+
+
+def _checked(
+    found: Checkpoint,
+    asked: str,
+    needed: dict[str, Any],
+    others: tuple[str, str],
+    config: TrainConfig,
+    ranks: Ranks,
+) -> Checkpoint:
+    """The same checkpoint, of the step in its record, if it can be gone on from.
+
+    Args:
+        found: what was found.
+        asked: what asks for it, for messages.
+        needed: what of its identity must be equal.
+        others: what to do where weights are frozen, and where the optimiser is another one.
+        config, ranks: of the training that begins.
+    """
     try:
         record = found.record
     except IntegrityError as error:
-        raise ConfigError(f"--resume {folder}: {error}") from error
+        raise ConfigError(f"{asked}: {error}") from error
     if frozen := record.get("frozen"):
         raise ConfigError(
-            f"--resume {folder}: is of a training with {len(frozen)} frozen parameters, such as {frozen[0]}, whose"
-            " weights it doesn't hold: give its finished model with --init"
+            f"{asked}: is of a training with {len(frozen)} frozen parameters, such as {frozen[0]}, whose"
+            f" weights it doesn't hold: {others[0]}"
         )
-    needed = {name: value for name, value in identity.items() if name in OF_WEIGHTS or not config.reset_optimizer}
-    faults = [_fault(folder, name, record["identity"].get(name), value) for name, value in needed.items()]
+    faults = [_fault(asked, name, record["identity"].get(name), value, others[1]) for name, value in needed.items()]
     if found_faults := [fault for fault in faults if fault]:
         raise ConfigError(*found_faults)
     if config.offload != "none" and (record["zero_stage"], record["ranks"]) != (config.zero_stage, ranks.size):
         raise ConfigError(
-            f"--resume {folder}: is of ZeRO stage {record['zero_stage']} on {record['ranks']} ranks: going on at"
+            f"{asked}: is of ZeRO stage {record['zero_stage']} on {record['ranks']} ranks: going on at"
             f" stage {config.zero_stage} on {ranks.size} needs train.offload = none"
         )
     return Checkpoint(found.folder, int(record["step"]))
@@ -139,7 +187,15 @@ def resume_from(engine: Any, folder: Path, identity: dict[str, Any], ranks: Rank
         ConfigError: as `check_resume`.
         IntegrityError: a file is missing or changed; it names it.
     """
-    checkpoint = check_resume(folder, identity, config, ranks)
+    return restore(engine, check_resume(folder, identity, config, ranks), ranks)
+
+
+def restore(engine: Any, checkpoint: Checkpoint, ranks: Ranks) -> Restored:
+    """Continue from a checkpoint that was found fit, with the rates, decays and schedule of this run.
+
+    Raises:
+        IntegrityError: a file is missing or changed; it names it.
+    """
     verify_together(checkpoint, ranks)
     optimizer = engine.deepspeed.optimizer
     mine = [{name: group[name] for name in HYPERPARAMETERS if name in group} for group in optimizer.param_groups]
@@ -183,11 +239,11 @@ def verify_together(checkpoint: Checkpoint, ranks: Ranks) -> None:
         raise fault or IntegrityError(f"{checkpoint.folder}: another rank found it damaged: the checkpoint is not used")
 
 
-def _fault(folder: Path, name: str, theirs: Any, ours: Any) -> str | None:
+def _fault(asked: str, name: str, theirs: Any, ours: Any, only: str) -> str | None:
     """One line on what isn't equal; values that are digests say nothing to a reader."""
     if theirs == ours:
         return None
-    line = f"--resume {folder}: was trained with"
+    line = f"{asked}: was trained with"
     if name == "model":
         return (
             f"{line} another model: give the model that it was trained with, or its finished model with --init, which"
@@ -195,7 +251,6 @@ def _fault(folder: Path, name: str, theirs: Any, ours: Any) -> str | None:
         )
     if isinstance(ours, str) and len(ours) == 64:
         return f"{line} another {name}: give the {name} that it was trained with"
-    only = "or take only the weights: --reset-optimizer"
     return f"{line} {name} = {theirs}, not {ours}: set train.{name} = {theirs}, {only}"
 
 

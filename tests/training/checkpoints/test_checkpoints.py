@@ -218,6 +218,7 @@ LOSSES = [Saved(0), Saved(10, 3.0), Saved(20, 2.0), Saved(30), Saved(40, 2.0), S
         ({"keep_checkpoints": 2}, [40, 50], []),
         ({"keep_checkpoints": 9}, [0, 10, 20, 30, 40, 50], []),
         ({"keep_checkpoints": 1, "keep_best_checkpoint": True}, [20, 50], [20]),
+        ({"keep_checkpoints": 2, "keep_last_checkpoint": True}, [40, 50], [50]),
         ({"keep_checkpoints": 1, "keep_checkpoint_every": 20}, [20, 40, 50], [20, 40]),
         ({"keep_checkpoints": 1, "keep_checkpoint_every": 30, "keep_best_checkpoint": True}, [20, 30, 50], [20, 30]),
     ],
