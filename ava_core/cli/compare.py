@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ava_core.cli.chosen_model import CACHE
+from ava_core.cli.recorded_comparison import record_comparison
 from ava_core.cli.show import print_table
 from ava_core.cli.step_flags import DEFAULT_WORK
 from ava_core.config.register import REGISTERED
@@ -82,6 +83,7 @@ def compare(
     settings = Settings(significance=significance, resamples=resamples, seed=seed)
     with _opened(sides, shards, config, work, quiet) as (read, agreement):
         comparison = make(read, settings, agreement)
+        record_comparison(read, config.registry.experiment)
     if output is not None:
         from ava_core.evaluation.comparison.page import render
 

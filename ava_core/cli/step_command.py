@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ava_core.steps.tools import origin
 
 if TYPE_CHECKING:
     from ava_core.runtime.request import Request, StepRun
+    from ava_core.tracking.records import Row
 
     Runner = Callable[[Request, Callable[[StepRun], None]], None]
 
@@ -128,9 +129,15 @@ def run_request(request: Request, compute: Callable[[StepRun], None], runner: Ru
     from ava_core.tracking.labels import write_labels
     from ava_core.tracking.recording import recorded
 
-    with recorded(request) as watched:
+    with recorded(request, _rows_of) as watched:
         (runner or run_step)(request, watched(compute))
     write_labels(request.output, request.config.run)
+
+
+def _rows_of(evaluation: Path) -> Iterable[Row]:
+    from ava_core.evaluation.rows import read_rows
+
+    return read_rows(evaluation)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -8,15 +8,13 @@ the first column and compares the second, unless its reader chooses others.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ava_core.evaluation import losses
 from ava_core.evaluation.losses import NoLossesError
+from ava_core.evaluation.rows import document_columns
 from ava_core.files import write_json
 
 LOGGED = "mlflow.loggedArtifacts"
@@ -47,19 +45,8 @@ def _documents(evaluation: Path) -> Table:
         found = losses.read(evaluation)
     except NoLossesError:
         return {"columns": [], "data": []}
-    counts = [len(document.bytes) for document in found.documents]
-    of_part = np.repeat(np.arange(len(counts)), counts)
-    size, tokens = (np.bincount(of_part, each) for each in (found.bytes, found.tokens))
-    columns: dict[str, list[Any]] = {
-        "document": [document.name for document in found.documents],
-    }
-    for model, sums in found.sums.items():
-        nats, correct, _ = (np.bincount(of_part, column) for column in sums.T)
-        columns[f"{model} bits per byte"] = (nats / math.log(2) / np.maximum(size, 1)).tolist()
-        columns[f"{model} accuracy"] = (correct / np.maximum(tokens, 1)).tolist()
-    columns |= {"bytes": size.astype(int).tolist(), "tokens": tokens.astype(int).tolist()}
-    kept = sorted(np.argsort(-size, kind="stable")[:MAX_ROWS].tolist())
-    return {"columns": list(columns), "data": [[values[row] for values in columns.values()] for row in kept]}
+    columns = document_columns(found, MAX_ROWS)
+    return {"columns": list(columns), "data": [list(row) for row in zip(*columns.values(), strict=True)]}
 
 
 def _samples(contents: Mapping[str, Any]) -> Table:

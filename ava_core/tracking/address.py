@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from ava_core.checkout import checkout
 from ava_core.errors import ConfigError
@@ -85,6 +85,13 @@ def sqlite_file(uri: str) -> Path | None:
     if parts.scheme.split("+")[0] != "sqlite" or parts.path in ("", "/"):
         return None
     return Path(parts.path[1:])
+
+
+def comparison_url(uri: str, experiment_id: str, base: str, other: str) -> str | None:
+    """Address of the page that holds one evaluation run against another, row by row; None where no server answers."""
+    page = _page(uri, "experiments", experiment_id, "evaluation-runs")
+    chosen = urlencode({"selectedRunUuid": other, "compareToRunUuid": base})
+    return page and f"{page.removesuffix(PAGES)}?{chosen}"
 
 
 def _page(uri: str, *segments: str) -> str | None:

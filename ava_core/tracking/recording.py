@@ -2,7 +2,7 @@
 
 A step is recorded where the environment has the address of a tracking server and either AVA_PIPELINE_RUN (a run nested
 under the one parent of that pipeline run) or MLFLOW_RUN_ID (the run that KFP's MLflow plugin has opened). By hand and
-under DVC it is not: `ava train` and `ava register` then make runs of their own.
+under DVC only `ava evaluate` is, when it has finished: `ava train` and `ava register` make runs of their own.
 
 What is recorded changes nothing of the output, so this module enters no step's key. It fails no step, for a server that
 is away costs a warning and a bounded time; but a step doesn't begin while the pipeline's experiment is deleted.
@@ -13,37 +13,36 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ava_core.distributed.ranks import Ranks
-from ava_core.errors import AvaError, ConfigError, one_line
+from ava_core.errors import ConfigError, one_line
 from ava_core.redaction import redact
 from ava_core.runtime import manifest
 from ava_core.runtime.outcome import Outcome
 from ava_core.runtime.request import Request, StepRun
 from ava_core.runtime.work import timings_path
-from ava_core.server_address import WEB_SCHEMES
-from ava_core.steps.kinds import SHARDS
-from ava_core.tracking.address import RUN_ID, recording_uri, run_url
+from ava_core.steps.kinds import EVALUATION, SHARDS
+from ava_core.tracking.address import RUN_ID, run_url
 from ava_core.tracking.authorship import authorship
 from ava_core.tracking.commit import read_commit
 from ava_core.tracking.connection import variables_set
-from ava_core.tracking.faults import DeletedExperimentError, is_silent, unreachable
+from ava_core.tracking.evaluated import OUTPUT, TYPE, find_evaluation, log_rows, record_evaluation
+from ava_core.tracking.faults import DeletedExperimentError
 from ava_core.tracking.labels import run_tags
 from ava_core.tracking.pipeline_runs import RUNNING, Task, end_pipeline, open_task, pipeline_run_id
-from ava_core.tracking.records import Corpus, Point, describe_corpus, flatten
+from ava_core.tracking.records import DATASET_CONTEXT, TEST_CONTEXT, Corpus, Point, Row, describe_corpus, flatten
 from ava_core.tracking.rest import Run, Server
 from ava_core.tracking.run import OWNED
+from ava_core.tracking.unfailing import PATIENCE, never_failing, server_uri
 
 Compute = Callable[[StepRun], None]
+ReadRows = Callable[[Path], Iterable[Row]]
 
 log = logging.getLogger(__name__)
-PATIENCE = 6.0
-"""Seconds that a server may take for an answer, of a dozen at a step's beginning and its end."""
-KEY, OUTPUT, INPUTS, REUSED = "ava.key", "ava.output", "ava.inputs", "ava.reused"
+KEY, INPUTS, REUSED = "ava.key", "ava.inputs", "ava.reused"
 FAULT, OUTCOME = "ava.fault", "ava.outcome"
 PARENT = "ava.parent"
 """Digest of the model that a training began from."""
@@ -52,12 +51,16 @@ STATUS = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
 
 
 @contextmanager
-def recorded(request: Request) -> Iterator[Callable[[Compute], Compute]]:
+def recorded(request: Request, read_rows: ReadRows) -> Iterator[Callable[[Compute], Compute]]:
     """Record the step that runs inside the block; gives what the step's computation is to be wrapped in.
 
     The step finds its run in MLFLOW_RUN_ID, whoever opened it.
+
+    Args:
+        request: what the step was asked for.
+        read_rows: gives the rows of an evaluation's output.
     """
-    recording = _recording(request, dict(os.environ))
+    recording = _recording(request, dict(os.environ), read_rows)
     if recording is None:
         yield lambda compute: compute
         return
@@ -74,13 +77,13 @@ def recorded(request: Request) -> Iterator[Callable[[Compute], Compute]]:
 def record_end_of_pipeline(outcome: Outcome, environment: Mapping[str, str] | None = None) -> str | None:
     """End the parent run of the pipeline run, and give its page's address; KFP's plugin ends its own."""
     environment = os.environ if environment is None else environment
-    uri, pipeline_run = _server_uri(environment), pipeline_run_id(environment)
+    uri, pipeline_run = server_uri(environment), pipeline_run_id(environment)
     if uri is None or pipeline_run is None or environment.get(RUN_ID):
         return None
     tags = {OUTCOME: outcome.state}
     if outcome.failed_task:
         tags[FAULT] = _line(f"{outcome.failed_task}: {outcome.message}")
-    with _never_failing(uri, "the end of the pipeline isn't recorded"):
+    with never_failing(uri, "the end of the pipeline isn't recorded"):
         server = Server(uri, environment, PATIENCE)
         parent = end_pipeline(server, pipeline_run, STATUS.get(outcome.state, "FAILED"), tags)
         return run_url(uri, parent.experiment_id, parent.run_id) if parent else None
@@ -94,10 +97,11 @@ class _Recording:
         request: what the step was asked for.
         uri: address of the tracking server.
         environment: with MLFLOW_RUN_ID or AVA_PIPELINE_RUN.
+        read_rows: gives the rows of an evaluation's output.
     """
 
-    def __init__(self, request: Request, uri: str, environment: Mapping[str, str]) -> None:
-        self.request, self.uri, self.environment = request, uri, environment
+    def __init__(self, request: Request, uri: str, environment: Mapping[str, str], read_rows: ReadRows) -> None:
+        self.request, self.uri, self.environment, self.read_rows = request, uri, environment, read_rows
         self.opened = self.computed = False
 
     def begin(self) -> dict[str, str]:
@@ -106,8 +110,10 @@ class _Recording:
         Raises:
             DeletedExperimentError: the pipeline would fail of that when all is computed.
         """
+        if self._alone:
+            return {}
         # A server that is still starting, as in a checkout's first run, is there when the step ends.
-        with _never_failing(
+        with never_failing(
             self.uri, "the step isn't shown as running", silence=logging.DEBUG, but_for=DeletedExperimentError
         ):
             server = Server(self.uri, self.environment, PATIENCE)
@@ -132,9 +138,13 @@ class _Recording:
 
     def end(self, error: BaseException | None) -> None:
         """Record what came out, and end the run unless someone else opened it."""
+        if self._alone:
+            if error is None:
+                self._record_alone()
+            return
         if not self.opened and not self.environment.get(RUN_ID) and self.request.spec.name == "register":
             return  # without a run, it has made one of its own
-        with _never_failing(self.uri, "the step isn't recorded"):
+        with never_failing(self.uri, "the step isn't recorded"):
             server = Server(self.uri, self.environment, PATIENCE)
             parent, run = self._open(server)
             status = "FINISHED"
@@ -147,6 +157,33 @@ class _Recording:
                 status = "KILLED"
             if OWNED in run.tags:
                 server.set_status(run.run_id, status)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the step belongs to no pipeline run, and has a run to itself when it has finished."""
+        return not (self.environment.get(RUN_ID) or pipeline_run_id(self.environment))
+
+    def _record_alone(self) -> None:
+        """A run of the evaluation; none where one with the same contents is there."""
+        with never_failing(self.uri, "the evaluation isn't recorded"):
+            request = self.request
+            made = manifest.read(request.output)
+            server = Server(self.uri, self.environment, PATIENCE)
+            experiment_id = server.experiment_id(request.config.registry.experiment)
+            if find_evaluation(server, experiment_id, made.digest):
+                return
+            figures = self._figures()
+            run = record_evaluation(
+                server,
+                experiment_id,
+                name=request.config.run.name or f"{request.spec.name} {request.inputs['model'][0].name}",
+                tags={**self._tags(), **self._output_tags(made)},
+                parameters=self._parameters(request.spec.sections),
+                figures=_points({**self._timings(), **figures}),
+                corpus=self._corpus(made, figures),
+                rows=self.read_rows(request.output),
+            )
+            log.info("mlflow: %s", run_url(self.uri, experiment_id, run.run_id))
 
     def _open(self, server: Server) -> tuple[Run | None, Run]:
         """The run that MLFLOW_RUN_ID names, else the step's own in its pipeline run, and that one's parent."""
@@ -189,22 +226,32 @@ class _Recording:
         made = manifest.read(output)
         if run.tags.get(KEY) == made.key:
             return
-        figures = json.loads((output / "metrics.json").read_text())
-        timings = json.loads(timings_path(output).read_text())
-        step = int(figures.get("steps", 0))
+        figures = self._figures()
         if parent is not None:
             # int8_model_bytes: the figures of two schemes have the same names
             prefix = "".join(f"{value}_" for value in self.request.choices.values())
-            server.log(parent, [Point(prefix + name, float(value), step) for name, value in figures.items()])
+            server.log(parent, _points(figures, prefix))
         corpus = self._corpus(made, figures)
-        for each in (run, parent):
+        is_evaluation = self.request.spec.kind == EVALUATION
+        for each, context in ((run, TEST_CONTEXT if is_evaluation else DATASET_CONTEXT), (parent, DATASET_CONTEXT)):
             if each is not None and corpus is not None:
-                server.log_corpus(each, corpus)
+                server.log_corpus(each, corpus, context)
+        server.log(run, _points({**self._timings(), **figures}), self._output_tags(made))
+        if is_evaluation:
+            server.log(run, tags=TYPE)
+            log_rows(server, run, self.read_rows(output))
+
+    def _figures(self) -> dict[str, float]:
+        return json.loads((self.request.output / "metrics.json").read_text())
+
+    def _timings(self) -> dict[str, float]:
+        return json.loads(timings_path(self.request.output).read_text())
+
+    def _output_tags(self, made: manifest.Manifest) -> dict[str, str]:
         tags = {KEY: made.key, OUTPUT: made.digest, INPUTS: json.dumps(made.inputs, sort_keys=True)}
         if begun_from := made.inputs.get("init"):
             tags[PARENT] = begun_from
-        tags[REUSED] = str(not self.computed).lower()
-        server.log(run, [Point(name, float(value), step) for name, value in {**timings, **figures}.items()], tags)
+        return {**tags, REUSED: str(not self.computed).lower()}
 
     def _corpus(self, made: manifest.Manifest, figures: Mapping[str, float]) -> Corpus | None:
         """The shards that the step made, or was given; None for a step that knows only what was made from them."""
@@ -214,43 +261,24 @@ class _Recording:
         return describe_corpus(sources, digest, figures if is_corpus else {}) if digest else None
 
 
-def _recording(request: Request, environment: Mapping[str, str]) -> _Recording | None:
-    """None where there is nothing to record: no server, no pipeline, or a process that only helps the first one."""
-    uri = _server_uri(environment)
-    if uri is None or not (environment.get(RUN_ID) or pipeline_run_id(environment)):
+def _recording(request: Request, environment: Mapping[str, str], read_rows: ReadRows) -> _Recording | None:
+    """None where there is nothing to record: no server, a step that is recorded in pipelines alone and isn't in one, or
+    a process that only helps the first one."""
+    uri = server_uri(environment)
+    if uri is None:
+        return None
+    if request.spec.kind != EVALUATION and not (environment.get(RUN_ID) or pipeline_run_id(environment)):
         return None
     try:
         first = Ranks.from_environment(environment).is_first
     except ConfigError:  # the step says so itself
         first = False
-    return _Recording(request, uri, environment) if first else None
+    return _Recording(request, uri, environment, read_rows) if first else None
 
 
-def _server_uri(environment: Mapping[str, str]) -> str | None:
-    """The address of a server; None for a database, which answers no requests."""
-    uri = recording_uri(environment)
-    return uri if uri and urlsplit(uri).scheme in WEB_SCHEMES else None
-
-
-@contextmanager
-def _never_failing(
-    uri: str, consequence: str, silence: int = logging.WARNING, but_for: type[Exception] | tuple[()] = ()
-) -> Iterator[None]:
-    """Turn whatever goes wrong in the block into a warning: servers, proxies and plugins raise what they like.
-
-    Args:
-        uri: address of the server.
-        consequence: what doesn't happen.
-        silence: the level at which it is told that nothing answers.
-        but_for: what is raised all the same.
-    """
-    try:
-        yield
-    except but_for:
-        raise
-    except Exception as error:
-        fault = error if isinstance(error, AvaError) else unreachable(uri, error)
-        log.log(silence if is_silent(error) else logging.WARNING, "mlflow: %s: %s", consequence, fault)
+def _points(figures: Mapping[str, float], prefix: str = "") -> list[Point]:
+    step = int(figures.get("steps", 0))
+    return [Point(prefix + name, float(value), step) for name, value in figures.items()]
 
 
 def _line(text: str) -> str:

@@ -16,7 +16,10 @@ METRICS_PER_BATCH = 1000
 PARAMETERS_PER_BATCH = 100
 PARAMETER_CHARACTERS = 6000
 DATASET_DIGEST_CHARACTERS = 36
-DATASET_CONTEXT = {"key": "mlflow.data.context", "value": "training, validation, test"}
+CONTEXT_KEY = "mlflow.data.context"
+DATASET_CONTEXT = {"key": CONTEXT_KEY, "value": "training, validation, test"}
+TEST_CONTEXT = {"key": CONTEXT_KEY, "value": "test"}
+"""Of an evaluation's run."""
 
 
 class Point(NamedTuple):
@@ -53,6 +56,22 @@ class Corpus(NamedTuple):
             "source": json.dumps({**(location or {"uri": self.name}), "sources": self.sources}, sort_keys=True),
             "profile": json.dumps({**self.counts, "shards_digest": self.digest}, sort_keys=True),
         }
+
+
+class Row(NamedTuple):
+    """A row of an evaluation, as MLflow's page of evaluation runs shows and compares it.
+
+    Attributes:
+        kind: what it is of: a document, a sample.
+        request: what tells it from the others, by which the rows of two runs are put side by side.
+        response: what came out.
+        figures: what was measured on it.
+    """
+
+    kind: str
+    request: Mapping[str, str]
+    response: str
+    figures: Mapping[str, float]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -196,13 +196,17 @@ class Server:
             body = {"run_id": run.run_id, "metrics": metrics, "tags": _pairs(tags or {})}
             self._send("POST", "runs/log-batch", body)
 
-    def log_corpus(self, run: Run, corpus: Corpus) -> None:
+    def log_corpus(self, run: Run, corpus: Corpus, context: Mapping[str, str] = DATASET_CONTEXT) -> None:
         """Name the data that a run reads or makes, as its dataset input; the same one twice is one."""
-        entry = {"dataset": corpus.as_dataset(), "tags": [DATASET_CONTEXT]}
+        entry = {"dataset": corpus.as_dataset(), "tags": [context]}
         self._send("POST", "runs/log-inputs", {"run_id": run.run_id, "datasets": [entry]})
 
-    def _send(self, method: str, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(self._request(method, f"{self._root}/api/2.0/mlflow/{path}", values).json())
+    def start_trace(self, info: Mapping[str, Any]) -> None:
+        """Make a trace, of the fields that MLflow's TraceInfo has as JSON."""
+        self._send("POST", "traces", {"trace": {"trace_info": info}}, api="3.0")
+
+    def _send(self, method: str, path: str, values: Mapping[str, Any], api: str = "2.0") -> dict[str, Any]:
+        return dict(self._request(method, f"{self._root}/api/{api}/mlflow/{path}", values).json())
 
     def _request(self, method: str, address: str, values: Mapping[str, Any]) -> requests.Response:
         left = max(0.05, self._deadline - time.monotonic())

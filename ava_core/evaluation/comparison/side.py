@@ -23,6 +23,7 @@ class Side:
         digest: of the evaluation's contents.
         contents: evaluation.json.
         losses: losses.jsonl.
+        shards: digest of the shards that it was made on.
         parameters: the configuration of the whole pipeline, by dotted key, where it is known: a folder holds none.
     """
 
@@ -30,6 +31,7 @@ class Side:
     digest: str
     contents: Mapping[str, Any]
     losses: Losses
+    shards: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -53,4 +55,11 @@ def read_side(name: str, folder: Path, parameters: Mapping[str, str] | None = No
         except (OSError, ValueError, TypeError) as error:
             raise IntegrityError(f"{path}: can't be read ({error}): run `ava evaluate` again") from error
         found = losses.read(folder)
-    return Side(name=name, digest=made.digest, contents=contents, losses=found, parameters=parameters or {})
+    return Side(
+        name=name,
+        digest=made.digest,
+        contents=contents,
+        losses=found,
+        shards=made.inputs.get("shards", ""),
+        parameters=parameters or {},
+    )
