@@ -130,8 +130,10 @@ def figures(model: Path, conversations: Path, text: Path) -> dict[str, float]:
     from ava_core.alignment.material import AnswerValidation, answer_of
     from ava_core.alignment.packing import PackedRows
     from ava_core.alignment.shards import ConversationShards
+    from ava_core.alignment.tokens import end_of_answer
     from ava_core.data.batches import bits_per_byte
     from ava_core.data.shards import ShardedSplit
+    from ava_core.data.tokenizer import load_tokenizer
     from ava_core.models import EnhancedMoEForCausalLM
     from ava_core.models.pretrained import load_pretrained
     from ava_core.training.validation import mean_loss
@@ -142,7 +144,8 @@ def figures(model: Path, conversations: Path, text: Path) -> dict[str, float]:
     held_out = shards.read("test")
     rows = PackedRows.of(held_out, config.sequence_length, shards.special.padding, 0)
     measured = AnswerValidation(rows, config).measure(loaded, whole=True)
-    asked = [answer_of(item.tokens, item.learnt) for item in held_out[:SAMPLES]]
+    ends = end_of_answer(load_tokenizer(conversations / "tokenizer"))
+    asked = [answer_of(item.tokens, item.learnt, ends) for item in held_out[:SAMPLES]]
     ended = ended_share(loaded, [a.tolist() for a, _ in asked], [end for _, end in asked], shards.max_tokens, 0)
     split = ShardedSplit.open(text, "test")
     loss, count = mean_loss(loaded, split, config.sequence_length, batch_size=config.micro_batch_size)

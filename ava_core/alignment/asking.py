@@ -18,7 +18,7 @@ def asked_of(material: ShardsMaterial, config: AnsweringFineTuning) -> Asked:
     """
     pairs = material.shards.purpose == "preference"
     items = material.shards.read("validation")[:: 2 if pairs else 1][: config.samples]
-    asked = [answer_of(item.tokens, item.learnt) for item in items]
+    asked = [answer_of(item.tokens, item.learnt, material.ends) for item in items]
     return Asked(
         prompts=[prompt.tolist() for prompt, _ in asked],
         ends=[end for _, end in asked],

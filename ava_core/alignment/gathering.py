@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +19,9 @@ from ava_core.alignment.plays import dialogues
 from ava_core.alignment.shapes import SHAPES, Shape, read_conversation, shape_of
 from ava_core.alignment.tokens import divide
 from ava_core.config.conversations import ConversationsConfig, ConversationSource
+from ava_core.config.data import SplitConfig
 from ava_core.data.shards import SPLITS, document_names
 from ava_core.data.sources import open_each
-from ava_core.data.splitting import split_documents
 from ava_core.data.tokenizer import encode, read_tokenizer
 from ava_core.errors import AvaError
 
@@ -139,10 +142,17 @@ def _with_system(conversation: Conversation, system: str | None) -> Conversation
 
 
 def divide_among_splits(
-    conversations: Iterable[Conversation], config: ConversationsConfig, shards: Path, *, by_prompt: bool = False
+    conversations: Iterable[Conversation], config: ConversationsConfig, shards: Path
 ) -> dict[str, list[Conversation]]:
-    """Conversations by split: with their document, or by a salted hash of what they say; pairs, and all if `by_prompt`,
-    by that of their prompt, so that none of its other answers is in another split."""
+    """Conversations by split: with their document, or by a salted hash of what was said before the last answer, without
+    the system's message, which a section may add.
+
+    So a row is in the same split whatever is made of it, be it a conversation, a pair or a prompt, and whatever else is
+    in its file; and none of a prompt's other answers is in another split.
+
+    Raises:
+        AvaError: there are fewer prompts than splits.
+    """
     split_of = {name: split for split in SPLITS for name in document_names(shards, split)}
     splits: dict[str, list[Conversation]] = {name: [] for name in SPLITS}
     others: list[Conversation] = []
@@ -152,13 +162,26 @@ def divide_among_splits(
         else:
             others.append(conversation)
     if others:
-        texts = [_hashed(item, by_prompt) for item in others]
-        unique = list(dict.fromkeys(texts))
-        parts = split_documents(unique, config.split)
-        split_by_text = {unique[piece.document]: name for name, pieces in parts.items() for piece in pieces}
-        for text, item in zip(texts, others, strict=True):
-            splits[split_by_text[text]].append(item)
+        digests = [_digest(item, config.split.salt) for item in others]
+        split_by_digest = _by_share(digests, config.split)
+        for digest, item in zip(digests, others, strict=True):
+            splits[split_by_digest[digest]].append(item)
     return splits
+
+
+def _by_share(digests: Iterable[str], config: SplitConfig) -> dict[str, str]:
+    """The split of each digest: where it lies among all that there could be, not among those that there are. Of so few
+    that a split would be empty, it gets the nearest one."""
+    ranked = sorted(set(digests))
+    if len(ranked) < len(SPLITS):
+        raise AvaError(
+            f"sources: hold {len(ranked)} different prompts: train, validation and test need one each: add rows"
+        )
+    shares = [int(digest, 16) / 16 ** len(digest) for digest in ranked]
+    first = min(max(bisect_left(shares, config.train), 1), len(ranked) - 2)
+    second = min(max(bisect_left(shares, config.train + config.validation), first + 1), len(ranked) - 1)
+    bounds = zip(SPLITS, (0, first, second), (first, second, len(ranked)), strict=True)
+    return {digest: name for name, start, end in bounds for digest in ranked[start:end]}
 
 
 def drawn(conversations: Sequence[Conversation], split: str, most: int | None, seed: int) -> list[Conversation]:
@@ -170,6 +193,6 @@ def drawn(conversations: Sequence[Conversation], split: str, most: int | None, s
     return [conversations[number] for number in sorted(chosen.tolist())]
 
 
-def _hashed(item: Conversation, by_prompt: bool) -> str:
-    messages = item.prompt if by_prompt or item.rejected is not None else item.messages
-    return "\n".join(f"{message.role}: {message.content}" for message in messages)
+def _digest(item: Conversation, salt: str) -> str:
+    said = [(message.role, message.content) for message in item.prompt if message.role != "system"]
+    return hashlib.sha256(json.dumps([salt, *said]).encode()).hexdigest()

@@ -71,8 +71,8 @@ class Prompts(ShardsMaterial):
         self._rollouts: RolloutBatches | None = None
 
     @cached_property
-    def ends(self) -> tuple[int, ...]:
-        """What ends an answer by the template."""
+    def stops(self) -> tuple[int, ...]:
+        """What ends an answer that is sampled: that of `ends`, or the last token of a template that has none."""
         return end_of_answer(self._tokenizer)
 
     def batches(self, ranks: Ranks, progress: Progress) -> Batches:
@@ -91,7 +91,7 @@ class Prompts(ShardsMaterial):
 
     def objective(self, model: Any) -> GroupRelativePolicy:
         assert self._rollouts is not None  # `batches` was called
-        self._rollouts.player = Player(model, self.ends, self.config)
+        self._rollouts.player = Player(model, self.stops, self.config)
         return GroupRelativePolicy(self.config)
 
     def passes(self, steps: int) -> float:
@@ -106,7 +106,7 @@ class Prompts(ShardsMaterial):
         prompts, asked = self._asked("validation", self.config.samples)
         return Asked(
             prompts=prompts,
-            ends=[self.ends[0]] * len(prompts),
+            ends=[self.stops[0]] * len(prompts),
             authors=asked,
             limit=self.config.max_new_tokens,
             tokenizer=self.shards.folder / "tokenizer",
@@ -120,7 +120,7 @@ class Prompts(ShardsMaterial):
 
     def texts(self, batch: RolloutBatch, asked: list[Answer]) -> list[Answer]:
         """The answers of a batch."""
-        return texts_of(batch, asked, self.ends, self._decode)
+        return texts_of(batch, asked, self.stops, self._decode)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -143,7 +143,7 @@ class RewardValidation:
 
     def measure(self, model: Any, *, whole: bool) -> dict[str, float]:
         """Both figures."""
-        player = Player(model, self.material.ends, self.material.config.model_copy(update={"replay": False}))
+        player = Player(model, self.material.stops, self.material.config.model_copy(update={"replay": False}))
         batch = player.play(self.prompts, max(map(len, self.prompts)), self.material.request.seed)
         reward = float(np.mean(self.material.rewards.score(self.material.texts(batch, self.asked)).total))
         return {"validation_loss": -reward, "validation_reward": reward}

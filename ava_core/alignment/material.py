@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ from ava_core.data.batches import bits_per_byte
 from ava_core.data.tokenizer import load_tokenizer
 from ava_core.distributed.ranks import Ranks
 from ava_core.errors import ConfigError
+from ava_core.generation.chat import end_of_turn
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.progress import Progress
 from ava_core.training.batch import Batches
@@ -70,11 +72,8 @@ class ShardsMaterial:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """What ends the answers, where that is one token for all."""
-        found = {answer_of(item.tokens, item.learnt)[1] for item in self.shards.read("validation")}
-        added = load_tokenizer(self.shards.folder / "tokenizer").added_tokens_decoder
-        special = {token for token, entry in added.items() if entry.special}
-        return tuple(found) if len(found) == 1 and found <= special else ()
+        """The special token that the template ends an answer with; none where it writes only text."""
+        return end_of_turn(load_tokenizer(self.shards.folder / "tokenizer")).tokens
 
     def start(self) -> Any:
         """The model that the training begins from, float32, with rows for what the tokenizer has got since."""
@@ -146,9 +145,11 @@ class AnswerValidation:
         return {"validation_loss": loss, "validation_bits_per_byte": bits_per_byte(loss * tokens, num_bytes)}
 
 
-def answer_of(tokens: Any, learnt: Any) -> tuple[np.ndarray, int]:
-    """The prompt of the first answer of a conversation, and the token that ends the answer."""
+def answer_of(tokens: Any, learnt: Any, ends: Sequence[int]) -> tuple[np.ndarray, int]:
+    """The prompt of the first answer of a conversation, and the token that ends the answer: the first of `ends` in it,
+    for a template may go on with a line break; its last one where it has none of them."""
     first = int(np.argmax(learnt))
     after = np.flatnonzero(~np.asarray(learnt[first:]))
     last = first + int(after[0]) if len(after) else len(tokens)
-    return np.asarray(tokens[:first]), int(tokens[last - 1])
+    answer = [int(token) for token in tokens[first:last]]
+    return np.asarray(tokens[:first]), next((token for token in answer if token in ends), answer[-1])

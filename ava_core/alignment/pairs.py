@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ava_core.alignment.conversation import Conversation, RowFault
-from ava_core.alignment.tokens import EncodedConversation, encode_conversation, encode_prompt
+from ava_core.alignment.tokens import EncodedConversation, encode_conversation, encode_prompt, end_of_answer
 from ava_core.config.preferences import PreferencesConfig
 from ava_core.data.tokenizer import load_tokenizer, special_ids
 from ava_core.errors import ConfigError
@@ -85,12 +85,11 @@ class Opponent:
         }
         if not prompts:
             return texts
-        ends = [int(encode_conversation(loaded, conversations[0]).tokens[-1])]
         with self.progress.task(f"sample {split}", len(prompts)) as advance:
             answers = sample_answers(
                 model.eval(),
                 list(prompts.values()),
-                ends,
+                end_of_answer(loaded),
                 limit,
                 self.seed,
                 temperature=self.config.temperature,

@@ -11,8 +11,15 @@ from ava_core.alignment.conversation import Conversation, Message
 SPEAKER = re.compile(r"\*\*(.+?)\*\*\s*")
 """A line that names who speaks from there on."""
 SCENE = re.compile(r"#+\s")
-DIRECTION = re.compile(r"_[^_]*_|\[[^\]]*\]")
-"""What happens on the stage, which nobody says."""
+DIRECTION = re.compile(
+    r"[_*]*\\?\[(?:(?!\n\s*\n)[^\]])*\][_*]*"  # in brackets, however it is emphasised
+    r"|_(?:(?!\n\s*\n)[^_])+_"
+    r"|\*(?:(?!\n\s*\n)[^*])+\*"
+    r"|\\?\[.*"  # a bracket that nobody closes
+)
+"""What happens on the stage, which nobody says: as long as its paragraph, over several lines."""
+ESCAPED = re.compile(r"\\([^\w\s])")
+"""A character that would be Markdown without the backslash before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,8 @@ def scenes(markdown: str) -> Iterator[list[Speech]]:
     speaker, lines, speeches = "", list[str](), list[Speech]()
 
     def finished() -> None:
-        text = "\n".join(line for line in lines if line).strip()
+        said = (line.strip() for line in _without_directions("\n".join(lines)).splitlines())
+        text = "\n".join(line for line in said if line)
         if speaker and text:
             speeches.append(Speech(speaker, text))
         lines.clear()
@@ -36,7 +44,7 @@ def scenes(markdown: str) -> Iterator[list[Speech]]:
     for line in markdown.splitlines():
         named = SPEAKER.fullmatch(line.strip())
         if not named and not SCENE.match(line):
-            lines.append(DIRECTION.sub("", line).strip())
+            lines.append(line)
             continue
         finished()
         speaker = named[1].strip() if named else ""
@@ -46,6 +54,10 @@ def scenes(markdown: str) -> Iterator[list[Speech]]:
     finished()
     if speeches:
         yield speeches
+
+
+def _without_directions(markdown: str) -> str:
+    return ESCAPED.sub(r"\1", DIRECTION.sub("", markdown))
 
 
 def dialogues(markdown: str, name: str) -> Iterator[Conversation]:

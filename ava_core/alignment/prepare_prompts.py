@@ -46,7 +46,7 @@ def prepare_prompts(
     work = ShardsInMaking(config, "prompts", shards, output, state, progress)
     gathered = gather(config, data, work.tokenizer, config.max_tokens, PROMPT_SHAPES, answered=False)
     chosen, note = _chosen(gathered, config.min_reference_lines)
-    for name, all_of_it in divide_among_splits(_once(chosen, gathered), config, shards, by_prompt=True).items():
+    for name, all_of_it in divide_among_splits(_once(chosen, gathered), config, shards).items():
         given = drawn(all_of_it, name, config.max_prompts, DRAW_SEED)
         work.write(name, given, partial(_one, given))
     return work.finish(gathered, note)

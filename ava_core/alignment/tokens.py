@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ava_core.alignment.conversation import Conversation, Message, RowFault
 from ava_core.errors import first_line
-from ava_core.generation.chat import encode_pieces, render_chat
+from ava_core.generation.chat import encode_pieces, end_of_turn, render_chat
 
 Pieces = list[str | int]
 """Texts, and ids of special tokens between them."""
@@ -75,7 +75,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: tuple[Message, .
 
 
 def end_of_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token that the template ends an answer with; raises as `encode_conversation`."""
+    """The special token that the template writes right after an answer, as `end_of_turn` finds it; where it writes
+    none, the last token that it adds. Raises as `encode_conversation`."""
+    if found := end_of_turn(tokenizer).tokens:
+        return found
     short = Conversation("", (Message("user", "A"), Message("assistant", "B")))
     return (int(encode_conversation(tokenizer, short).tokens[-1]),)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ava_core.cli.sft import compute_from_model, digest_rewards
+from ava_core.cli.from_model import compute_from_model, digest_rewards
 from ava_core.cli.step_command import methods_command
 from ava_core.cli.train import run_where_asked
 

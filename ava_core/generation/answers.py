@@ -6,6 +6,7 @@ answers(model, tokenizer, ["Who goes there?"], system="BERNARDO", strategy="gree
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -81,11 +82,14 @@ def asked(question: str, system: str = "") -> list[dict[str, str]]:
 def turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> EndOfTurn:
     """What ends an answer: what the template writes after one, and all ends of the model's generation_config.json."""
     turn = end_of_turn(tokenizer, template)
-    config = getattr(model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    tokens = dict.fromkeys((*turn.tokens, *listed))
+    tokens = dict.fromkeys((*turn.tokens, *listed_ends(getattr(model, "generation_config", None))))
     return EndOfTurn(tuple(token for token in tokens if token != tokenizer.eos_token_id), turn.text)
+
+
+def listed_ends(config: Any) -> tuple[int, ...]:
+    """All ends that a model's generation_config.json lists; none without one."""
+    ends = getattr(config, "eos_token_id", None)
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),)
 
 
 def _without_first_blank(show: Callable[[str], None]) -> Callable[[str], None]:

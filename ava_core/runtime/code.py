@@ -27,6 +27,8 @@ from ava_core.steps.spec import StepSpec
 PACKAGE = Path(__file__).resolve().parents[1]
 NOT_READ = {"pyc", "so", "pth"}
 """Endings of files beside modules that no step reads: compiled, or for the environment."""
+FROM_MODEL = "from_model"
+"""The module of the commands that hands over to every training that begins from a model."""
 CACHE = "code.json"
 LAUNCH = f"{ROOT}.launching.launch"
 """What calls the training of every step that trains, and halves its micro-batch where memory runs out."""
@@ -76,13 +78,21 @@ def codes_of(specs: Iterable[StepSpec], work: Path | None = None, package: Path 
     reader = _Reader(package, work / CACHE if work else None)
     found = {}
     for spec in specs:
-        # The command counts too, though it lies in a package that doesn't: it calls the function.
-        roots = {spec.function.partition(":")[0]} | ({f"{ROOT}.cli.{spec.name}"} & reader.tree.modules.keys())
+        roots = {spec.function.partition(":")[0]} | (_commands(spec) & reader.tree.modules.keys())
         if spec.training:
             roots.add(LAUNCH)
         found[spec.name] = Code(dict(sorted(_files(reader, roots))))
     reader.save()
     return found
+
+
+def _commands(spec: StepSpec) -> set[str]:
+    """Modules of the command, which count though they lie in a package that doesn't: they call the function. Of a
+    training that is a method of another command, that one's, and what hands over for all that begin from a model."""
+    names = {spec.name}
+    if spec.training and any(port.name == "model" for port in spec.inputs):
+        names |= {spec.words[0], FROM_MODEL}
+    return {f"{ROOT}.cli.{name}" for name in names}
 
 
 def _files(reader: _Reader, roots: set[str]) -> Iterator[tuple[str, str]]:

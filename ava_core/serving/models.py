@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig
+
 from ava_core.data.tokenizer import load_tokenizer
-from ava_core.errors import AvaError
+from ava_core.errors import AvaError, IntegrityError, first_line
+from ava_core.generation.answers import listed_ends
 from ava_core.onnx.session import DecoderSession
 from ava_core.onnx.shape import GRAPH_FILE
 from ava_core.runtime import manifest
 from ava_core.serving.engine import Deliver, Engine
 
 log = logging.getLogger(__name__)
+GENERATION_CONFIG = "generation_config.json"
 TRAINING = "training.json"
 """What a model folder has, and no other."""
 DRAIN_CHECK_SECONDS = 1.0
@@ -41,13 +45,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Served:
-    """A model with a running engine."""
+    """A model with a running engine.
+
+    Attributes:
+        name: what clients call it.
+        version: the registered one; empty for a folder.
+        engine: that answers.
+        tokenizer: of the model.
+        created: as `Source` has it.
+        ends: tokens that end an answer in a chat, beside that of the template: all ends of its generation_config.json.
+    """
 
     name: str
     version: str
     engine: Engine
     tokenizer: Any
     created: int
+    ends: tuple[int, ...] = ()
 
 
 class ServedModels:
@@ -123,8 +137,9 @@ class ServedModels:
         with manifest.verified(source.folder):
             tokenizer = load_tokenizer(source.folder)
             decoder = load_decoder(source.folder, self._threads)
+            ends = _listed_ends(source.folder)
         engine = Engine(decoder, tokenizer, self._deliver, **self._settings)
-        return Served(self.name, source.version, engine, tokenizer, source.created)
+        return Served(self.name, source.version, engine, tokenizer, source.created, ends)
 
     def _load_adapter(self, name: str, folder: Path) -> Served:
         """The served model with an adapter: its own decoder, which shares no memory with the others."""
@@ -132,7 +147,7 @@ class ServedModels:
 
         decoder = adapted_decoder(self._source.folder, folder, self._threads)
         engine = Engine(decoder, self._served.tokenizer, self._deliver, **self._settings)
-        return Served(name, "", engine, self._served.tokenizer, self._source.created)
+        return Served(name, "", engine, self._served.tokenizer, self._source.created, self._served.ends)
 
     def _poll(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
@@ -181,6 +196,22 @@ def load_decoder(folder: Path, threads: int) -> DecoderSession:
     from ava_core.serving.float_models import float_decoder
 
     return float_decoder(folder, threads)
+
+
+def _listed_ends(folder: Path) -> tuple[int, ...]:
+    """Of the folder's generation_config.json, if it has one.
+
+    Raises:
+        IntegrityError: it can't be read.
+    """
+    if not (folder / GENERATION_CONFIG).is_file():
+        return ()
+    try:
+        return listed_ends(GenerationConfig.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder / GENERATION_CONFIG}: can't be read ({first_line(error)}): make the folder again"
+        ) from error
 
 
 def folder_source(folder: Path) -> Callable[[], Source]:

@@ -16,6 +16,12 @@ from ava_core.config.preferences import PreferencesConfig, PreferenceSource
 from ava_core.data.tokenizer import CHAT_TOKENS, FILE
 from ava_core.progress import Progress
 
+CHATML = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""After the token that ends a turn comes a line break, as in OpenAI's ChatML and Qwen's."""
+
 
 def write_rows(path: Path, rows: list) -> Path:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -2,20 +2,24 @@
 
 import json
 import random
+import shutil
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from ava_core.alignment.grpo import Prompts, RewardValidation
 from ava_core.alignment.prepare_prompts import prepare_prompts
 from ava_core.alignment.rewards.answer import Answer
 from ava_core.config.grpo import GrpoConfig
 from ava_core.config.prompts import PromptsConfig, PromptSource
+from ava_core.data.tokenizer import CONFIG_FILE, load_tokenizer
 from ava_core.errors import AvaError, ConfigError
 from ava_core.launching.requests import decode, encode
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.models.pretrained import load_pretrained
 from ava_core.training.request import TrainRequest
-from tests.alignment.conftest import shards_in, write_rows
+from tests.alignment.conftest import CHATML, shards_in, write_rows
 from tests.alignment.trainings import assert_same_bytes_after_an_interruption, request_in, run
 
 SETTINGS = {
@@ -94,13 +98,22 @@ def test_rewarded_model_is_an_ordinary_model_folder(rewarded):
     assert len(model.generation_config.eos_token_id) == 2
 
 
+def test_rollouts_end_at_the_token_of_a_template_that_goes_on_with_a_line_break(make_request, prompt_shards, tmp_path):
+    shards = tmp_path / "chatml"
+    shutil.copytree(prompt_shards, shards)
+    settings = json.loads((shards / "tokenizer" / CONFIG_FILE).read_text())
+    (shards / "tokenizer" / CONFIG_FILE).write_text(json.dumps({**settings, "chat_template": CHATML}))
+    material = Prompts(replace(make_request("chatml"), shards=shards))
+    end = load_tokenizer(shards / "tokenizer").convert_tokens_to_ids("<|end|>")
+    assert material.stops == material.ends == (end,)
+    assert set(material.compared().ends) == {end}
+
+
 def test_shuffled_reward_teaches_nothing(make_request, rewarded):
     """The control: the same values, dealt out to other answers."""
     request = make_request("shuffled", rewards=[{"function": "tests.alignment.test_grpo:shuffled"}])
     run(request)
     model, _ = load_pretrained(EnhancedMoEForCausalLM, request.output)
-    from ava_core.alignment.grpo import Prompts, RewardValidation
-
     judge = RewardValidation(Prompts(make_request("judge")))
     found = judge.measure(model, whole=True)["validation_reward"]
     learnt = rewarded[1]["validation_reward"]

@@ -49,6 +49,24 @@ def test_speeches_are_without_directions_and_by_scene():
     assert [speech.text for speech in second] == ["Mark me."]
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("_Enter, from one side, OBERON; from the other,\nTITANIA, with hers_\n\nGo.", "Go."),
+        ("__\\[Awaking]_  \nWhat angel?", "What angel?"),
+        ("__\\[Awaking, and\nrising]_  \nWhat angel?", "What angel?"),
+        ("[Within]_  \nWho's there?", "Who's there?"),
+        ("Farewell.  \n*[He draws\nhis sword.]*", "Farewell."),
+        ("_Burthen _\\[dispersedly, within_\n\nThe watch-dogs bark!", "The watch-dogs bark!"),
+        ("'John Falstaff, knight,'\\--every man", "'John Falstaff, knight,'--every man"),
+        ("Go _hence\n\nand_ come.", "Go _hence\nand_ come."),
+    ],
+)
+def test_direction_over_several_lines_is_no_speech_and_ends_with_its_paragraph(written, said):
+    [[speech]] = scenes(f"**A**  \n{written}\n")
+    assert speech.text == said
+
+
 def test_two_who_alternate_are_one_conversation_and_a_third_one_begins_another():
     first, second = dialogues(PLAY, "play.md")
     assert names(first)[0] == ("system", "FRANCISCO")

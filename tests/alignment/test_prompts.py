@@ -1,6 +1,7 @@
 """Prompts: rows of every shape, what is taken once, and that what answers are judged by stands beside its tokens."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,10 +9,12 @@ from pydantic import ValidationError
 
 from ava_core.alignment.held_out import file_of, read_prompts
 from ava_core.alignment.making import LEFT_OUT
+from ava_core.alignment.prepare_pairs import prepare_pairs
 from ava_core.alignment.prepare_prompts import prepare_prompts
 from ava_core.alignment.shards import ConversationShards
 from ava_core.alignment.template import TEMPLATE
 from ava_core.alignment.tokens import encode_prompt
+from ava_core.config.preferences import PreferencesConfig, PreferenceSource
 from ava_core.config.prompts import PromptsConfig, PromptSource
 from ava_core.data.shards import SPLITS
 from ava_core.data.tokenizer import CONFIG_FILE, load_tokenizer
@@ -110,6 +113,41 @@ def test_prompt_is_in_the_split_of_its_hash_whatever_its_answer(make_prompts):
     for split in SPLITS:
         asked = [{answer.prompt for answer in read_prompts(shards, split)} for shards in (first, second, third)]
         assert asked[0] == asked[1] == asked[2]
+
+
+def test_row_is_in_the_same_split_whatever_is_made_of_it(make_prompts, make_conversations, chat_shards, tmp_path):
+    """What fine-tuning learnt from is never asked as a held-out prompt, whatever else the sections say."""
+    again = [exchange(f"question {number}", f"another {number}") for number in range(60)]
+    rows = [*(exchange(f"question {number}", f"answer {number}") for number in range(120)), *again]
+    conversations, _ = make_conversations([*rows, exchange("long " * 60, "left out")], system="BERNARDO")
+    prompts = [
+        make_prompts(rows, name="prompts")[0],
+        make_prompts(rows[60:], name="fewer")[0],
+        make_prompts([*rows, *alike(OPEN["messages"], 90)], name="more", system="GHOST")[0],
+    ]
+    pairs = tmp_path / "pairs"
+    rejected = [{"prompt": f"question {number}", "chosen": "yes", "rejected": "no"} for number in range(60)]
+    source = PreferenceSource(path=str(write_rows(tmp_path / "pairs.jsonl", rejected)))
+    shards_in(pairs, prepare_pairs, PreferencesConfig(sources=[source], max_tokens=96), chat_shards, model=None, seed=0)
+    learnt = {split: questions(conversations, "sft", split) for split in SPLITS}
+    assert all(learnt.values()) and not learnt["train"] & (learnt["validation"] | learnt["test"])
+    for folder, purpose in [*((folder, "prompts") for folder in prompts), (pairs, "preference")]:
+        for split in SPLITS:
+            others = set().union(*(learnt[other] for other in SPLITS if other != split))
+            asked = questions(folder, purpose, split)
+            assert asked and not asked & others
+
+
+def questions(folder, purpose: str, split: str) -> set[str]:
+    """Numbers of the questions of a split, from its tokens."""
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    rows = [tokenizer.decode(row.tokens) for row in ConversationShards.open(folder, purpose).read(split)]
+    return {match[1] for row in rows for match in re.finditer(r"question (\d+)<", row)}
+
+
+def test_fewer_prompts_than_splits_are_refused(make_prompts):
+    with pytest.raises(AvaError, match=r"^sources: hold 2 different prompts: train, validation and test need one each"):
+        make_prompts(ROWS[:2])
 
 
 def test_play_stays_in_the_split_of_its_text(make_prompts, monkeypatch):

@@ -98,7 +98,7 @@ def test_prompt_of_a_conversation_ends_where_the_answer_begins(conversation_shar
     shards = ConversationShards.open(conversation_shards)
     tokenizer = load_tokenizer(conversation_shards / "tokenizer")
     [item, *_] = shards.read("test")
-    prompt, end = answer_of(item.tokens, item.learnt)
+    prompt, end = answer_of(item.tokens, item.learnt, ())
     assert tokenizer.decode(prompt).endswith("<|assistant|>")
     assert tokenizer.decode([end]) == "<|end|>"
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from ava_core.alignment.conversation import Conversation, Message, RowFault
+from ava_core.alignment.material import answer_of
 from ava_core.alignment.template import give_template
-from ava_core.alignment.tokens import divide, encode_conversation, encode_prompt
+from ava_core.alignment.tokens import divide, encode_conversation, encode_prompt, end_of_answer
 from ava_core.data.tokenizer import load_tokenizer
-from ava_core.generation.chat import PLAIN_TEMPLATE
+from ava_core.generation.chat import PLAIN_TEMPLATE, end_of_turn
+from tests.alignment.conftest import CHATML
 
 MESSAGES = (
     Message("system", "BERNARDO"),
@@ -65,6 +67,24 @@ def test_message_that_spells_special_tokens_gets_those_of_its_characters(tokeniz
     special = [tokenizer.convert_tokens_to_ids(name) for name in ("<|end|>", "<|assistant|>")]
     found, plain = encoded(tokenizer, *messages).tokens, encoded(tokenizer, *MESSAGES[:3]).tokens
     assert [int((found == token).sum()) for token in special] == [int((plain == token).sum()) for token in special]
+
+
+def test_answer_ends_at_the_special_token_though_the_template_goes_on_with_a_line_break(tokenizer):
+    """Every place that says where an answer ends: rollouts, fine-tuning and DPO, the chat."""
+    chatml = load_tokenizer_like(tokenizer, CHATML)
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    found = encoded(chatml, *MESSAGES)
+    assert tokenizer.decode(found.tokens[-2:]) == "<|end|>\n" and found.learnt[-2:].all()
+    assert end_of_answer(chatml) == end_of_turn(chatml).tokens == (end,)
+    assert answer_of(found.tokens, found.learnt, (end,))[1] == end
+    assert end_of_answer(tokenizer) == (end,)
+
+
+def test_template_without_special_tokens_ends_answers_at_its_last_one(tokenizer):
+    plain = load_tokenizer_like(tokenizer, PLAIN_TEMPLATE)
+    found = encoded(plain, Message("user", "A"), Message("assistant", "B"))
+    assert end_of_turn(plain).tokens == () and end_of_answer(plain) == (found.tokens[-1],)
+    assert answer_of(found.tokens, found.learnt, ())[1] == found.tokens[-1]
 
 
 def test_template_without_special_tokens_gives_the_answer_tokens_of_its_own(tokenizer):

@@ -1,10 +1,12 @@
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 
-from ava_core.errors import AvaError
-from ava_core.serving.models import ServedModels, Source, folder_source
+from ava_core.errors import AvaError, IntegrityError
+from ava_core.runtime import manifest
+from ava_core.serving.models import GENERATION_CONFIG, ServedModels, Source, folder_source
 from ava_core.serving.requests import Draining
 
 WAIT = 30.0
@@ -43,6 +45,22 @@ def make_models(collector):
 def test_a_folder_s_model_was_made_when_its_manifest_was_written(make_models, served_model):
     models = make_models(folder_source(served_model))
     assert models.current().created == int((served_model / "manifest.json").stat().st_mtime) > 0
+
+
+def test_ends_of_answers_are_those_that_the_folder_lists(make_models, served_model, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(served_model, copied)
+
+    def listing(text: str) -> ServedModels:
+        (copied / GENERATION_CONFIG).write_text(text)
+        manifest.write(copied, replace(manifest.read(copied), files=manifest.describe_files(copied)))
+        return make_models(folder_source(copied))
+
+    assert listing('{"eos_token_id": [0, 7, 9]}').current().ends == (0, 7, 9)
+    assert listing('{"eos_token_id": 7}').current().ends == (7,)
+    assert listing("{}").current().ends == ()
+    with pytest.raises(IntegrityError, match=r"generation_config.json: can't be read .*make the folder again"):
+        listing("{broken")
 
 
 def hold(engine) -> threading.Event:

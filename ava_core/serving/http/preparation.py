@@ -48,7 +48,8 @@ def prepare_completion(body: CompletionRequest, served: Served) -> Prepared:
 
 
 def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -> Prepared:
-    """The requests of a chat, by `chat_template` or as `render_chat` has it.
+    """The requests of a chat, by `chat_template` or as `render_chat` has it. An answer ends where the template ends it,
+    and at all ends that the model's generation_config.json lists.
 
     Raises:
         HttpError: the template refuses the messages, or they don't fit the model.
@@ -60,7 +61,7 @@ def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -
         raise HttpError(400, f"messages: the chat template refuses them: {error}", param="messages") from error
     _require_few(served, sum(len(piece) for piece in pieces if isinstance(piece, str)), "messages")
     ids = encode_pieces(served.tokenizer, pieces)
-    ends = end_of_turn(served.tokenizer, chat_template).tokens
+    ends = tuple(dict.fromkeys((*end_of_turn(served.tokenizer, chat_template).tokens, *served.ends)))
     return Prepared([replace(each, ends=ends) for each in _requests(body, served, ids)], len(ids))
 
 

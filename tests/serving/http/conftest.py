@@ -115,7 +115,9 @@ def serve(byte_tokenizer):
     def start(**options):
         loop = asyncio.new_event_loop()
         engine = ScriptedEngine(Bridge(loop).deliver)
-        served = SimpleNamespace(name="ava-test", version="3", engine=engine, tokenizer=byte_tokenizer, created=CREATED)
+        served = SimpleNamespace(
+            name="ava-test", version="3", engine=engine, tokenizer=byte_tokenizer, created=CREATED, ends=()
+        )
         models = SimpleNamespace(
             served=served, others=(), current=lambda: models.served, all=lambda: (models.current(), *models.others)
         )

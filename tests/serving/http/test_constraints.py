@@ -35,7 +35,7 @@ def client(serve, client_of, served_model):
     tokenizer = load_tokenizer(served_model)
     engine = Engine(DecoderSession.load(served_model, threads=1), tokenizer, Bridge(server.loop).deliver, slots=4)
     server.models.served = SimpleNamespace(
-        name="ava-test", version="3", engine=engine, tokenizer=tokenizer, created=CREATED
+        name="ava-test", version="3", engine=engine, tokenizer=tokenizer, created=CREATED, ends=()
     )
     yield client_of(server)
     engine.close()

@@ -218,3 +218,14 @@ def test_a_request_over_its_time_is_answered_with_504(serve, client_of):
     with pytest.raises(openai.APIStatusError) as caught:
         client_of(server).completions.create(model="ava-test", prompt="a", max_tokens=50)
     assert caught.value.status_code == 504
+
+
+def test_a_chat_ends_at_the_template_s_token_and_at_all_of_the_model_s_list(serve, client_of):
+    template = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    server = serve(chat_template=template)
+    server.models.served.ends = (3, 256, 7)
+    messages = [{"role": "user", "content": "a"}]
+    client_of(server).chat.completions.create(model="ava-test", messages=messages, max_tokens=1)
+    client_of(server).completions.create(model="ava-test", prompt="a", max_tokens=1)
+    chat, completion = server.engine.requests
+    assert chat.ends == (256, 3, 7) and completion.ends == ()
