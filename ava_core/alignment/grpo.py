@@ -12,10 +12,12 @@ from torch import Tensor
 from ava_core.alignment.comparison import Asked, compare
 from ava_core.alignment.held_out import read_prompts
 from ava_core.alignment.material import ShardsMaterial
+from ava_core.alignment.player import Answering, Player
 from ava_core.alignment.policy_objective import GroupRelativePolicy
 from ava_core.alignment.rewards.answer import Answer
 from ava_core.alignment.rewards.reward_set import RewardSet
-from ava_core.alignment.rollouts import Player, RolloutBatch, RolloutBatches, texts_of
+from ava_core.alignment.rollout_batch import RolloutBatch
+from ava_core.alignment.rollouts import RolloutBatches, texts_of
 from ava_core.alignment.tokens import end_of_answer
 from ava_core.config.grpo import GrpoConfig
 from ava_core.data.tokenizer import load_tokenizer
@@ -91,8 +93,15 @@ class Prompts(ShardsMaterial):
 
     def objective(self, model: Any) -> GroupRelativePolicy:
         assert self._rollouts is not None  # `batches` was called
-        self._rollouts.player = Player(model, self.stops, self.config)
+        self._rollouts.player = self._player(model)
         return GroupRelativePolicy(self.config)
+
+    def _player(self, model: Any) -> Answering:
+        if self.config.rollout == "generate":
+            return Player(model, self.stops, self.config)
+        from ava_core.alignment.onnx_player import OnnxPlayer
+
+        return OnnxPlayer(model, self.stops, self.config)
 
     def passes(self, steps: int) -> float:
         prompts = self.config.global_batch_size // self.config.group_size
@@ -156,6 +165,10 @@ def _require_possible(config: GrpoConfig) -> None:
         raise ConfigError(
             f"grpo.global_batch_size = {config.global_batch_size}: must be a multiple of group_size x processes ="
             f" {config.group_size} x {config.processes}"
+        )
+    if config.rollout == "onnx" and config.adapter.kind:
+        raise ConfigError(
+            "grpo.rollout = onnx: has no place for grpo.adapter: set grpo.rollout = generate, or train all weights"
         )
     if config.zero_stage == 3:
         raise ConfigError(

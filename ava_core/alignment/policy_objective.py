@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ava_core.alignment.rollouts import RolloutBatch
+from ava_core.alignment.rollout_batch import RolloutBatch
 from ava_core.config.grpo import GrpoConfig
 from ava_core.losses import IGNORE_INDEX
 from ava_core.training.objective import ObjectiveLoss
@@ -18,6 +18,11 @@ class GroupRelativePolicy:
 
     The policy that the ratio is taken against is the one that sampled, by the log-probabilities that it noted: so what
     a rollout computes otherwise than the training pass, by rounding or routing, is corrected for, up to the clip.
+
+    A rollout of rounded weights is farther away, and would be clipped where nothing was learnt yet. There the ratio is
+    taken against the model's own probability before the step, which is that of this pass, for each batch is one step;
+    and each token has the weight min(model / rollout, importance_cap): truncated importance sampling (Ionides, J.
+    Comput. Graph. Stat. 17(2), 2008; for rollouts of another engine: https://fengyao.notion.site/off-policy-rl).
     """
 
     def __init__(self, config: GrpoConfig) -> None:
@@ -43,14 +48,18 @@ class GroupRelativePolicy:
     def judge(self, logits_BSV: Tensor, batch: RolloutBatch) -> dict[str, Tensor]:
         """Means over the answers' tokens: `train_loss`; `rollout_kl`, the divergence of the policy that sampled from
         the one that is trained (k3: r - 1 - log r with r = trained / sampled); `clipped`, the share of tokens beyond
-        the clip; `kl_to_start` per token, with a reference."""
+        the clip or the cap; `kl_to_start` per token, with a reference."""
         config, present = self.config, batch.labels != IGNORE_INDEX
         log_probs = batch.label_log_probs(logits_BSV, config.temperature)[present]
         change = log_probs - batch.sampled[present]
         ratio = change.exp()
         advantages = batch.advantages[:, None].expand_as(batch.labels)[present]
-        bounded = ratio.clamp(1 - config.clip, 1 + config.clip)
-        gain = torch.minimum(ratio * advantages, bounded * advantages)
+        if config.rollout == "onnx":
+            bounded = ratio.clamp(max=config.importance_cap)
+            gain = bounded.detach() * (log_probs - log_probs.detach()).exp() * advantages
+        else:
+            bounded = ratio.clamp(1 - config.clip, 1 + config.clip)
+            gain = torch.minimum(ratio * advantages, bounded * advantages)
         loss = -gain.mean()
         found = {
             "rollout_kl": (ratio - 1 - change).mean(),

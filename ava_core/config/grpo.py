@@ -38,5 +38,10 @@ class GrpoConfig(AnsweringFineTuning):
     more."""
     beta: Weight = 0.02
     """Weight of the divergence from the model that the training began from, per token (the estimator k3)."""
+    rollout: Literal["generate", "onnx"] = "generate"
+    """Who answers: `generate`, the model itself; `onnx`, Ava's decoder with the present weights rounded to int8 at each
+    step, several times as fast, and corrected for by the weight of each token."""
+    importance_cap: PositiveNumber = 2.0
+    """Largest weight of a token, its probability by the model over that by the rounded one, for rollout = onnx."""
     replay: bool = True
     """Learn with the experts that each token took when it was sampled (arXiv 2510.11370)."""

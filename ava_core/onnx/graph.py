@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -32,17 +33,24 @@ Shape = Sequence[int | str] | None
 
 
 class GraphWriter:
-    """Collects a graph and streams its large weights into `folder` as they are added.
+    """Collects a graph and streams its large weights into `folder`, or into memory, as they are added.
+
+    Args:
+        folder: where both files go; None: to `serialized` and `weights`, unchecked.
 
     Attributes:
+        serialized: the graph, after `save`.
+        weights: the large weights, where there is no folder.
         digests: SHA-256 of each tensor's bytes, and of the graph under its file's name, to hold the files against.
 
     Use as a context manager; `save` ends it. Every node has one main output with the node's own name.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self._weights = (folder / WEIGHTS_FILE).open("wb")
+        self.weights = BytesIO()
+        self.serialized = b""
+        self._weights: BinaryIO = self.weights if folder is None else (folder / WEIGHTS_FILE).open("wb")
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, TensorProto] = {}
         self._offsets: dict[bytes, int] = {}
@@ -56,7 +64,8 @@ class GraphWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._weights.close()
+        if self.folder is not None:
+            self._weights.close()
 
     def input(self, name: str, element: int, shape: Shape, default: np.ndarray | None = None) -> str:
         """Declare an input; one with a default may be left out when the model is run."""
@@ -113,12 +122,13 @@ class GraphWriter:
         return self.add("DequantizeLinear", inputs, name, axis=axis, block_size=weights.block_size)
 
     def save(self, name: str, description: str, metadata: dict[str, str]) -> None:
-        """Write the graph and check it.
+        """Write the graph and check it, if there is a folder for it.
 
         Raises:
             onnx.checker.ValidationError: a node is not what the ONNX standard allows; a defect of the caller.
         """
-        self._weights.close()
+        if self.folder is not None:
+            self._weights.close()
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._tensors.values()))
         model = helper.make_model(
             graph,
@@ -128,11 +138,12 @@ class GraphWriter:
             doc_string=description,
         )
         helper.set_model_props(model, dict(sorted(metadata.items())))
-        path = self.folder / GRAPH_FILE
-        serialized = model.SerializeToString(deterministic=True)
-        self.digests[GRAPH_FILE] = hashlib.sha256(serialized).hexdigest()
-        path.write_bytes(serialized)
-        onnx.checker.check_model(path, full_check=True)
+        self.serialized = model.SerializeToString(deterministic=True)
+        self.digests[GRAPH_FILE] = hashlib.sha256(self.serialized).hexdigest()
+        if self.folder is not None:
+            path = self.folder / GRAPH_FILE
+            path.write_bytes(self.serialized)
+            onnx.checker.check_model(path, full_check=True)
 
     def _domains(self) -> dict[str, int]:
         return {"": OPSET} | {node.domain: 1 for node in self._nodes if node.domain}

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 from ava_core.errors import AvaError, ConfigError, IntegrityError, first_line
-from ava_core.onnx.providers import Providers, open_session
+from ava_core.onnx.providers import CPU_ALONE, Providers, open_session
 from ava_core.onnx.shape import GRAPH_FILE, GRAPH_KIND, SESSION_OPTIONS, WEIGHTS_FILE
 
 HIDDEN = "ava.hidden"
@@ -34,11 +34,7 @@ def load_graph(folder: Path, threads: int = 0, *, hidden: bool = False) -> onnxr
     for name in (GRAPH_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise AvaError(f"{folder / name}: no such file: give the output folder of `ava quantize`")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    for name, value in SESSION_OPTIONS.items():
-        options.add_session_config_entry(name, value)
+    options = _options(threads)
     linked = any((folder / name).is_symlink() for name in (GRAPH_FILE, WEIGHTS_FILE))
     # Threads wait by spinning, ONNX Runtime's default: a token is a hundred small products, and waking a thread for
     # each halves the rate (cpu/small, 2 threads: 670 and 1,240 tokens/s), with PyTorch sampling between tokens as well.
@@ -47,8 +43,10 @@ def load_graph(folder: Path, threads: int = 0, *, hidden: bool = False) -> onnxr
 
     def make(providers: Providers) -> onnxruntime.InferenceSession:
         if linked or hidden:
+            # ONNX Runtime follows no link out of a graph's folder, as DVC makes them with `cache.type symlink`, so it
+            # is given the bytes.
             graph = _with_hidden_output(folder) if hidden else (folder / GRAPH_FILE).read_bytes()
-            return _load_bytes(graph, folder, options, providers)
+            return _of_bytes(graph, np.memmap(folder / WEIGHTS_FILE, np.uint8, "r"), options, providers)
         # Else it prints to the standard output that it falls back, and does so by itself.
         return onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=providers, enable_fallback=0)
 
@@ -67,16 +65,32 @@ def load_graph(folder: Path, threads: int = 0, *, hidden: bool = False) -> onnxr
         raise IntegrityError(f"{reason}: run `ava quantize` again") from error
 
 
-def _load_bytes(
-    graph: bytes, folder: Path, options: onnxruntime.SessionOptions, providers: Providers
-) -> onnxruntime.InferenceSession:
-    """A session of a graph that isn't the file itself, or whose files are links, as DVC makes them with `cache.type
-    symlink`.
+def session_of(graph: bytes, weights: np.ndarray, threads: int) -> onnxruntime.InferenceSession:
+    """The session, on the CPU, of a graph that was never written to a folder.
 
-    ONNX Runtime follows no link out of a graph's folder, so it is given the bytes. It copies them where it would map
-    the file: a process then has weights of its own.
+    Args:
+        graph, weights: from `ava_core.onnx.export.graph_in_memory`; the session copies both.
+        threads: CPU threads; 0: as many as ONNX Runtime chooses.
     """
-    weights = np.memmap(folder / WEIGHTS_FILE, np.uint8, "r")  # must live until the session is made
+    return _of_bytes(graph, weights, _options(threads), CPU_ALONE)
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    for name, value in SESSION_OPTIONS.items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def _of_bytes(
+    graph: bytes, weights: np.ndarray, options: onnxruntime.SessionOptions, providers: Providers
+) -> onnxruntime.InferenceSession:
+    """A session of bytes, which are copied where a file would be mapped: a process then has weights of its own.
+
+    `weights` must live until the session is made.
+    """
     options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
     return onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
 

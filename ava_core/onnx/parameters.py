@@ -19,9 +19,9 @@ class Parameters:
             self._unused.discard("lm_head.weight")
 
     def take(self, name: str) -> Tensor:
-        """The parameter in float32."""
+        """The parameter in float32, in the CPU's memory."""
         self._unused.discard(name)
-        return self._tensors[name].to(torch.float32)
+        return self._tensors[name].to("cpu", torch.float32)
 
     def require_all_used(self) -> None:
         """Refuse a model that the graph holds only a part of.

@@ -33,7 +33,7 @@ class KVCache:
         self.buffers = buffers
         self.rows, _, self.capacity, _ = buffers[0].shape
         self.lengths = np.zeros(self.rows, np.int64)
-        self.bindings: dict[tuple[int, int], _Step] = {}
+        self.bindings: dict[tuple[int, int, bool], _Step] = {}
 
     @property
     def nbytes(self) -> int:
@@ -155,13 +155,16 @@ class DecoderSession:
                 f"tokens up to position {total_B.max(initial=0)} of rows {first_row} to {first_row + B - 1}: the cache"
                 f" holds {cache.rows} rows of {cache.capacity} tokens"
             )
-        if S == 1 and not all_logits and experts is None and hidden is None:
-            step = cache.bindings.get((first_row, B))
-            if step is None:
-                step = cache.bindings[first_row, B] = _Step(self, cache, first_row, B)
+        if S == 1 and not all_logits and hidden is None:
+            key = (first_row, B, experts is not None)
+            if key not in cache.bindings:
+                cache.bindings[key] = _Step(self, cache, first_row, B, experts=None if experts is None else Experts())
+            step = cache.bindings[key]
         else:
             step = _Step(self, cache, first_row, B, S, all_logits, experts, hidden)
         logits = step.run(tokens_BS, new_B, total_B)
+        if experts is not None and step.experts is not None and experts is not step.experts:
+            experts.logits, experts.weights = step.experts.logits.copy(), step.experts.weights.copy()
         if hidden is not None:
             hidden.append(step.hidden())
         cache.lengths[rows] = total_B
@@ -210,7 +213,7 @@ class _Step:
         self.copied = decoder.on_gpu
         if not self.copied:
             self._bind_inputs()
-        self.hidden_index = None
+        self.experts, self.hidden_index = experts, None
         if hidden is not None:
             self.binding.bind_output(decoder.hidden, "cpu")
             self.hidden_index = 1 + len(decoder._parts)

@@ -175,3 +175,22 @@ def test_two_processes_learn_it_too(make_request, monkeypatch):
     request = make_request("ranks", processes=2, micro_batch_size=8)
     figures = run(request)
     assert figures["sample_reward"] > 1.5 * figures["start_sample_reward"]
+
+
+def test_rollouts_of_rounded_weights_teach_the_same(make_request, rewarded):
+    request = make_request("onnx", rollout="onnx")
+    figures = run(request)
+    rows = history(request.output)
+    assert figures["sample_reward"] > 1.5 * figures["start_sample_reward"]
+    assert 0 < rows[0]["rollout_kl"] < 0.05 and rows[0]["clipped"] < 0.1
+
+
+def test_adapter_has_no_place_in_rollouts_of_rounded_weights(make_request):
+    with pytest.raises(ConfigError, match=r"grpo.rollout = onnx: has no place for grpo.adapter"):
+        run(make_request("adapter", rollout="onnx", optimizer="adamw", adapter={"kind": "lora"}))
+
+
+@pytest.mark.slow
+def test_interrupted_training_with_rollouts_of_rounded_weights_ends_with_the_same_bytes(make_request, monkeypatch):
+    make = partial(make_request, checkpoint_every=5, rollout="onnx")
+    assert_same_bytes_after_an_interruption(make, 13, monkeypatch)

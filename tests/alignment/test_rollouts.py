@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from ava_core.alignment.conversation import Message
+from ava_core.alignment.player import Player
 from ava_core.alignment.policy_objective import GroupRelativePolicy
 from ava_core.alignment.rewards.answer import Answer
 from ava_core.alignment.rewards.reward_set import RewardSet
-from ava_core.alignment.rollouts import Player, RolloutBatches, advantages_of, texts_of
+from ava_core.alignment.rollouts import RolloutBatches, advantages_of, texts_of
 from ava_core.config.grpo import GrpoConfig
 from ava_core.config.rewards import RewardEntry
 from ava_core.distributed.ranks import Ranks

@@ -198,7 +198,7 @@ def test_each_file_alone_changes_the_digest():
     [
         ("data/splitting.py", appended("ADDED = 1"), {"preprocess"}),
         ("training/schedules.py", appended("ADDED = 1"), TRAIN),
-        ("quantization/rounding.py", appended("ADDED = 1"), {"quantize"}),
+        ("quantization/rounding.py", appended("ADDED = 1"), {"quantize", "grpo"}),
         ("evaluation/scoring.py", appended("ADDED = 1"), {"evaluate"}),
         ("registry/gates/decision.py", appended("ADDED = 1"), {"gate", "register"}),
         ("config/train.py", appended("ADDED = 1"), TRAIN),
@@ -206,6 +206,7 @@ def test_each_file_alone_changes_the_digest():
         ("alignment/packing.py", appended("ADDED = 1"), TRAIN - {"train"}),
         ("alignment/plays.py", appended("ADDED = 1"), PREPARE - {"preprocess"}),
         ("alignment/sampling.py", appended("ADDED = 1"), {"preferences", "sft", "dpo", "grpo"}),
+        ("alignment/onnx_player.py", appended("ADDED = 1"), {"grpo"}),
         ("config/data.py", appended("ADDED = 1"), PREPARE | {"index"}),
         ("config/evaluate.py", appended("ADDED = 1"), {"evaluate"}),
         ("config/retrieval.py", appended("ADDED = 1"), {"index"}),
