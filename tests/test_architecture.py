@@ -17,8 +17,8 @@ from pipelines.stages import render
 
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-ALIGNED = yaml.safe_load(render(get_args(StageName)))
-"""The same with all stages of alignment."""
+ALIGNED = yaml.safe_load(render([*get_args(StageName), "index"]))
+"""The same with all stages of alignment, and an index."""
 ALIGNING = ALIGNED["stages"].keys() - DVC["stages"].keys()
 HEAVY = ("torch", "mlflow", "deepspeed", "transformers", "datasets", "onnxruntime", "pandas", "matplotlib", "numpy")
 PATHS = {"preprocess": "shards", "train": "model", "quantize": "quantized", "evaluate": "evaluation"}
@@ -68,7 +68,7 @@ def test_dvc_has_a_stage_for_every_step():
 
 
 def stage_of(name):
-    """As the default pipeline has it; of alignment, as one with all its stages."""
+    """As the default pipeline has it; what that leaves out, as one with all stages."""
     return (ALIGNED if name in ALIGNING else DVC)["stages"][name]
 
 

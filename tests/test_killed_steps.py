@@ -24,6 +24,7 @@ CHATS = {
     "conversations": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
     "preferences": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 128, "max_pairs": 300},
     "prompts": {"sources": [{"path": "chats.jsonl"}], "max_tokens": 64},
+    "retrieval": {"sources": [{"path": "plays"}], "passage_tokens": 32, "overlap_tokens": 4, "embedding": "model"},
     "sft": {"steps": 40, "evaluate_every": 10, "checkpoint_every": 4, "samples": 2},
     "reward": {"steps": 60, "evaluate_every": 10, "checkpoint_every": 4, "sequence_length": 128},
     "grpo": {
@@ -68,6 +69,7 @@ class Steps:
             "reward": ["--model", folder["model"], "--preferences", folder["preferences"]],
             "grpo": ["--model", folder["model"], "--prompts", folder["prompts"]],
             "dpo": ["--model", folder["model"], "--preferences", folder["preferences"]],
+            "index": ["--shards", folder["shards"], "--data", str(self.data), "--model", folder["model"]],
             "quantize": ["--model", folder["model"], "--shards", folder["shards"], "--scheme", "int8"],
             "evaluate": ["--model", folder["model"], "--shards", folder["shards"], "--quantized", folder["quantized"]],
             "gate": ["--model", folder["model"], "--quantized", folder["quantized"]],

@@ -56,7 +56,7 @@ main.main()
     assert (json.loads(seen), line) == (expected, "False 0")
 
 
-COMPUTE = {"train", "preferences", "sft", "reward", "dpo", "grpo", "quantize", "evaluate", "register"}
+COMPUTE = {"train", "preferences", "sft", "reward", "dpo", "grpo", "index", "quantize", "evaluate", "register"}
 """Steps that run the model, which has kernels."""
 
 
