@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -22,9 +22,10 @@ from ava_core.adapters.layers import (
 )
 from ava_core.config.adapter import AdapterConfig
 from ava_core.errors import AvaError, IntegrityError, first_line
-from ava_core.files import parse_json, write_json
+from ava_core.files import write_json
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.runtime.digests import digest_unchanged, digest_value
+from ava_core.runtime.reading import read_object
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -179,7 +180,7 @@ def _read_base(folder: Path, files: dict[str, str]) -> str:
     path = folder / BASE
     if not path.is_file():
         return ""
-    record = _read_object(path)
+    record = read_object(path)
     base, written = record.get("base"), record.get("files")
     if not isinstance(base, str) or not isinstance(written, dict):
         raise IntegrityError(f"{path}: can't be read (base or files is missing): restore the folder")
@@ -190,7 +191,7 @@ def _read_base(folder: Path, files: dict[str, str]) -> str:
 
 
 def _read_settings(path: Path) -> LoraConfig:
-    values = _read_object(path)
+    values = read_object(path)
     if values.get("peft_type") != "LORA":
         raise AvaError(f"{path}: peft_type = {values.get('peft_type')}: only LORA can be merged (DoRA is one, too)")
     start = values.get("init_lora_weights")
@@ -208,16 +209,6 @@ def _read_settings(path: Path) -> LoraConfig:
         return lora(task_type="CAUSAL_LM", **{name: values[name] for name in READ if name in values})
     except (TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: is no JSON object: restore the folder")
-    return value
 
 
 def _unreadable(path: Path, error: Exception) -> IntegrityError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ava_core.adapters.folder import Adapter, read_adapter
 from ava_core.adapters.layers import merge_adapter
@@ -13,13 +12,13 @@ from ava_core.config.inheritance import read_architecture
 from ava_core.config.model import ModelConfig
 from ava_core.config.parameters import active_count
 from ava_core.data.tokenizer import copy_tokenizer
-from ava_core.errors import IntegrityError
-from ava_core.files import parse_json, write_json
+from ava_core.files import write_json
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.origin import carry_origin
 from ava_core.quantization.original import load_original
 from ava_core.runtime import manifest
 from ava_core.runtime.inputs import Inputs
+from ava_core.runtime.reading import read_object
 
 TRAINING, GENERATION = "training.json", "generation_config.json"
 
@@ -75,7 +74,7 @@ class Merge:
         if (self.base / GENERATION).is_file():
             shutil.copyfile(self.base / GENERATION, output / GENERATION)
         carry_origin(self.base, output)
-        record = _read(self.base / TRAINING)
+        record = read_object(self.base / TRAINING)
         settings = self.adapter.settings
         record |= {
             "parent": {"model": self.origin.digest},
@@ -99,10 +98,3 @@ def merged(model: EnhancedMoEForCausalLM, adapter: Adapter) -> EnhancedMoEForCau
     adapter.put_into(model)
     merge_adapter(model)
     return model.eval()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(parse_json(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({error}): restore the folder") from error

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ava_core.config.evaluate import EvaluateConfig
-from ava_core.errors import IntegrityError
 from ava_core.evaluation import frequency
 from ava_core.evaluation.losses import FLOAT
 from ava_core.evaluation.scoring import Score
 from ava_core.files import parse_json
 from ava_core.runtime import manifest
+from ava_core.runtime.reading import read_object
 
 UNCOMPARED = ("architectures", "transformers_version", "auto_map", "_name_or_path")
 """Of config.json: what says nothing of the model."""
@@ -52,7 +52,7 @@ def contents(
 def _settings(model: Path, training: Mapping[str, Any], config: EvaluateConfig, seed: int) -> dict[str, Any]:
     """How the model was made and measured, as far as its folder tells: a model's folder holds no params.yaml."""
     made = manifest.read(model)
-    architecture = {key: value for key, value in _read(model / "config.json").items() if key not in UNCOMPARED}
+    architecture = {key: value for key, value in read_object(model / "config.json").items() if key not in UNCOMPARED}
     return {
         "model": architecture,
         "train": {**training, **_metrics(model), "threads": made.threads, "ranks": made.ranks},
@@ -62,7 +62,7 @@ def _settings(model: Path, training: Mapping[str, Any], config: EvaluateConfig, 
 
 def _metrics(model: Path) -> dict[str, Any]:
     """Of the training: how long, and how fast it learnt at most."""
-    metrics = _read(model / "metrics.json") if (model / "metrics.json").is_file() else {}
+    metrics = read_object(model / "metrics.json") if (model / "metrics.json").is_file() else {}
     wanted = ("steps", "tokens_seen", "validation_bits_per_byte")
     found: dict[str, Any] = {name: metrics[name] for name in wanted if name in metrics}
     history = model / "history.jsonl"
@@ -70,10 +70,3 @@ def _metrics(model: Path) -> dict[str, Any]:
         rates = [parse_json(line).get("learning_rate") for line in history.read_text().splitlines() if line.strip()]
         found["peak_learning_rate"] = max((rate for rate in rates if rate is not None), default=None)
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({error}): restore the folder or train again") from error

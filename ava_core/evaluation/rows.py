@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ava_core.errors import IntegrityError
 from ava_core.evaluation import losses
 from ava_core.evaluation.losses import Losses, NoLossesError
-from ava_core.files import parse_json
+from ava_core.runtime.reading import read_object
 from ava_core.tracking.records import Row
 
 DOCUMENT = "document"
@@ -70,11 +69,7 @@ def read_rows(evaluation: Path) -> list[Row]:
     Raises:
         IntegrityError: a file of it can't be read.
     """
-    path = evaluation / "evaluation.json"
-    try:
-        contents = dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({error}): run `ava evaluate` again") from error
+    contents = read_object(evaluation / "evaluation.json", "run `ava evaluate` again")
     try:
         found = losses.read(evaluation)
     except NoLossesError:

@@ -15,14 +15,14 @@ from ava_core.config.inheritance import read_architecture
 from ava_core.config.model import ModelConfig
 from ava_core.config.parameters import active_count
 from ava_core.data.tokenizer import copy_tokenizer
-from ava_core.errors import IntegrityError, first_line
-from ava_core.files import parse_json, write_json
+from ava_core.files import write_json
 from ava_core.importing.weights import SINGLE, Checkpoint
 from ava_core.importing.writing import write_tensors
 from ava_core.models import EnhancedMoEConfig
 from ava_core.models.conversion.recipes import Shape
 from ava_core.origin import licence_texts, read_origin, write_origin
 from ava_core.runtime import manifest
+from ava_core.runtime.reading import read_object
 
 PARENTS = ("init", "model", "models")
 """Inputs by which a manifest names models that another one has its weights from."""
@@ -62,9 +62,9 @@ class Material:
             folder=folder,
             digest=manifest.read(folder).digest,
             architecture=architecture,
-            config=EnhancedMoEConfig.from_dict(_read(folder / CONFIG)),
+            config=EnhancedMoEConfig.from_dict(read_object(folder / CONFIG)),
             checkpoint=Checkpoint(folder),
-            training=_read(folder / TRAINING),
+            training=read_object(folder / TRAINING),
         )
 
     @property
@@ -115,10 +115,3 @@ def write_model(
     kept = {name: material.training[name] for name in ("sequence_length", "corpus") if name in material.training}
     write_json(output / TRAINING, {**kept, **figures})
     return figures
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error

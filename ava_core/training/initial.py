@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ava_core.errors import IntegrityError, first_line
-from ava_core.files import parse_json
+from ava_core.errors import IntegrityError
 from ava_core.models import EnhancedMoEForSequenceClassification
 from ava_core.models.weight_files import SINGLE, find_weights, opened
 from ava_core.runtime import manifest
+from ava_core.runtime.reading import read_object
 
 VOCABULARY_HEAD = "lm_head."
 FRESH = ("prediction_heads.", "score.")
@@ -51,14 +50,14 @@ class Parent:
             AvaError: it isn't a finished output.
             IntegrityError: a file of it can't be read.
         """
-        figures = _read(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+        figures = read_object(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
         made = manifest.read(folder)
         return cls(
             folder=folder,
             digest=made.digest,
             step=made.step,
             key=made.key,
-            vocab_size=int(_read(folder / "config.json")["vocab_size"]),
+            vocab_size=int(read_object(folder / "config.json")["vocab_size"]),
             # A model of another tool's making, which was imported, has none of them.
             steps=int(figures.get("steps", 0)),
             tokens_seen=int(figures.get("tokens_seen", 0)),
@@ -117,10 +116,3 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         with opened(path, REMEDY) as file:
             for key in file.keys():  # noqa: SIM118  no dictionary
                 yield key, file.get_tensor(key)
-
-
-def _read(path: Path) -> dict:
-    try:
-        return dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError, json.JSONDecodeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error

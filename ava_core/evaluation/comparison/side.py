@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ava_core.errors import IntegrityError
 from ava_core.evaluation import losses
 from ava_core.evaluation.losses import Losses
-from ava_core.files import parse_json
 from ava_core.runtime import manifest
+from ava_core.runtime.reading import read_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +48,7 @@ def read_side(name: str, folder: Path, parameters: Mapping[str, str] | None = No
     """
     with manifest.verified(folder):
         made = manifest.verify(folder, "evaluate")
-        path = folder / "evaluation.json"
-        try:
-            contents = dict(parse_json(path.read_bytes()))
-        except (OSError, ValueError, TypeError) as error:
-            raise IntegrityError(f"{path}: can't be read ({error}): run `ava evaluate` again") from error
+        contents = read_object(folder / "evaluation.json", "run `ava evaluate` again")
         found = losses.read(folder)
     return Side(
         name=name,

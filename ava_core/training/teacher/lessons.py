@@ -16,13 +16,13 @@ from ava_core.config.train_sections import TeacherConfig
 from ava_core.data.shards import ShardedSplit
 from ava_core.data.tokenizer_identity import gives_same_ids
 from ava_core.distributed.ranks import Ranks
-from ava_core.errors import ConfigError, IntegrityError, first_line
-from ava_core.files import parse_json
+from ava_core.errors import ConfigError
 from ava_core.models import EnhancedMoEConfig, EnhancedMoEForCausalLM
 from ava_core.origin import read_origin
 from ava_core.progress import Progress
 from ava_core.runtime import manifest
 from ava_core.runtime.digests import digest_value
+from ava_core.runtime.reading import read_object
 from ava_core.runtime.work import Entry, WorkStore
 from ava_core.training.initial import Parent, load_parent
 from ava_core.training.precision import set_weight_dtype, weight_dtype
@@ -152,8 +152,4 @@ def _load(folder: Path, ranks: Ranks, dtype: torch.dtype) -> EnhancedMoEForCausa
 
 
 def _architecture(folder: Path) -> EnhancedMoEConfig:
-    path = folder / "config.json"
-    try:
-        return EnhancedMoEConfig.from_dict(dict(parse_json(path.read_bytes())))
-    except (OSError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{path}: can't be read ({first_line(error)}): restore the folder") from error
+    return EnhancedMoEConfig.from_dict(read_object(folder / "config.json"))
