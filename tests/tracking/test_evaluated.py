@@ -8,6 +8,7 @@ import pytest
 
 from ava_core.runtime import manifest
 from ava_core.tracking.connection import connect
+from tests.browser import needs_browser, rendered
 from tests.cli.conftest import ava  # noqa: F401  a fixture
 from tests.evaluation.comparison.evaluations import write_comparable
 
@@ -101,6 +102,7 @@ def sides(tmp_path):
     write_comparable(tmp_path / "base", schemes=["int8"])
     write_comparable(tmp_path / "worse", 0.01, schemes=["int8"])
     write_comparable(tmp_path / "better", -0.01)
+    return tmp_path
 
 
 def compare(ava, experiment, uri, *names):  # noqa: F811
@@ -152,3 +154,15 @@ def test_compared_evaluation_that_has_a_run_keeps_it(ava, recorded, sides, exper
     for name in ("worse", "better"):
         assert compare(ava, experiment, mlflow_server, "base", name).code == 0
     assert [run.info.run_name for run in recorded[0]()] == ["evaluate base", "evaluate worse", "evaluate better"]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_page_shows_the_rows_of_both_side_by_side(ava, sides, experiment, mlflow_server, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ava_core.evaluation.rows.MAX_DOCUMENTS", 2)
+    result = compare(ava, experiment, mlflow_server, "base", "worse")
+    (page,) = re.findall(r"worse beside base: (\S+)", result.err)
+    shown = rendered(page)
+    assert "evaluate base" in shown and "evaluate worse" in shown
+    assert "float bits per byte" in shown and "int8 accuracy" in shown
+    assert re.search(r">[1-9] of [1-9]<", shown)  # in a window of this height it draws none of them
