@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ava_core.retrieval.vectors_build import EXACT_MOST, empty_lists, library
 
 _LISTS = 16
 _MOST_LISTS = 128
+_LISTS_PER_RESULT = 1 / 32
+"""Each has about a thousand vectors."""
 _SPARE = 40
 """Candidates beyond those wanted: their codes' order isn't quite that of the vectors."""
 _BLOCK = 512
@@ -88,9 +91,13 @@ class Vectors:
         return products
 
     def _candidates(self, query: np.ndarray, k: int, allowed: np.ndarray | None, rarity: float) -> np.ndarray:
-        """Numbers of vectors that are near by their codes, in order. The fewer are allowed, the more lists are read."""
+        """Numbers of vectors that are near by their codes, in order.
+
+        The more are wanted, and the fewer of all are allowed, the more lists are read.
+        """
         faiss = library()
-        lists = min(_MOST_LISTS, round(_LISTS * rarity))
+        lists = math.ceil(max(_LISTS, _LISTS_PER_RESULT * k) * rarity)
+        lists = min(lists, max(_MOST_LISTS, math.ceil(_LISTS_PER_RESULT * k)))
         bits = None if allowed is None else np.packbits(allowed, bitorder="little")  # FAISS keeps no hold of them
         selector = None if bits is None else faiss.IDSelectorBitmap(bits)
         parameters = faiss.SearchParametersIVF(nprobe=lists, sel=selector)

@@ -120,3 +120,13 @@ def test_lists_that_were_cut_are_refused(made: np.ndarray, tmp_path: Path) -> No
         file.truncate(1000)
     with pytest.raises(IntegrityError, match="build the index anew"):
         Vectors(folder)
+
+
+def test_of_an_inverted_file_as_many_are_found_as_are_wanted(tmp_path: Path) -> None:
+    made = unit_vectors(30_000, DIMENSION)
+    index = Vectors(built(tmp_path / "index", made))
+    assert len(np.load(tmp_path / "index" / "centroids.npy")) > searching._LISTS
+    for k in (1, 3000, 30_000):
+        found, scores = index.search(made[0], k)
+        assert len(found) == len(set(found.tolist())) == k
+        assert (np.diff(scores) <= 0).all()
