@@ -131,6 +131,7 @@ def _open_lists(folder: Path, count: int, dimension: int) -> Any:
         place.offset = start * (index.code_size + 8)
         lists.lists.push_back(place)
         start = end
+    lists.prefetch_nthread = 0  # FAISS would start 16 threads per query, which costs more than the reading
     lists.totsize = size
     lists.do_mmap()
     index.replace_invlists(lists, False)
