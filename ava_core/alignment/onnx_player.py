@@ -18,16 +18,15 @@ import torch
 from ava_core.alignment.rollout_batch import RolloutBatch, batch_of
 from ava_core.alignment.sampling import left_padded, padding_of, stops_of
 from ava_core.config.grpo import GrpoConfig
-from ava_core.config.quantize import QuantizeConfig
 from ava_core.errors import AvaError, ConfigError
 from ava_core.models.routing import Routes
-from ava_core.onnx.export import graph_in_memory
-from ava_core.onnx.loading import session_of
+from ava_core.onnx.in_memory import decoder_of
 from ava_core.onnx.session import DecoderSession, Experts, KVCache
+from ava_core.quantization.blockwise import quantize_blocks
 from ava_core.quantization.plan import formats, groups_of
-from ava_core.quantization.rounding import round_model, unmeasured
 
-SCHEME = "int8"
+BITS = 8
+"""Of each weight of a matrix."""
 ROUNDED_ACTIVATIONS = 4
 """`accuracy_level` of the graph: the faster of its ways, whose rounding is corrected for like that of the weights."""
 
@@ -58,10 +57,15 @@ class OnnxPlayer:
     @torch.no_grad()
     def decoder(self) -> DecoderSession:
         """Of the model's present weights."""
-        chosen = {group.name: unmeasured(SCHEME, formats(group, SCHEME, None)) for group in groups_of(self.model)}
-        rounded = round_model(self.model, chosen, QuantizeConfig())
-        graph, weights = graph_in_memory(self.model, rounded, ROUNDED_ACTIVATIONS)
-        return DecoderSession(session_of(graph, weights, torch.get_num_threads()))
+        weights = dict(self.model.named_parameters())
+        rounded = {
+            name: quantize_blocks(weights[name].detach().float().cpu().numpy(), form.bits, form.block_size)
+            for group in groups_of(self.model)
+            for form in formats(group, f"int{BITS}", None)
+            if form.bits == BITS
+            for name in group.matrices
+        }
+        return decoder_of(self.model, rounded, torch.get_num_threads(), ROUNDED_ACTIVATIONS)
 
     @torch.no_grad()
     def play(self, prompts: Sequence[Sequence[int]], width: int, seed: int) -> RolloutBatch:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from ava_core import __version__
 from ava_core.models import EnhancedMoEForCausalLM
 from ava_core.onnx.block_weights import Stored
@@ -43,43 +41,20 @@ def export_onnx(
         ConfigError: its shapes don't fit the fused operators.
     """
     with GraphWriter(folder) as writer:
-        _write(model, writer, rounded or {}, portable, accuracy_level)
+        kind = "portable" if portable else "fused"
+        metadata = {"ava.version": __version__, GRAPH_KIND: kind}
+        if portable:
+            PortableGraph(model, writer, rounded or {}).build()
+        else:
+            graph = FusedGraph(model, writer, rounded or {}, accuracy_level)
+            graph.build()
+            metadata[SHAPE] = graph.shape().to_json()
+        writer.save(
+            model.config.model_type,
+            f"A causal language model; see ava_core/onnx/{kind}.py for its inputs and outputs.",
+            metadata,
+        )
     return writer.digests
-
-
-def graph_in_memory(
-    model: EnhancedMoEForCausalLM, rounded: Mapping[str, Stored], accuracy_level: int = 0
-) -> tuple[bytes, np.ndarray]:
-    """The fused graph of `model` and its large weights (uint8), for `ava_core.onnx.loading.session_of`.
-
-    Args:
-        model, rounded, accuracy_level: as in `export_onnx`, which this raises as.
-    """
-    with GraphWriter(None) as writer:
-        _write(model, writer, rounded, False, accuracy_level)
-    return writer.serialized, np.frombuffer(writer.weights.getbuffer(), np.uint8)
-
-
-def _write(
-    model: EnhancedMoEForCausalLM,
-    writer: GraphWriter,
-    rounded: Mapping[str, Stored],
-    portable: bool,
-    accuracy_level: int,
-) -> None:
-    kind = "portable" if portable else "fused"
-    metadata = {"ava.version": __version__, GRAPH_KIND: kind}
-    if portable:
-        PortableGraph(model, writer, rounded).build()
-    else:
-        graph = FusedGraph(model, writer, rounded, accuracy_level)
-        graph.build()
-        metadata[SHAPE] = graph.shape().to_json()
-    writer.save(
-        model.config.model_type,
-        f"A causal language model; see ava_core/onnx/{kind}.py for its inputs and outputs.",
-        metadata,
-    )
 
 
 def onnx_bytes(folder: Path) -> int:

@@ -69,7 +69,8 @@ def session_of(graph: bytes, weights: np.ndarray, threads: int) -> onnxruntime.I
     """The session, on the CPU, of a graph that was never written to a folder.
 
     Args:
-        graph, weights: from `ava_core.onnx.export.graph_in_memory`; the session copies both.
+        graph: as a file has it.
+        weights: uint8, the file beside it; the session copies what it needs.
         threads: CPU threads; 0: as many as ONNX Runtime chooses.
     """
     return _of_bytes(graph, weights, _options(threads), CPU_ALONE)

@@ -198,7 +198,8 @@ def test_each_file_alone_changes_the_digest():
     [
         ("data/splitting.py", appended("ADDED = 1"), {"preprocess"}),
         ("training/schedules.py", appended("ADDED = 1"), TRAIN),
-        ("quantization/rounding.py", appended("ADDED = 1"), {"quantize", "grpo"}),
+        ("quantization/rounding.py", appended("ADDED = 1"), {"quantize"}),
+        ("quantization/blockwise.py", appended("ADDED = 1"), {"quantize", "grpo"}),
         ("evaluation/scoring.py", appended("ADDED = 1"), {"evaluate"}),
         ("registry/gates/decision.py", appended("ADDED = 1"), {"gate", "register"}),
         ("config/train.py", appended("ADDED = 1"), TRAIN),
