@@ -33,6 +33,18 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.fonttype": "path",
 }
+AFTER_PRETRAINING = {
+    "reward": "reward of the answers",
+    "kl_to_start": "nats per token from the start",
+    "answer_tokens": "tokens of an answer",
+    "ended_answers": "share that ends by itself",
+    "groups_alike": "share of groups worth the same",
+    "rollout_kl": "nats per token from who sampled",
+    "reward_accuracy": "share of pairs ranked rightly",
+    "reward_margin": "margin of a pair",
+    "answer_loss": "loss of the better answers",
+}
+"""Rows of a history, and what they are."""
 LABELLED_CELLS = 400
 """Cells up to which a heat map shows its numbers."""
 NARROW_SHARE = 0.06
@@ -95,6 +107,30 @@ def position_curve(losses: Sequence[float | None]) -> str:
         axes.set_xlabel("position in the window, tokens")
         axes.set_ylabel("nats per token")
         return to_svg(figure, "position-curve")
+
+
+def training_curves(history: Sequence[dict[str, float]]) -> str:
+    """Small charts over steps of what a training after pretraining has recorded beside its loss; empty if nothing."""
+    found = {
+        label: [(row["step"], row[name]) for row in history if row.get(name) is not None]
+        for name, label in AFTER_PRETRAINING.items()
+    }
+    found = {label: points for label, points in found.items() if len(points) > 1}
+    if not found:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        columns = min(3, len(found))
+        rows = -(-len(found) // columns)
+        figure = Figure(figsize=(3.7 * columns, 2.2 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, (label, points) in zip(panels, found.items(), strict=False):
+            steps, values = np.asarray(points, float).T
+            axes.plot(steps, values, color=ACCENT, alpha=0.3, linewidth=0.9)
+            axes.plot(steps, _smooth(values, max(1, len(values) // 15)), color=ACCENT, linewidth=1.6)
+            axes.set_title(label, fontsize=9, color=INK, loc="left")
+        for axes in panels[len(found) :]:
+            axes.set_visible(False)
+        return to_svg(figure, "training-curves")
 
 
 def binned(losses: Sequence[float | None]) -> list[tuple[int, int, float]]:

@@ -42,6 +42,7 @@ from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert
 from ava_core.evaluation.long_context import LongContext, LongScore
 from ava_core.evaluation.references import bz2_bits_per_byte
 from ava_core.evaluation.report import Report, render
+from ava_core.evaluation.report.aligned import read_aligned
 from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
 from ava_core.evaluation.scoring import Score, score
 from ava_core.evaluation.units import Units, divide
@@ -126,6 +127,7 @@ def evaluate(
     torch.set_num_threads(threads)
     training = read_training(model)
     candidates = find_candidates(model, quantized)
+    aligned = read_aligned(model)
     text = open_text(model, shards, SPLIT)
     split, tokenizer = text.split, load_tokenizer(model)
     other = None if is_own_text(model, shards) else describe_text(text, shards, SPLIT)
@@ -164,6 +166,7 @@ def evaluate(
         training=training,
         origin=str(read_origin(model) or ""),
         history=read_history(model / "history.jsonl"),
+        aligned=aligned,
         sizes={measurement.candidate.name: measurement.candidate.sizes for measurement in measurements},
         settings=config,
         seed=seed,

@@ -13,6 +13,13 @@ from markupsafe import Markup
 from ava_core.config.evaluate import EvaluateConfig
 from ava_core.evaluation import charts
 from ava_core.evaluation.losses import FLOAT
+from ava_core.evaluation.report.aligned import (
+    Aligned,
+    aligned_answers,
+    aligned_cards,
+    aligned_rows,
+    has_loss_of_text,
+)
 from ava_core.evaluation.report.context import context_rows
 from ava_core.evaluation.report.tasks import task_rows
 from ava_core.evaluation.samples import STRATEGIES
@@ -29,6 +36,7 @@ class Report:
         training: training.json of the model.
         origin: where the model comes from, in words; empty for one that was trained here from the beginning.
         history: lines of the model's history.jsonl; may be empty.
+        aligned: its answers beside those of the model that it began from; None: there is no such comparison.
         sizes: `Candidate.sizes` by the model's name.
         settings: prompts and decoding.
         seed: of nucleus sampling.
@@ -38,6 +46,7 @@ class Report:
     training: dict[str, Any]
     origin: str
     history: list[dict[str, float]]
+    aligned: Aligned | None
     sizes: dict[str, dict[str, float]]
     settings: EvaluateConfig
     seed: int
@@ -113,7 +122,10 @@ def render(report: Report) -> str:
         strategy_notes=_strategy_notes(report.settings),
         samples=_samples(contents["samples"], report.settings.prompts),
         dead_percent=f"{DEAD_SHARE:.0%}",
-        loss_curve=_trusted(charts.loss_curve(report.history, figures[FLOAT]["test_loss"])),
+        loss_curve=_trusted(charts.loss_curve(report.history, figures[FLOAT]["test_loss"]))
+        if has_loss_of_text(report.history)
+        else None,
+        aligned=report.aligned and _aligned(report.aligned, report.history),
         position_curve=_trusted(charts.position_curve(contents["loss_by_position"])),
         heat_map=_trusted(_heat_map(contents["layers"], contents["expert_kinds"])),
     )
@@ -125,9 +137,21 @@ def _trained_on(report: Report) -> str:
     known = []
     if "train_documents" in corpus:
         known.append(f"trained on {_number(corpus['train_documents'])} documents ({_bytes(corpus['train_bytes'])})")
+    elif "train_conversations" in corpus:
+        known.append(f"trained on {_number(corpus['train_conversations'])} conversations, pairs or prompts")
     if report.origin:
         known.append(report.origin)
     return ", ".join(known) or "trained on text of which nothing is known"
+
+
+def _aligned(aligned: Aligned, history: list[dict[str, float]]) -> dict[str, Any]:
+    return {
+        "rows": aligned_rows(aligned),
+        "cards": aligned_cards(aligned),
+        "answers": aligned_answers(aligned),
+        "prompts": len(aligned.answers),
+        "curves": _trusted(charts.training_curves(history)),
+    }
 
 
 def text_note(contents: dict[str, Any]) -> str:
