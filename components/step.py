@@ -35,7 +35,8 @@ def step_component(
             kfp.local can't pass a list. They are required. `IfPresentPlaceholder` is how a component has optional
             artifacts, but a cluster with Kubeflow Pipelines 2.17.0 looks for the name among parameters only, and never
             passes the artifact (kubeflow/pipelines#14175).
-        named: of the inputs that the configuration may name, those that it does: the component has them as others.
+        named: of the inputs that the configuration may name, or that only some pipelines make, those that there are:
+            the component has them as others.
 
     Raises:
         ValueError: the choices are not those of the step table.
@@ -74,7 +75,8 @@ def _folders(
     spec: StepSpec, variants: Mapping[str, Sequence[str]], named: Collection[str]
 ) -> Iterator[tuple[str, tuple[Input, str]]]:
     """The component's inputs, with the step's input that each belongs to and its description."""
-    for port in (*spec.pipeline_inputs, *(port for port in spec.named_inputs if port.name in named)):
+    others = (port for port in (*spec.named_inputs, *spec.inputs_where_made) if port.name in named)
+    for port in (*spec.pipeline_inputs, *others):
         steps = [name for name, other in STEPS.items() if port.kind is not None and other.kind == port.kind]
         origin = f"Output of {' or '.join(steps)}"
         if not port.repeated:

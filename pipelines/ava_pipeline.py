@@ -100,7 +100,8 @@ def build(
                 f"quantized_{scheme}": run("quantize", trained, scheme=scheme).outputs["quantized"]
                 for scheme in schemes
             }
-            evaluation = run("evaluate", {**trained, **quantized}).outputs["evaluation"]
+            made = {port.name: latest[port.kind] for port in STEPS["evaluate"].inputs_where_made if port.kind in latest}
+            evaluation = run("evaluate", {**trained, **quantized, **made}).outputs["evaluation"]
             judged = {**every, "model": model, **quantized, "evaluation": evaluation}
             decision = run("gate", judged).outputs["gate"]
             run("register", {**judged, "gate": decision})

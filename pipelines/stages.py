@@ -68,7 +68,8 @@ def describe(steps: Sequence[str]) -> dict[str, Any]:
 
 
 def _stage(spec: StepSpec, latest: dict[Kind, str]) -> dict[str, Any]:
-    folders = {port.name: latest[port.kind] if port.kind else RAW for port in spec.pipeline_inputs}
+    given = (*spec.pipeline_inputs, *(port for port in spec.inputs_where_made if port.kind in latest))
+    folders = {port.name: latest[port.kind] if port.kind else RAW for port in given}
     output = _output(spec)
     words = ["ava", *spec.words, "--params", "params.yaml"]
     for name, folder in folders.items():

@@ -21,13 +21,20 @@ def files_read(config: AvaConfig) -> dict[str, str]:
         digests |= digest_files(config.evaluate.tasks, "evaluate.tasks")
     references = config.evaluate.continuations.references
     if references is not None:
-        from ava_core.errors import ConfigError
-        from ava_core.runtime.digests import digest_file
-
-        if not Path(references).is_file():
-            raise ConfigError(f"evaluate.continuations.references = {references}: no such file")
-        digests["references"] = digest_file(Path(references))
+        digests["references"] = _digest(references, "evaluate.continuations.references")
+    questions = config.evaluate.retrieval.questions
+    if questions is not None:
+        digests["questions"] = _digest(questions, "evaluate.retrieval.questions")
     return digests
+
+
+def _digest(path: str, setting: str) -> str:
+    from ava_core.errors import ConfigError
+    from ava_core.runtime.digests import digest_file
+
+    if not Path(path).is_file():
+        raise ConfigError(f"{setting} = {path}: no such file")
+    return digest_file(Path(path))
 
 
 def _digest_inputs(config: AvaConfig, inputs: dict[str, list[Path]]) -> dict[str, str]:
@@ -44,6 +51,7 @@ def compute(run: StepRun) -> None:
         model=run.input("model"),
         shards=run.input("shards"),
         quantized=run.inputs["quantized"],
+        index=run.optional_input("index"),
         output=run.output,
         state=run.state,
         threads=run.threads,

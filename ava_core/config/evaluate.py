@@ -26,6 +26,15 @@ class ContinuationsConfig(Section):
     """How it is written; with the settings of evaluate.generation."""
 
 
+class RetrievalMeasurement(Section):
+    """How well an index finds what it should; measured where the evaluation is given one."""
+
+    questions: Text | None = None
+    """JSON lines with `question`, `answer` and `source`; null: lines of the index's passages with words left out."""
+    count: Positive = 400
+    """Questions that are made, at most."""
+
+
 class EvaluateConfig(Section):
     """Measurements on the test split, and the report."""
 
@@ -38,5 +47,6 @@ class EvaluateConfig(Section):
     """Texts that the report's samples continue."""
     generation: GenerationConfig = GenerationConfig()
     continuations: ContinuationsConfig = ContinuationsConfig()
+    retrieval: RetrievalMeasurement = RetrievalMeasurement()
     tasks: TaskList = []
     """Benchmarks, of the float and each quantised model: names, YAML files, or sections with the keys of a task."""

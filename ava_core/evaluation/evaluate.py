@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ava_core.config.evaluate import EvaluateConfig
-from ava_core.data.batches import bits_per_byte
 from ava_core.data.reencoding import ModelText, open_text
 from ava_core.data.shards import ShardedSplit, document_names
 from ava_core.data.tokenizer import load_tokenizer
@@ -40,11 +38,12 @@ from ava_core.evaluation.continuations import (
 )
 from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert_kinds, summarise
 from ava_core.evaluation.long_context import LongContext, LongScore
+from ava_core.evaluation.look_ups import LookUps
 from ava_core.evaluation.references import bz2_bits_per_byte
 from ava_core.evaluation.report import Report, render
 from ava_core.evaluation.report.aligned import read_aligned
 from ava_core.evaluation.samples import Sample, describe_samples, draw_samples
-from ava_core.evaluation.scoring import Score, score
+from ava_core.evaluation.scoring import Score, describe_score, score
 from ava_core.evaluation.units import Units, divide
 from ava_core.files import write_json
 from ava_core.generation.loading import load_model
@@ -62,7 +61,7 @@ class Evaluation:
 
     Attributes:
         metrics: figures that are the same on every run; those of a quantised model begin with its scheme.
-        timings: empty; the step has none of its own.
+        timings: of searches in an index, if there is one; the step has none of its own.
     """
 
     metrics: dict[str, float]
@@ -101,6 +100,7 @@ def evaluate(
     model: Path,
     shards: Path,
     quantized: list[Path],
+    index: Path | None = None,
     output: Path,
     state: Path,
     threads: int,
@@ -115,6 +115,7 @@ def evaluate(
         model: a model folder.
         shards: output of `ava preprocess`, the model's or others; tokens of another tokenizer are encoded anew.
         quantized: outputs of `ava quantize`, one for each scheme.
+        index: output of `ava index`, which is measured too; or None.
         output: an empty folder.
         state: folder for scores and samples while they are made; after a kill the next run resumes from it.
         threads: CPU threads; the order of summation, and so the last bits of the figures, depends on it.
@@ -134,6 +135,7 @@ def evaluate(
     benchmarks = Benchmarks.open(config, text.documents, state)
     units = divide(split, text.documents, document_names(shards, SPLIT), tokenizer)
     passages = open_passages(config.continuations, split, tokenizer, seed)
+    looked_up = None if index is None else LookUps.open(config.retrieval, index, model, seed, threads)
     long = LongContext.open(config, model, split, tokenizer, training["sequence_length"])
     measurements = [
         _measure(
@@ -157,6 +159,11 @@ def evaluate(
     if long:
         contents |= long.contents({item.candidate.name: item.long for item in measurements if item.long})
     contents |= comparable.contents(scores, model, training, config, seed)
+    if looked_up is not None:
+        looked_up.run(progress)
+        contents |= looked_up.contents()
+        contents["figures"][candidates[0].name] |= looked_up.figures
+        looked_up.write(output)
     losses.write(output, units.documents, scores)
     benchmarks.write(output)
     write_continuations(output, passages, {item.candidate.name: item.continuations for item in measurements})
@@ -181,7 +188,8 @@ def evaluate(
             f"{measurement.candidate.prefix}{name}": value
             for measurement in measurements
             for name, value in measurement.figures.items()
-        }
+        },
+        timings=looked_up.timings if looked_up else {},
     )
 
 
@@ -245,18 +253,6 @@ def _measure(
         continuations=continuations,
         long=long_score,
     )
-
-
-def describe_score(result: Score, num_bytes: int) -> dict[str, float]:
-    """Loss in nats per token, perplexity, bits per byte of the text, and top-1 and top-5 accuracy of the next token."""
-    loss = result.nats / result.tokens
-    return {
-        "test_loss": loss,
-        "test_perplexity": float(np.exp(loss)),
-        "test_bits_per_byte": float(bits_per_byte(result.nats, num_bytes)),
-        "test_accuracy": result.correct / result.tokens,
-        "test_top5_accuracy": result.top5 / result.tokens,
-    }
 
 
 def _contents(

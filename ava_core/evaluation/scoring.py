@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ava_core.data.batches import ScoringBatch, document_ids, scoring_windows
+from ava_core.data.batches import ScoringBatch, bits_per_byte, document_ids, scoring_windows
 from ava_core.errors import AvaError
 from ava_core.evaluation import frequency
 from ava_core.evaluation.classification import BINS, CLASSES
@@ -204,3 +204,15 @@ def _add_from(first: int, sums: list, terms: np.ndarray) -> None:
 
 def _add(sums: list, terms: list) -> list:
     return [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
+
+
+def describe_score(result: Score, num_bytes: int) -> dict[str, float]:
+    """Loss in nats per token, perplexity, bits per byte of the text, and top-1 and top-5 accuracy of the next token."""
+    loss = result.nats / result.tokens
+    return {
+        "test_loss": loss,
+        "test_perplexity": float(np.exp(loss)),
+        "test_bits_per_byte": float(bits_per_byte(result.nats, num_bytes)),
+        "test_accuracy": result.correct / result.tokens,
+        "test_top5_accuracy": result.top5 / result.tokens,
+    }

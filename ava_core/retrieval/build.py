@@ -84,7 +84,7 @@ def build_index(
         AvaError: a source can't be read, there is no text, or the embedding can't be had.
     """
     started = time.perf_counter()
-    embedder = open_embedder(config, model, threads)
+    embedder = open_embedder(config.embedding, config.http, model, threads)
     documents = Documents(config, shards, data)
     vectors = None
     if embedder is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ava_core.config.retrieval import HttpEmbedding, RetrievalConfig
+from ava_core.config.embedding import HttpEmbedding
 from ava_core.errors import AvaError, ConfigError
 from ava_core.retrieval.embedding.embedder import Embedder
 from ava_core.retrieval.embedding.opening import open_embedder
@@ -78,10 +78,10 @@ class Retriever:
             IntegrityError: a file of the index is missing, cut or changed.
         """
         index = Index.open(folder)
-        config = _embedding_of(index, folder)
+        name, http = _embedding_of(index, folder)
         if mode == "lexical" and model is None:
             return cls(index, None)
-        embedder = open_embedder(config, model, threads)
+        embedder = open_embedder(name, http, model, threads)
         if embedder is not None and embedder.identity != index.manifest.embedding:
             raise AvaError(
                 f"{folder}: was built with the embedding {index.manifest.embedding}, this one is {embedder.identity}:"
@@ -139,11 +139,11 @@ def query_of(prompt: str) -> str:
     return prompt.strip()[-MAX_QUERY // 8 :]
 
 
-def _embedding_of(index: Index, folder: Path) -> RetrievalConfig:
-    """The part of the configuration that the index was built with."""
+def _embedding_of(index: Index, folder: Path) -> tuple[Any, HttpEmbedding]:
+    """The name of the embedding that the index was built with, and its server."""
     settings = index.manifest.settings
     try:
         http = HttpEmbedding(**settings["http"]) if settings.get("http") else HttpEmbedding()
-        return RetrievalConfig(embedding=settings["embedding"], http=http)
+        return settings["embedding"], http
     except (KeyError, ValueError) as error:
-        raise AvaError(f"{folder}: says of no embedding how it is made: build the index anew") from error
+        raise AvaError(f"{folder}: doesn't say which embedding it was built with: build it anew") from error

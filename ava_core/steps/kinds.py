@@ -28,4 +28,11 @@ PREFERENCES_IN = Input(name="preferences", kind=PREFERENCES)
 PROMPTS_IN = Input(name="prompts", kind=PROMPTS)
 MODEL_IN = Input(name="model", kind=MODEL)
 QUANTIZED_IN = Input(name="quantized", kind=QUANTIZED, required=False, repeated=True)
+INDEX_IN = Input(
+    name="index",
+    kind=INDEX,
+    help="Output folder of `ava index`, whose worth is measured too.",
+    required=False,
+    where_made=True,
+)
 EVALUATION_IN = Input(name="evaluation", kind=EVALUATION)

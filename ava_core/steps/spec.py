@@ -42,6 +42,7 @@ class Input:
         repeated: the flag may be given several times. A component has one input for each of the values of the flag that
             tells the outputs of the giving step apart.
         registered: the flag may name a registered model, as models:/NAME@ALIAS, too.
+        where_made: the pipeline's runners give it only where one of their steps makes it.
         by_hand: only for people at a shell; the stages of DVC and the components don't know it.
         setting: dotted key of the configuration that says the same as the flag, which wins: a folder, or a registered
             model. It enters the step's key by the contents of what it names. Where the configuration names something,
@@ -57,6 +58,7 @@ class Input:
     required: bool = True
     repeated: bool = False
     registered: bool = False
+    where_made: bool = False
     by_hand: bool = False
     setting: str = ""
     beside: str = ""
@@ -151,7 +153,12 @@ class StepSpec:
     @property
     def pipeline_inputs(self) -> tuple[Input, ...]:
         """The inputs that the pipeline's runners always give."""
-        return tuple(port for port in self.inputs if not port.by_hand and not port.setting)
+        return tuple(port for port in self.inputs if not port.by_hand and not port.setting and not port.where_made)
+
+    @property
+    def inputs_where_made(self) -> tuple[Input, ...]:
+        """The inputs that the pipeline's runners give where a step of theirs makes them."""
+        return tuple(port for port in self.inputs if port.where_made)
 
     @property
     def named_inputs(self) -> tuple[Input, ...]:

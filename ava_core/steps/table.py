@@ -13,6 +13,7 @@ from ava_core.steps.kinds import (
     DECISION,
     EVALUATION,
     EVALUATION_IN,
+    INDEX_IN,
     MODEL,
     MODEL_IN,
     QUANTIZED,
@@ -163,7 +164,7 @@ STEPS: dict[str, StepSpec] = {
             kind=EVALUATION,
             sections=("seed", "evaluate"),
             function="ava_core.evaluation.evaluate:evaluate",
-            inputs=(MODEL_IN, SHARDS_IN, QUANTIZED_IN),
+            inputs=(MODEL_IN, SHARDS_IN, QUANTIZED_IN, INDEX_IN),
             metrics=(
                 "test_loss",
                 "test_perplexity",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ava_core.config.retrieval import HttpEmbedding, RetrievalConfig
+from ava_core.config.embedding import HttpEmbedding
 from ava_core.errors import AvaError, ConfigError
 from ava_core.retrieval.embedding import http as http_module
 from ava_core.retrieval.embedding.embedder import in_batches, unit
@@ -176,13 +176,13 @@ def test_server_that_is_not_there_is_named():
 
 
 def test_embedding_is_chosen_by_name(tiny_model):
-    assert open_embedder(RetrievalConfig(embedding="none"), None) is None
-    assert isinstance(open_embedder(RetrievalConfig(embedding="model"), tiny_model), OwnModel)
-    assert isinstance(open_embedder(RetrievalConfig(embedding="http"), None), HttpServer)
+    assert open_embedder("none", HttpEmbedding(), None) is None
+    assert isinstance(open_embedder("model", HttpEmbedding(), tiny_model), OwnModel)
+    assert isinstance(open_embedder("http", HttpEmbedding(), None), HttpServer)
     with pytest.raises(ConfigError, match="give its folder with --model"):
-        open_embedder(RetrievalConfig(embedding="model"), None)
+        open_embedder("model", HttpEmbedding(), None)
     with pytest.raises(ConfigError, match="needs none"):
-        open_embedder(RetrievalConfig(embedding="minilm"), tiny_model)
+        open_embedder("minilm", HttpEmbedding(), tiny_model)
 
 
 def test_minilm_that_is_not_installed_is_named(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ava_core.config.retrieval import HttpEmbedding
+from ava_core.config.embedding import HttpEmbedding
 from ava_core.errors import AvaError, first_line, shorten
 from ava_core.retrieval.embedding.embedder import unit
 

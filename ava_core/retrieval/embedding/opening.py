@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ava_core.config.retrieval import RetrievalConfig
 from ava_core.errors import ConfigError
+from ava_core.config.embedding import EmbeddingName, HttpEmbedding
 from ava_core.retrieval.embedding.embedder import Embedder
 
 
-def open_embedder(config: RetrievalConfig, model: Path | None, threads: int = 0) -> Embedder | None:
-    """The embedding that `retrieval.embedding` names; None for `none`.
+def open_embedder(name: EmbeddingName, http: HttpEmbedding, model: Path | None, threads: int = 0) -> Embedder | None:
+    """The embedding of that name; None for `none`.
 
     Args:
-        config: the section `retrieval`.
+        name: `retrieval.embedding`.
+        http: `retrieval.http`, for `http`.
         model: folder of the model, for `model`.
         threads: of what computes here; 0: as many as it likes.
 
@@ -21,20 +22,20 @@ def open_embedder(config: RetrievalConfig, model: Path | None, threads: int = 0)
         ConfigError: `model` without a folder, or a folder without `model`.
         AvaError: it can't be opened.
     """
-    if model is not None and config.embedding != "model":
-        raise ConfigError(f"--model {model}: retrieval.embedding = {config.embedding}: needs none: leave it out")
-    if config.embedding == "minilm":
+    if model is not None and name != "model":
+        raise ConfigError(f"--model {model}: retrieval.embedding = {name}: needs none: leave it out")
+    if name == "minilm":
         from ava_core.retrieval.embedding.minilm import MiniLM
 
         return MiniLM.open(threads)
-    if config.embedding == "model":
+    if name == "model":
         if model is None:
             raise ConfigError("retrieval.embedding = model: give its folder with --model, or choose another embedding")
         from ava_core.retrieval.embedding.own_model import OwnModel
 
         return OwnModel.open(model, threads)
-    if config.embedding == "http":
+    if name == "http":
         from ava_core.retrieval.embedding.http import HttpServer
 
-        return HttpServer(config.http)
+        return HttpServer(http)
     return None
