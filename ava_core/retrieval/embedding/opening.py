@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ava_core.errors import ConfigError
 from ava_core.config.embedding import EmbeddingName, HttpEmbedding
+from ava_core.errors import ConfigError
 from ava_core.retrieval.embedding.embedder import Embedder
 
 
