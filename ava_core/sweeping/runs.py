@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
 
-from ava_core.errors import AvaError
 from ava_core.redaction import redact
-from ava_core.server_address import WEB_SCHEMES
 from ava_core.tracking.address import RUN_ID, recording_uri, run_url
 from ava_core.tracking.authorship import authorship
-from ava_core.tracking.faults import unreachable
 from ava_core.tracking.pipeline_runs import Task, end_pipeline, open_task
 from ava_core.tracking.records import Point, flatten
 from ava_core.tracking.rest import Server
+from ava_core.tracking.unfailing import PATIENCE, never_failing, server_uri
 
 log = logging.getLogger(__name__)
-PATIENCE = 6.0
-"""Seconds for an answer."""
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 STATE, REASON = "ava.trial.state", "ava.trial.reason"
 
@@ -49,7 +43,7 @@ class SweepRuns:
         """Open the trial's run, and its parent if it is the first; the variables that give a training its run."""
         if self.uri is None:
             return {}
-        with self._never_failing("the trial isn't shown"):
+        with never_failing(self.uri, "the trial isn't shown"):
             server = Server(self.uri, self.environment, PATIENCE)
             parent, run = open_task(server, self._task(number))
             self.url = run_url(self.uri, parent.experiment_id, parent.run_id)
@@ -61,7 +55,7 @@ class SweepRuns:
         """Say how the trial ended, with the figures of its objectives."""
         if self.uri is None:
             return
-        with self._never_failing("the trial's end isn't recorded"):
+        with never_failing(self.uri, "the trial's end isn't recorded"):
             server = Server(self.uri, self.environment, PATIENCE)
             _, run = open_task(server, self._task(number))
             server.log(run, figures, {STATE: state, **({REASON: redact(reason)[:1000]} if reason else {})})
@@ -71,7 +65,7 @@ class SweepRuns:
         """End the parent: no trial runs any more. It gets the best trial's figures."""
         if self.uri is None:
             return
-        with self._never_failing("the sweep's end isn't recorded"):
+        with never_failing(self.uri, "the sweep's end isn't recorded"):
             server = Server(self.uri, self.environment, PATIENCE)
             parent = end_pipeline(server, self.parent, "FINISHED", tags)
             if parent is not None:
@@ -83,18 +77,11 @@ class SweepRuns:
         tags = {"ava.sweep": self.parent, **authorship("ava sweep")}
         return Task(pipeline_run=self.parent, name=name, experiment=self.experiment, tags=tags, source="ava sweep")
 
-    @contextmanager
-    def _never_failing(self, consequence: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # servers, proxies and plugins raise what they like
-            fault = error if isinstance(error, AvaError) else unreachable(str(self.uri), error)
-            log.warning("mlflow: %s: %s", consequence, fault)
-
 
 def _server_uri(environment: Mapping[str, str]) -> str | None:
-    uri = recording_uri(environment)
-    if uri and urlsplit(uri).scheme not in WEB_SCHEMES:
-        log.warning("mlflow: nothing is recorded: a sweep's runs need a server, not a database: see `make mlflow-ui`")
+    if not recording_uri(environment):
         return None
+    uri = server_uri(environment)
+    if uri is None:
+        log.warning("mlflow: nothing is recorded: a sweep's runs need a server, not a database: see `make mlflow-ui`")
     return uri

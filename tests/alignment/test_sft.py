@@ -128,7 +128,9 @@ def test_section_takes_over_what_train_says(make_params):
     assert own.sft.learning_rate == 0.3
 
 
-@pytest.mark.parametrize("key", ["init=models", "teacher.model=models", "tasks_every=5", "reset_optimizer=true", "keep_optimizer=true"])
+@pytest.mark.parametrize(
+    "key", ["init=models", "teacher.model=models", "tasks_every=5", "reset_optimizer=true", "keep_optimizer=true"]
+)
 def test_what_is_no_part_of_a_fine_tuning_is_refused(key):
     with pytest.raises(ConfigError, match=rf"sft: {key.split('=')[0].split('.')[0]}: .*leave it out"):
         resolve(overrides=[f"sft.{key}"])
