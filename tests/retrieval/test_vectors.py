@@ -52,7 +52,10 @@ def test_up_to_some_thousands_every_vector_is_compared(tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, made[found] @ query, atol=1e-3)
 
 
-def test_of_many_vectors_nearly_all_nearest_are_found(made: np.ndarray, folder: Path) -> None:
+def test_of_many_vectors_nearly_all_nearest_are_found(
+    made: np.ndarray, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_LISTS", 6)  # of 11
     index = Vectors(folder)
     found = [set(index.search(query, 10)[0].tolist()) & set(exact(made, query, 10)) for query in QUERIES]
     assert sum(map(len, found)) >= 0.95 * 10 * len(QUERIES)
@@ -122,10 +125,12 @@ def test_lists_that_were_cut_are_refused(made: np.ndarray, tmp_path: Path) -> No
         Vectors(folder)
 
 
-def test_of_an_inverted_file_as_many_are_found_as_are_wanted(tmp_path: Path) -> None:
+def test_of_an_inverted_file_as_many_are_found_as_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "_LISTS", 4)
+    monkeypatch.setattr(searching, "_MOST_LISTS", 8)
     made = unit_vectors(30_000, DIMENSION)
     index = Vectors(built(tmp_path / "index", made))
-    assert len(np.load(tmp_path / "index" / "centroids.npy")) > searching._LISTS
+    assert len(np.load(tmp_path / "index" / "centroids.npy")) > 8
     for k in (1, 3000, 30_000):
         found, scores = index.search(made[0], k)
         assert len(found) == len(set(found.tolist())) == k
