@@ -45,7 +45,7 @@ def compute_from_model(run: StepRun, *, step: str, shards: str) -> None:
 
 
 def digest_rewards(section: str) -> Callable[[AvaConfig, dict[str, list[Path]]], dict[str, str]]:
-    """Digests of users' reward functions, which their names say nothing of.
+    """Digests of users' reward functions and of reward models, which their names say nothing of.
 
     Args:
         section: with `rewards`.
@@ -55,6 +55,13 @@ def digest_rewards(section: str) -> Callable[[AvaConfig, dict[str, list[Path]]],
         from ava_core.alignment.rewards.functions import digest_of, find_reward
 
         entries = getattr(config, section).rewards
-        return {entry.function: digest_of(find_reward(entry)) for entry in entries if entry.function is not None}
+        found = {entry.function: digest_of(find_reward(entry)) for entry in entries if entry.function is not None}
+        for entry in entries:
+            if entry.model is not None:
+                from ava_core.alignment.rewards.reward_model import digest_of_model
+
+                # Not by its label: the input `model` is another.
+                found["reward_model"] = digest_of_model(Path(entry.model))
+        return found
 
     return digests

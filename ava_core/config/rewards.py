@@ -14,7 +14,7 @@ FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-
 
 
 class RewardEntry(Section):
-    """One reward: exactly one of `name` or `function`."""
+    """One reward: exactly one of `name`, `function` or `model`."""
 
     name: RewardName | None = None
     """One that is built in, between 0 and 1. `metre`: ten syllables to a line; `lines`: lines as verse has them;
@@ -22,20 +22,26 @@ class RewardEntry(Section):
     function: FunctionName | None = None
     """One of your own, `module:function`: gets a sequence of `ava_core.alignment.rewards.Answer`, gives a number for
     each. Its module is imported, so it runs with all that Ava may do."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """A reward model: the output folder of `ava reward`, whose score counts, in no fixed range. A relative path counts
+    from the current folder."""
     weight: Weight = 1.0
     """Its share in the weighted mean of all; 0: it is measured and changes nothing."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.name is None) == (self.function is None):
-            given = "no reward" if self.name is None else f"both {self.name} and {self.function}"
-            raise ValueError(f"names {given}: give exactly one of name, function")
+        given = [value for value in (self.name, self.function, self.model) if value is not None]
+        if len(given) != 1:
+            said = f"both {' and '.join(given)}" if given else "no reward"
+            raise ValueError(f"names {said}: give exactly one of name, function, model")
+        if ":/" in str(self.model):
+            raise ValueError(f"model = {self.model}: must be a folder, the output of `ava reward`: fetch it first")
         return self
 
     @property
     def label(self) -> str:
-        """What messages, figures and curves call it."""
-        return str(self.name or self.function)
+        """What messages, figures and curves call it; a model by no folder, for outputs hold no path."""
+        return str(self.name or self.function or "model")
 
 
 def _can_be_weighed(entries: list[RewardEntry]) -> list[RewardEntry]:

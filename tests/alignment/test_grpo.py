@@ -21,6 +21,7 @@ from ava_core.models.pretrained import load_pretrained
 from ava_core.training.request import TrainRequest
 from tests.alignment.conftest import CHATML, shards_in, write_rows
 from tests.alignment.trainings import assert_same_bytes_after_an_interruption, request_in, run
+from tests.conftest import _finished
 
 SETTINGS = {
     "steps": 25, "learning_rate": 0.01, "adam_learning_rate": 0.01, "evaluate_every": 5, "warmup_steps": 2,
@@ -183,6 +184,18 @@ def test_rollouts_of_rounded_weights_teach_the_same(make_request, rewarded):
     rows = history(request.output)
     assert figures["sample_reward"] > 1.5 * figures["start_sample_reward"]
     assert 0 < rows[0]["rollout_kl"] < 0.05 and rows[0]["clipped"] < 0.1
+
+
+def test_reward_model_can_be_learnt_from(make_request, tiny_model, pair_shards, tmp_path):
+    settings = {"steps": 60, "learning_rate": 0.005, "adam_learning_rate": 0.005, "evaluate_every": 60}
+    scoring = request_in(tmp_path / "reward", "reward", tiny_model, pair_shards, settings)
+    run(scoring)
+    _finished(scoring.output, "reward", {})
+    request = make_request("scored", rollout="onnx", rewards=[{"model": str(scoring.output)}])
+    figures = run(request)
+    rewards = [row["reward_model"] for row in history(request.output)]
+    assert sum(rewards[-5:]) > sum(rewards[:5])
+    assert figures["sample_reward_model"] == figures["sample_reward"]
 
 
 def test_adapter_has_no_place_in_rollouts_of_rounded_weights(make_request):

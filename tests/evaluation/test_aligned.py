@@ -120,10 +120,7 @@ def aligned_model(tiny_model, tmp_path):
 
 def test_page_of_an_aligned_model_shows_both_and_escapes_what_was_said(aligned_model, run_evaluation, tmp_path):
     page = (run_evaluation(tmp_path / "evaluated", model=aligned_model).output / "report.html").read_text()
-    assert (
-        "Answers, before and after" in page
-        and "81%" in page
-        and "1,234 conversations" in page
-        and "Loss while training" not in page
-    )
+    for text in ("Answers, before and after", "81%", "1,234 conversations"):
+        assert text in page
+    assert "Loss while training" not in page
     assert "The &lt;b&gt;data&#39;s&lt;/b&gt;." in page and "<b>data's</b>" not in page

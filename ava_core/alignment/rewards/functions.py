@@ -1,4 +1,4 @@
-"""The function of a reward: one of ours by its name, or one of a user's own as `module:function`."""
+"""The function of a reward: one of ours by its name, a user's own as `module:function`, or a reward model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ def find_reward(config: RewardEntry) -> Reward:
     """The function that an entry of `rewards` names. To look for one of a user's own runs the code of its module.
 
     Raises:
-        ConfigError: it isn't there, can't be imported, or isn't callable.
+        ConfigError: it isn't there, can't be imported, or isn't callable; or a folder holds no reward model.
+        IntegrityError: that one is damaged.
     """
+    if config.model is not None:
+        from ava_core.alignment.rewards.reward_model import RewardModel
+
+        return RewardModel(Path(config.model))
     if config.name is not None:
         return import_module(f"ava_core.alignment.rewards.{config.name}").reward
     module, _, name = str(config.function).partition(":")

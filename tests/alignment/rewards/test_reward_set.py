@@ -145,8 +145,10 @@ def test_function_without_a_file_has_no_digest(function):
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([{}], "names no reward: give exactly one of name, function"),
+        ([{}], "names no reward: give exactly one of name, function, model"),
         ([{"name": "metre", "function": "a:b"}], "names both metre and a:b: give exactly one of name, function"),
+        ([{"model": "models:/scorer@champion"}], "model = models:/scorer@champion: must be a folder"),
+        ([{"model": "one"}, {"model": "two"}], "name model twice"),
         ([{"name": "rhyme"}], "Input should be 'metre', 'lines', 'speech' or 'gym'"),
         ([{"function": "a.b"}], "String should match pattern"),
         ([{"function": "../a:b"}], "String should match pattern"),
