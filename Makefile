@@ -117,7 +117,7 @@ bench-losses: setup ## what each optional part of the loss does to bits per byte
 bench-pipeline: setup data ## what the pipeline costs beside its steps' work, and a run with nothing to do
 	@$(BIN)/python -m benchmarks.pipeline $(if $(RUNNER),--runner "$$RUNNER") $(PIPELINE_FLAGS)
 
-bench-alignment: setup ## fine-tune on conversations beside TRL, the same minutes each; after make pipeline-local
+bench-alignment: setup ## all methods of alignment, with TRL's fine-tuning beside; about an hour, after make pipeline-local
 	@$(BIN)/python -m benchmarks.alignment
 
 bench-inference: setup ## size, quality and speed of quantised models, and the server's start; targets in the script

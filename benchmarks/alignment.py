@@ -1,12 +1,14 @@
-"""Fine-tuning on conversations against TRL's trainer: the same model, conversations and minutes.
+"""Alignment: every method on one model, what it reaches, and fine-tuning beside TRL's trainer for the same minutes.
 
-Usage: make bench-alignment, or python -m benchmarks.alignment [--minutes M] [--model DIR] [--conversations DIR]
+Usage: make bench-alignment, or python -m benchmarks.alignment [--minutes M] [--model DIR] [--only-sft]
 
-Begins from the model of `make pipeline-local`, with the dialogues of its plays. Ours is `ava sft`; TRL's is
-`SFTTrainer` as its documentation uses it, on the same tokens with the loss on the assistant's, at its default rate and
-at ones that suit a small model better. Each trains in a process of its own, one after the other. Of the start and of
-each end: loss of held-out answers in nats per token, the share of sampled answers that end by themselves, and bits per
-byte of the pretraining's test split, where what was forgotten shows. Kept in benchmarks/results/.
+Begins from the model of `make pipeline-local`, with the dialogues of its plays. First fine-tuning: ours is `ava sft`;
+TRL's is `SFTTrainer` as its documentation uses it, on the same tokens with the loss on the assistant's, at its default
+rate and at ones that suit a small model better. Each trains in a process of its own, one after the other. Of the start
+and of each end: loss of held-out answers in nats per token, the share of sampled answers that end by themselves, and
+bits per byte of the pretraining's test split, where what was forgotten shows. Then, from our fine-tuned model, a reward
+model, DPO and GRPO with rollouts by the decoder, for 1, 5/3 and 10/3 times the minutes, a short GRPO with and without
+replay of routes, the speed of rollouts (`benchmarks.rollouts`): a line for each target. Kept in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -14,32 +16,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ava_core.config import resolve
 from benchmarks import hardware, report
+from benchmarks.alignment_methods import Bench, Target, run, targets, train_all
+from benchmarks.alignment_methods import show as show_targets
+from benchmarks.rollouts import compare
 
 RATES = (2e-5, 1e-3)
 """Of TRL's AdamW: its default, and one for models of some million parameters."""
 SAMPLES = 128
 
 
-def ours(model: Path, conversations: Path, minutes: float, folder: Path, overrides: Sequence[str]) -> Path:
+def ours(bench: Bench, model: Path, conversations: Path, minutes: float) -> Path:
     """`ava sft` for so many minutes of steps. Returns the model's folder."""
-    fields = {"sft.steps": 100_000, "sft.max_minutes": minutes, "sft.samples": 0}
-    command = [sys.executable, "-m", "ava_core.cli.main", "sft", "--params", "params.yaml", "--quiet"]
-    command += [word for key, value in fields.items() for word in ("--set", f"{key}={value}")]
-    command += [word for item in overrides for word in ("--set", item)]
-    command += ["--model", str(model), "--conversations", str(conversations)]
-    command += ["--output", str(folder / "ours"), "--work", str(folder / "work")]
-    _run("ours", command)
-    return folder / "ours"
+    return bench.train(["sft"], "sft", model, conversations, {"steps": 100_000, "max_minutes": minutes}, "sft")
 
 
 def theirs(model: Path, conversations: Path, minutes: float, folder: Path, rate: float) -> Path:
@@ -52,7 +50,7 @@ def theirs(model: Path, conversations: Path, minutes: float, folder: Path, rate:
         "rate": rate,
         "output": str(output),
     }
-    _run(output.name, [sys.executable, "-m", "benchmarks.alignment", "--train-with-trl", json.dumps(request)])
+    run(output.name, [sys.executable, "-m", "benchmarks.alignment", "--train-with-trl", json.dumps(request)])
     return output
 
 
@@ -131,12 +129,9 @@ def figures(model: Path, conversations: Path, text: Path) -> dict[str, float]:
     from ava_core.alignment.packing import PackedRows
     from ava_core.alignment.shards import ConversationShards
     from ava_core.alignment.tokens import end_of_answer
-    from ava_core.data.batches import bits_per_byte
-    from ava_core.data.shards import ShardedSplit
     from ava_core.data.tokenizer import load_tokenizer
     from ava_core.models import EnhancedMoEForCausalLM
     from ava_core.models.pretrained import load_pretrained
-    from ava_core.training.validation import mean_loss
 
     config = resolve(params=Path("params.yaml")).config.sft
     loaded, _ = load_pretrained(EnhancedMoEForCausalLM, model)
@@ -147,13 +142,26 @@ def figures(model: Path, conversations: Path, text: Path) -> dict[str, float]:
     ends = end_of_answer(load_tokenizer(conversations / "tokenizer"))
     asked = [answer_of(item.tokens, item.learnt, ends) for item in held_out[:SAMPLES]]
     ended = ended_share(loaded, [a.tolist() for a, _ in asked], [end for _, end in asked], shards.max_tokens, 0)
-    split = ShardedSplit.open(text, "test")
-    loss, count = mean_loss(loaded, split, config.sequence_length, batch_size=config.micro_batch_size)
     return {
         "loss": measured["validation_loss"],
         "ended": ended,
-        "test_bits_per_byte": bits_per_byte(loss * count, split.num_bytes),
+        "test_bits_per_byte": bits_per_byte_of(model, text),
     }
+
+
+def bits_per_byte_of(model: Path, text: Path) -> float:
+    """Of the test split of the pretraining's text, in windows of the fine-tuning's context."""
+    from ava_core.data.batches import bits_per_byte
+    from ava_core.data.shards import ShardedSplit
+    from ava_core.models import EnhancedMoEForCausalLM
+    from ava_core.models.pretrained import load_pretrained
+    from ava_core.training.validation import mean_loss
+
+    config = resolve(params=Path("params.yaml")).config.sft
+    loaded, _ = load_pretrained(EnhancedMoEForCausalLM, model)
+    split = ShardedSplit.open(text, "test")
+    loss, count = mean_loss(loaded, split, config.sequence_length, batch_size=config.micro_batch_size)
+    return bits_per_byte(loss * count, split.num_bytes)
 
 
 def show(found: dict[str, dict[str, float]]) -> str:
@@ -173,6 +181,22 @@ def show(found: dict[str, dict[str, float]]) -> str:
     return report.table(("model", "answers, nats/token", "change", "ended", "test bits/byte", "change"), rows)
 
 
+def others(
+    bench: Bench, models: Mapping[str, Path], found: Mapping[str, Mapping[str, float]], minutes: float
+) -> list[Target]:
+    """Train by all other methods; print and give what they reach."""
+    tuned, start = models["ava sft"], found["start"]["test_bits_per_byte"]
+    folders = train_all(bench, tuned, minutes)
+    tax = {"sft": found["ava sft"]["test_bits_per_byte"] - start}
+    for name in ("dpo", "grpo"):
+        tax[name] = bits_per_byte_of(folders[name], bench.shards) - found["ava sft"]["test_bits_per_byte"]
+    speeds = compare(tuned, bench.shards_for("prompts"), 64, 64, 3)
+    rates = {name: each["samples_per_second"] for name, each in speeds.items()}
+    reached = targets({"sft": tuned, **folders}, tax, rates)
+    print(show_targets(reached))
+    return reached
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure, print and keep."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.alignment", description=__doc__.split("\n")[0])
@@ -183,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.add_argument("--trl-rate", type=float, action="append", help=f"of TRL's AdamW; default: {RATES}")
     flags.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="for ours")
     flags.add_argument("--results", type=Path, default=report.RESULTS, help="folder to keep figures in")
+    flags.add_argument("--only-sft", action="store_true", help="leave out reward model, DPO, GRPO and rollouts")
     flags.add_argument("--train-with-trl", metavar="JSON", help=argparse.SUPPRESS)
     given = flags.parse_args(arguments)
     if given.train_with_trl:
@@ -191,37 +216,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     described = hardware.describe("cpu", len(os.sched_getaffinity(0)))
     print(hardware.line(described))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        conversations = given.conversations or folder / "conversations"
-        if given.conversations is None:
-            _prepare(given.shards, conversations, folder)
-        models = {
-            "start": given.model,
-            "ava sft": ours(given.model, conversations, given.minutes, folder, given.overrides),
-        }
+        bench = Bench(Path(name), given.shards, given.overrides)
+        conversations = given.conversations or bench.prepare("sft")
+        models = {"start": given.model, "ava sft": ours(bench, given.model, conversations, given.minutes)}
         for rate in given.trl_rate or RATES:
-            models[f"TRL, rate {rate:g}"] = theirs(given.model, conversations, given.minutes, folder, rate)
+            models[f"TRL, rate {rate:g}"] = theirs(given.model, conversations, given.minutes, bench.folder, rate)
         found = {label: figures(model, conversations, given.shards) for label, model in models.items()}
-    print(show(found))
-    path = report.keep(
-        hardware.slug(described), "alignment", described, {"minutes": given.minutes, **found}, given.results
-    )
+        print(show(found))
+        kept: dict[str, Any] = {"minutes": given.minutes, **found}
+        if not given.only_sft:
+            kept["methods"] = [asdict(target) for target in others(bench, models, found, given.minutes)]
+    path = report.keep(hardware.slug(described), "alignment", described, kept, given.results)
     print(report.kept_in(path))
     return 0
-
-
-def _prepare(shards: Path, output: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "ava_core.cli.main", "preprocess", "--for", "sft", "--params", "params.yaml"]
-    command += ["--shards", str(shards), "--data", "data/raw", "--output", str(output), "--work", str(folder / "work")]
-    _run("conversations", [*command, "--quiet"])
-
-
-def _run(name: str, command: Sequence[str]) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    environment |= {"CI": "true", "HF_HUB_OFFLINE": "1"}  # TRL reports its use elsewhere
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name}: ended with {done.returncode}\n{done.stderr[-2000:]}")
 
 
 if __name__ == "__main__":

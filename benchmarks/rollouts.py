@@ -91,6 +91,37 @@ def measure(subjects: dict[str, Rollout], answers: int, rounds: int) -> dict[str
     }
 
 
+def compare(folder: Path, shards: Path, answers: int, limit: int, rounds: int) -> dict[str, dict[str, float]]:
+    """What `measure` gives of all three.
+
+    Args:
+        folder: of a fine-tuned model.
+        shards: output of `ava preprocess --for prompts`.
+        answers: of a rollout, a multiple of `GROUP`.
+        limit: new tokens of an answer.
+        rounds: that count.
+    """
+    from ava_core.alignment.sampling import stops_of
+    from ava_core.alignment.shards import ConversationShards
+    from ava_core.alignment.tokens import end_of_answer
+    from ava_core.data.tokenizer import load_tokenizer
+    from ava_core.models import EnhancedMoEForCausalLM
+    from ava_core.models.pretrained import load_pretrained
+
+    model: Any = load_pretrained(EnhancedMoEForCausalLM, folder)[0].eval()
+    tokenizer: Any = load_tokenizer(shards / "tokenizer")
+    stops = stops_of(model, end_of_answer(tokenizer))
+    held_out = ConversationShards.open(shards, "prompts").read("validation")[: answers // GROUP]
+    prompts = [item.tokens.tolist() for item in held_out for _ in range(GROUP)]
+    with tempfile.TemporaryDirectory() as name:
+        subjects = {
+            "TRL generate": of_trl(model, tokenizer, prompts, stops, limit, Path(name)),
+            "generate": of_ours(model, "generate", prompts, stops, limit),
+            "onnx": of_ours(model, "onnx", prompts, stops, limit),
+        }
+        return measure(subjects, len(prompts), rounds)
+
+
 def show(found: dict[str, dict[str, float]]) -> str:
     """The table that is printed."""
     base = found["TRL generate"]["samples_per_second"]
@@ -121,31 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = flags.parse_args(arguments)
     import torch
 
-    from ava_core.alignment.sampling import stops_of
-    from ava_core.alignment.shards import ConversationShards
-    from ava_core.alignment.tokens import end_of_answer
-    from ava_core.data.tokenizer import load_tokenizer
-    from ava_core.models import EnhancedMoEForCausalLM
-    from ava_core.models.pretrained import load_pretrained
-
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     described = hardware.describe("cpu", threads)
     print(hardware.line(described))
-    model: Any = load_pretrained(EnhancedMoEForCausalLM, given.model)[0].eval()
-    tokenizer: Any = load_tokenizer(given.prompts / "tokenizer")
-    stops, limit = stops_of(model, end_of_answer(tokenizer)), given.max_new_tokens
-    held_out = ConversationShards.open(given.prompts, "prompts").read("validation")[: given.answers // GROUP]
-    prompts = [item.tokens.tolist() for item in held_out for _ in range(GROUP)]
-    with tempfile.TemporaryDirectory() as folder:
-        subjects = {
-            "TRL generate": of_trl(model, tokenizer, prompts, stops, limit, Path(folder)),
-            "generate": of_ours(model, "generate", prompts, stops, limit),
-            "onnx": of_ours(model, "onnx", prompts, stops, limit),
-        }
-        found = measure(subjects, len(prompts), given.rounds)
+    found = compare(given.model, given.prompts, given.answers, given.max_new_tokens, given.rounds)
     print(show(found))
-    settings = {"answers": len(prompts), "max_new_tokens": limit, "rounds": given.rounds}
+    settings = {"answers": given.answers, "max_new_tokens": given.max_new_tokens, "rounds": given.rounds}
     path = report.keep(hardware.slug(described), "rollouts", described, {**settings, **found}, given.results)
     print(report.kept_in(path))
     return 0
