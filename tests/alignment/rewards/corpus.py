@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ava_core.alignment.plays import dialogues
-from ava_core.alignment.rewards import RewardSet
+from ava_core.alignment.rewards.reward_set import RewardSet
 from ava_core.config.rewards import RewardEntry
 from tests.alignment.rewards.verses import answers, in_one_line
 

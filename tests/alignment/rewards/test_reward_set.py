@@ -11,8 +11,8 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from ava_core.alignment.rewards import RewardSet
 from ava_core.alignment.rewards.functions import digest_of
+from ava_core.alignment.rewards.reward_set import RewardSet
 from ava_core.config.rewards import RewardEntry, RewardList
 from ava_core.errors import AvaError, ConfigError
 from tests.alignment.rewards.verses import MACBETH, PORTIA, answers
