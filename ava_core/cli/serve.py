@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ava_core.cli.chosen_model import CACHE, DEFAULT_MODEL
+from ava_core.cli.looking_up import EmbeddingModel
 from ava_core.config.register import REGISTERED
 from ava_core.steps.schemes import SMALLEST_FIRST
 
@@ -87,12 +88,25 @@ def serve(
     chat_template: Annotated[
         Path | None, typer.Option(help="File with a Jinja chat template that replaces the tokenizer's.")
     ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Output of `ava index`: requests may look passages up in it; /v1/search, /v1/embeddings."),
+    ] = None,
+    embedding_model: EmbeddingModel = None,
+    key_labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='JSON with the access labels of API keys: {"SHA-256 of a key, hexadecimal": ["label", ...]}.',
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=0, max=1024, help="CPU threads of the decoder; 0: all cores that this process may use.")
     ] = 0,
 ) -> None:
     """Serve a model over OpenAI's HTTP interface until SIGTERM or Ctrl-C."""
     started = time.perf_counter()
+    from ava_core.cli.served_index import open_served_index
     from ava_core.config.hardware import usable_cores
     from ava_core.errors import ConfigError
     from ava_core.runtime import logs
@@ -111,6 +125,8 @@ def serve(
         raise ConfigError(*faults)
     keys = _read_keys(api_key_file)
     template = _read(chat_template, "--chat-template") if chat_template else None
+    cores = threads or usable_cores()
+    retriever, labels = open_served_index(index, embedding_model, key_labels, keys, cores)
 
     from ava_core.serving.http.app import Access
     from ava_core.serving.http.limits import Limits
@@ -124,11 +140,12 @@ def serve(
         adapters=_adapters(adapter or [], model, called),
         host=host,
         port=port,
-        access=Access(keys=keys, hosts=hosts, origins=[origin.lower() for origin in origins]),
+        access=Access(keys=keys, hosts=hosts, origins=[origin.lower() for origin in origins], labels=labels),
+        retriever=retriever,
         chat_template=template,
         log_requests=access_log,
         limits=Limits(body_bytes=max_body_bytes, request_seconds=request_seconds),
-        threads=threads or usable_cores(),
+        threads=cores,
         drain_seconds=drain_seconds,
         poll_seconds=poll_seconds if registered else 0.0,
         slots=slots,

@@ -45,12 +45,13 @@ def before_text(tokenizer: Any, prompt: str) -> WithPassages:
 
 def before_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]], template: str | None = None) -> WithPassages:
     """Passages in a chat: at the end of what the system says first, or as a message of the system of their own."""
-    system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
-    rest = messages if system is None else messages[1:]
+    begun = bool(messages) and messages[0]["role"] == "system"
+    system = messages[0] if begun else {"role": "system", "content": ""}
+    rest = messages[1:] if begun else messages
 
     def encoded(passages: str) -> list[int]:
-        said = "\n\n".join(part for part in (system, passages.strip()) if part)
-        first = [{"role": "system", "content": said}] if said or system is not None else []
+        said = "\n\n".join(part for part in (system["content"], passages.strip()) if part)
+        first = [{**system, "content": said}] if said or begun else []
         return encode_messages(tokenizer, [*first, *rest], template)
 
     return encoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from ava_core.serving.http.errors import HttpError
 
 OPEN_PATHS = ("/healthz",)
 """Paths that need no key: an orchestrator's probes have none."""
+CALLER = "caller"
+"""Key in a request's state: `key_digest` of the key that it came with; never logged. Absent without keys."""
 ANY_HOST = "*"
 SHOWN_HOST = 64
 """Characters of a host's name that an error repeats."""
@@ -70,27 +73,39 @@ class Hosts:
         return self.addresses or address.is_loopback or name in self.names
 
 
+def key_digest(key: str) -> str:
+    """What a key is called where it mustn't be readable: its SHA-256 in hexadecimal."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 class Keys:
-    """Refuses requests without one of the keys, if there are any."""
+    """Refuses requests without one of the keys, if there are any, and tells the others by theirs (`CALLER`)."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self.app, self.keys = app, [key.encode() for key in keys]
+        self.app, self.keys = app, [(key.encode(), key_digest(key)) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and self.keys and scope["path"] not in OPEN_PATHS and not self._known(scope):
-            error = HttpError(401, "the API key is missing or wrong: send it as a bearer token", code="invalid_api_key")
-            error.headers["www-authenticate"] = "Bearer"
-            await error.response()(scope, receive, send)
-            return
+        if scope["type"] == "http" and self.keys and scope["path"] not in OPEN_PATHS:
+            caller = self._caller(scope)
+            if caller is None:
+                error = HttpError(
+                    401, "the API key is missing or wrong: send it as a bearer token", code="invalid_api_key"
+                )
+                error.headers["www-authenticate"] = "Bearer"
+                await error.response()(scope, receive, send)
+                return
+            scope["state"][CALLER] = caller
         await self.app(scope, receive, send)
 
-    def _known(self, scope: Scope) -> bool:
+    def _caller(self, scope: Scope) -> str | None:
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, key = given.partition(b" ")
         # All keys are compared, each in constant time: the time of the answer reveals nothing (timing attack).
-        matches = [hmac.compare_digest(key.strip(), known) for known in self.keys]
-        return kind.lower() == b"bearer" and any(matches)
+        matches = [hmac.compare_digest(key.strip(), known) for known, _ in self.keys]
+        if kind.lower() != b"bearer" or not any(matches):
+            return None
+        return self.keys[matches.index(True)][1]
 
 
 class JsonOnly:

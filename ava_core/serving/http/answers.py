@@ -44,9 +44,18 @@ class Answer:
         chat: for chat completions; else completions.
         prompt_tokens: number of tokens of all prompts.
         tokenizer: gives the texts of tokens in log-probabilities.
+        sources: the passages that stood in the prompts; None: nothing was to be looked up.
     """
 
-    def __init__(self, model: str, *, chat: bool, prompt_tokens: int, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        chat: bool,
+        prompt_tokens: int,
+        tokenizer: Any,
+        sources: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
         self.chat, self.prompt_tokens, self.tokens = chat, prompt_tokens, token_bytes(tokenizer)
         self.head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -54,6 +63,7 @@ class Answer:
             "created": int(time.time()),
             "model": model,
         }
+        self._sources = {} if sources is None else {"retrieval": sources}
         self.chunk_head = {**self.head, "object": "chat.completion.chunk"} if chat else self.head
 
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
@@ -65,7 +75,8 @@ class Answer:
                 said = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
             logprobs = self._logprobs(choice.logprobs)
             listed.append({"index": index, **said, "logprobs": logprobs, "finish_reason": choice.finish_reason})
-        return {**self.head, "choices": listed, "usage": self.usage(sum(choice.tokens for choice in choices))}
+        usage = self.usage(sum(choice.tokens for choice in choices))
+        return {**self.head, "choices": listed, "usage": usage, **self._sources}
 
     def opening(self, index: int) -> bytes:
         """The first chunk of a choice, with its role; empty for a completion."""
@@ -93,7 +104,8 @@ class Answer:
     ) -> bytes:
         choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish_reason}
         usage = {} if tokens is None else {"usage": self.usage(tokens)}
-        return event({**self.chunk_head, "choices": [choice], **usage})
+        sources, self._sources = self._sources, {}  # the first chunk has them
+        return event({**self.chunk_head, "choices": [choice], **usage, **sources})
 
     def _logprobs(self, given: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         if not given:

@@ -1,9 +1,9 @@
-"""The ASGI application: OpenAI's completions and chat completions, /v1/models, /healthz, /metrics."""
+"""The ASGI application: OpenAI's completions and chat completions, /v1/models, /healthz, /metrics, an index's paths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,10 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ava_core.errors import AvaError
+from ava_core.retrieval.retriever import Retriever
 from ava_core.serving.http.admission import Hosts, JsonOnly, Keys
 from ava_core.serving.http.errors import HttpError, from_engine
 from ava_core.serving.http.handlers import Handlers
 from ava_core.serving.http.limits import Limits
+from ava_core.serving.http.lookup_handlers import LookupHandlers
+from ava_core.serving.http.lookups import Lookups
+from ava_core.serving.http.metrics import Metrics
 from ava_core.serving.http.middleware import Defects, Observed, WriteTimeout
 from ava_core.serving.models import ServedModels
 
@@ -32,12 +36,14 @@ class Access:
         hosts: further host names of the server beside localhost; see `Hosts`.
         addresses: whether other IP addresses than loopback are accepted as host.
         origins: CORS origins that are allowed; `*`: all.
+        labels: access labels by SHA-256 of the key that has them.
     """
 
     keys: Sequence[str] = ()
     hosts: Sequence[str] = ()
     addresses: bool = False
     origins: Sequence[str] = ()
+    labels: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def create_app(
@@ -47,6 +53,7 @@ def create_app(
     access: Access | None = None,
     chat_template: str | None = None,
     log_requests: bool = True,
+    retriever: Retriever | None = None,
 ) -> Starlette:
     """The application.
 
@@ -56,14 +63,20 @@ def create_app(
         access: which requests are admitted; None: all from this machine.
         chat_template: Jinja text instead of the tokenizer's own.
         log_requests: whether each request is a line of the log.
+        retriever: the index that requests may look things up in.
 
     Returns:
         The application; `state.refuse()` makes it refuse new requests.
     """
-    server, access = Handlers(models, limits or Limits(), chat_template), access or Access()
+    access, limits, metrics = access or Access(), limits or Limits(), Metrics(models)
+    lookups = Lookups(retriever, access.labels, metrics, limits.waiting) if retriever else None
+    server = Handlers(models, limits, chat_template, metrics, lookups)
+    index = LookupHandlers(server, lookups)
     routes = [
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat, methods=["POST"]),
+        Route("/v1/search", index.search, methods=["POST"]),
+        Route("/v1/embeddings", index.embeddings, methods=["POST"]),
         Route("/v1/models", server.list_models),
         Route("/v1/models/{name:path}", server.show_model),
         Route("/healthz", server.health),
@@ -74,8 +87,8 @@ def create_app(
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observed, metrics=server.metrics, paths=paths, log_requests=log_requests),
-            Middleware(WriteTimeout, seconds=server.limits.write_seconds),
+            Middleware(Observed, metrics=metrics, paths=paths, log_requests=log_requests),
+            Middleware(WriteTimeout, seconds=limits.write_seconds),
             Middleware(Hosts, names=access.hosts, addresses=access.addresses),
             # Before the keys, which a browser's question whether it may ask doesn't carry.
             *_cross_origin(access.origins),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,50 +15,26 @@ from starlette.types import Receive, Scope, Send
 
 from ava_core import __version__
 from ava_core.errors import AvaError
+from ava_core.serving.http.admission import CALLER
 from ava_core.serving.http.answers import DONE, Answer, Choice, event
-from ava_core.serving.http.bodies import Body, Uploads, parse
+from ava_core.serving.http.bodies import Body, parse
+from ava_core.serving.http.calls import Clock, Intake, unless_it_leaves
 from ava_core.serving.http.errors import HttpError, from_engine
 from ava_core.serving.http.limits import Limits
+from ava_core.serving.http.lookups import Lookups, queries_of
 from ava_core.serving.http.metrics import Metrics
 from ava_core.serving.http.middleware import Record
-from ava_core.serving.http.preparation import Prepared, prepare_chat, prepare_completion
+from ava_core.serving.http.preparation import Looked, Prepared, prepare_chat, prepare_completion
 from ava_core.serving.http.protocol import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
+from ava_core.serving.http.sources import sources_of
 from ava_core.serving.http.workers import Workers
 from ava_core.serving.models import Served, ServedModels
-from ava_core.serving.requests import Draining, QueueFull
+from ava_core.serving.requests import Draining
 from ava_core.serving.streams import Streams
 
-RETRY_SECONDS = 1.0
 SHOWN_NAME = 64
 """Characters of a model's name that an error repeats."""
-Prepare = Callable[[Any, Served], Prepared]
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A request's time limit, which starts at the end of its body.
-
-    Attributes:
-        seconds: the limit.
-        started: `time.perf_counter` at its start.
-    """
-
-    seconds: float
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextlib.asynccontextmanager
-    async def limit(self) -> AsyncIterator[None]:
-        """Cancel the block when the time is over.
-
-        Raises:
-            HttpError: 504.
-        """
-        try:
-            async with asyncio.timeout(self.started + self.seconds - time.perf_counter()):
-                yield
-        except TimeoutError as error:
-            spent = time.perf_counter() - self.started
-            raise HttpError(504, f"the answer wasn't done after {spent:.0f} s", code="timeout") from error
+Prepare = Callable[[Any, Served, Looked], Prepared]
 
 
 @dataclass(frozen=True)
@@ -72,28 +46,44 @@ class Call:
         workers: threads that run it.
         clock: its time limit.
         record: its fields in the access log.
+        caller: SHA-256 of its key; empty: it has none.
     """
 
     prepare: Prepare
     workers: Workers
     clock: Clock
     record: Record
+    caller: str
 
 
 class Handlers:
-    """The handlers of all paths."""
+    """The handlers of all paths but those of the index, which are in `lookup_handlers`.
 
-    def __init__(self, models: ServedModels, limits: Limits, chat_template: str | None) -> None:
+    Args:
+        models: the served model.
+        limits: of requests.
+        chat_template: Jinja text instead of the tokenizer's own.
+        metrics: of the server.
+        lookups: the index, if there is one.
+    """
+
+    def __init__(
+        self,
+        models: ServedModels,
+        limits: Limits,
+        chat_template: str | None,
+        metrics: Metrics,
+        lookups: Lookups | None = None,
+    ) -> None:
         self.models, self.limits, self.chat_template = models, limits, chat_template
-        self.metrics = Metrics(models)
-        self.uploads = Uploads(limits)
+        self.metrics, self.lookups = metrics, lookups
+        self.intake = Intake(limits)
         # A slow chat template holds up other chats; what the others do is done in milliseconds.
         self.workers, self.templates = Workers(2), Workers(2)
-        self.draining = False
 
     def refuse(self) -> None:
         """Refuse new requests; running ones go on."""
-        self.draining = True
+        self.intake.draining = True
 
     async def completions(self, http: HttpRequest) -> Response:
         """POST /v1/completions."""
@@ -106,16 +96,19 @@ class Handlers:
 
     async def list_models(self, _http: HttpRequest) -> Response:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [_describe(served) for served in self.models.all()]})
+        listed = [_describe(served) for served in self.models.all()]
+        return JSONResponse({"object": "list", "data": [*listed, *self._embedding()]})
 
     async def show_model(self, http: HttpRequest) -> Response:
         """GET /v1/models/NAME."""
-        return JSONResponse(_describe(self._served(http.path_params["name"])))
+        name = http.path_params["name"]
+        embedding = next((each for each in self._embedding() if each["id"] == name), None)
+        return JSONResponse(embedding or _describe(self._served(name)))
 
     async def health(self, _http: HttpRequest) -> Response:
         """GET /healthz."""
         failed = any(served.engine.stats().failed for served in self.models.all())
-        status = "failed" if failed else "draining" if self.draining else "ready"
+        status = "failed" if failed else "draining" if self.intake.draining else "ready"
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
     async def show_metrics(self, _http: HttpRequest) -> Response:
@@ -129,14 +122,9 @@ class Handlers:
     # From a request to its answer
 
     async def _generate(self, http: HttpRequest, kind: type[Body], prepare: Prepare, workers: Workers) -> Response:
-        if self.draining:
-            raise from_engine(Draining("the server is going down: try again"))
-        data = await self.uploads.read(http)
-        call = Call(prepare, workers, Clock(self.limits.request_seconds), http.state.record)
-        for waiting in (self.workers.waiting, workers.waiting):
-            if waiting >= self.limits.waiting:
-                raise QueueFull(waiting, RETRY_SECONDS)
-        return await self._unless_it_leaves(http, self._answer_in_time(data, kind, call))
+        data, clock = await self.intake.receive(http, self.workers, workers)
+        call = Call(prepare, workers, clock, http.state.record, getattr(http.state, CALLER, ""))
+        return await unless_it_leaves(http, self._answer_in_time(data, kind, call))
 
     async def _answer_in_time(self, data: bytes, kind: type[Body], call: Call) -> Response:
         async with call.clock.limit():
@@ -149,13 +137,16 @@ class Handlers:
 
     async def _answer(self, body: GenerationRequest, call: Call) -> Response:
         served = self._served(body.model)
-        prepared = await call.workers.run(call.prepare, body, served)
+        found = await self._look_up(body, call)
+        prepared = await call.workers.run(call.prepare, body, served, found)
         count = len(prepared.requests)
+        self.metrics.placed.inc(sum(len(passages.found) for passages in prepared.placed))
         answer = Answer(
             served.name,
             chat=isinstance(body, ChatRequest),
             prompt_tokens=prepared.prompt_tokens,
             tokenizer=served.tokenizer,
+            sources=None if body.retrieval is None else sources_of(prepared.placed),
         )
         streams = Streams.open(served.engine, prepared.requests)
         call.record.prompt_tokens = prepared.prompt_tokens
@@ -167,6 +158,24 @@ class Handlers:
         async for index, delta in deltas:
             choices[index].add(delta)
         return await self.workers.run(lambda: JSONResponse(answer.whole(choices)))
+
+    async def _look_up(self, body: GenerationRequest, call: Call) -> Looked:
+        if body.retrieval is None:
+            return ()
+        if self.lookups is None:
+            raise HttpError(
+                400, "retrieval: this server has no index: start it with --index, or leave it out", param="retrieval"
+            )
+        asked = body.retrieval
+        return await self.lookups.find(queries_of(body), asked, asked.top_k, caller=call.caller, where="retrieval.")
+
+    def _embedding(self) -> list[dict[str, Any]]:
+        """What the index was embedded with, as a model by its identity: another embedding has another name."""
+        if self.lookups is None or self.lookups.embedder is None:
+            return []
+        embedder, created = self.lookups.embedder, self.models.current().created
+        shown = {"id": embedder.identity, "object": "model", "created": created, "owned_by": "ava"}
+        return [{**shown, "dimension": self.lookups.dimension, "max_model_len": embedder.max_tokens}]
 
     def _served(self, name: str) -> Served:
         everything = self.models.all()
@@ -217,24 +226,6 @@ class Handlers:
         if options.include_usage:
             yield answer.closing(sum(tokens))
         yield DONE
-
-    async def _unless_it_leaves(self, http: HttpRequest, answer: Any) -> Response:
-        """The answer, given up when the client has gone."""
-        work = asyncio.ensure_future(answer)
-        gone = asyncio.ensure_future(_disconnected(http))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-            return Response(status_code=499)
-        finally:
-            for task in (work, gone):
-                task.cancel()
-
-
-async def _disconnected(http: HttpRequest) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 class Events(StreamingResponse):

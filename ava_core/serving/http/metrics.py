@@ -21,6 +21,8 @@ class Metrics:
         requests: by path and status.
         broken_streams: by code of the error that ended them; their status was sent before.
         first_token, per_token: seconds from the request to the first token, and from a token to the next.
+        retrieval: seconds of a search of the index.
+        placed: passages that stood in prompts.
     """
 
     def __init__(self, models: ServedModels) -> None:
@@ -38,6 +40,13 @@ class Metrics:
         self.per_token = Histogram(
             "ava_time_per_token_seconds", "From one token to the next.", buckets=SECONDS, registry=self.registry
         )
+        self.retrieval = Histogram(
+            "ava_retrieval_seconds",
+            "Searches of the index, their wait for its thread included.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.placed = Counter("ava_placed_passages", "Passages placed in prompts.", registry=self.registry)
         self.registry.register(_Engine(models))
         ProcessCollector(registry=self.registry)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,10 +15,16 @@ from ava_core.errors import AvaError
 from ava_core.generation.chat import encode_pieces, end_of_turn, render_chat
 from ava_core.generation.constraints import Constraint, Guide
 from ava_core.generation.prompts import encode
+from ava_core.retrieval.augmenting import WithPassages, before_messages, before_text, with_passages
+from ava_core.retrieval.placing import Placed
+from ava_core.retrieval.retriever import Found
 from ava_core.serving.http.errors import HttpError
 from ava_core.serving.http.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from ava_core.serving.models import Served
 from ava_core.serving.requests import Request
+
+ANSWER_SHARE = 4
+"""A part of the context of 1 / ANSWER_SHARE stays free for an answer whose length nobody limits."""
 
 
 @dataclass(frozen=True)
@@ -27,29 +34,38 @@ class Prepared:
     Attributes:
         requests: one per choice of each prompt.
         prompt_tokens: number of tokens of all prompts.
+        placed: the passages in each prompt, if something was looked up.
     """
 
     requests: list[Request]
     prompt_tokens: int
+    placed: Sequence[Placed] = ()
 
 
-def prepare_completion(body: CompletionRequest, served: Served) -> Prepared:
-    """The requests of a completion.
+Looked = Sequence[Sequence[Found]]
+"""What was found for each prompt; empty: nothing was to be looked up."""
+
+
+def prepare_completion(body: CompletionRequest, served: Served, found: Looked) -> Prepared:
+    """The requests of a completion, with what was found before each prompt.
 
     Raises:
         HttpError: a prompt doesn't fit the model.
     """
-    requests, prompt_tokens = [], 0
-    for prompt in body.prompt:
+    requests, prompt_tokens, placed = [], 0, []
+    for number, prompt in enumerate(body.prompt):
         ids = _tokens(served, prompt)
+        if found:
+            ids, passages = _augmented(body, served, found[number], before_text(served.tokenizer, prompt))
+            placed.append(passages)
         requests += _requests(body, served, ids)
         prompt_tokens += len(ids)
-    return Prepared(requests, prompt_tokens)
+    return Prepared(requests, prompt_tokens, placed)
 
 
-def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -> Prepared:
-    """The requests of a chat, by `chat_template` or as `render_chat` has it. An answer ends where the template ends it,
-    and at all ends that the model's generation_config.json lists.
+def prepare_chat(body: ChatRequest, served: Served, found: Looked, chat_template: str | None) -> Prepared:
+    """The requests of a chat, by `chat_template` or as `render_chat` has it; what was found is said by the system. An
+    answer ends where the template ends it, and at all ends that the model's generation_config.json lists.
 
     Raises:
         HttpError: the template refuses the messages, or they don't fit the model.
@@ -60,9 +76,25 @@ def prepare_chat(body: ChatRequest, served: Served, chat_template: str | None) -
     except TemplateError as error:
         raise HttpError(400, f"messages: the chat template refuses them: {error}", param="messages") from error
     _require_few(served, sum(len(piece) for piece in pieces if isinstance(piece, str)), "messages")
-    ids = encode_pieces(served.tokenizer, pieces)
+    ids, placed = encode_pieces(served.tokenizer, pieces), []
+    if found:
+        before = before_messages(served.tokenizer, messages, chat_template)
+        ids, passages = _augmented(body, served, found[0], before)
+        placed.append(passages)
     ends = tuple(dict.fromkeys((*end_of_turn(served.tokenizer, chat_template).tokens, *served.ends)))
-    return Prepared([replace(each, ends=ends) for each in _requests(body, served, ids)], len(ids))
+    return Prepared([replace(each, ends=ends) for each in _requests(body, served, ids)], len(ids), placed)
+
+
+def _augmented(
+    body: GenerationRequest, served: Served, found: Sequence[Found], prompt: WithPassages
+) -> tuple[list[int], Placed]:
+    """The tokens of a prompt with as many passages as leave room for the answer."""
+    context, wanted = served.engine.context, body.new_tokens
+    answer = max(context // ANSWER_SHARE, body.min_tokens) if wanted is None else wanted
+    try:
+        return with_passages(served.tokenizer, found, prompt, context - answer)
+    except AvaError as error:
+        raise HttpError(400, f"retrieval: {error}", param="retrieval") from error
 
 
 def _tokens(served: Served, prompt: str | list[int]) -> list[int]:

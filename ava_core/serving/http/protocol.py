@@ -2,8 +2,8 @@
 
 `top_k`, `min_p`, `typical_p`, `epsilon_cutoff`, `eta_cutoff`, `repetition_penalty`, `no_repeat_ngram_size`,
 `min_tokens`, `ignore_eos`, `regex` and `continuous_usage_stats` are extensions, under the names that other servers or
-Transformers use for them; so is `response_format` in completions. Fields that this server doesn't act on are in
-`neutral`. Null is the same as absent.
+Transformers use for them; so are `retrieval`, and `response_format` in completions. Fields that this server
+doesn't act on are in `neutral`. Null is the same as absent.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ava_core.serving.http.neutral import (
     NeutralPartFields,
     NeutralStreamFields,
 )
+from ava_core.serving.http.retrieval_fields import RetrievalOptions
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for completions."""
@@ -141,6 +142,8 @@ class GenerationRequest(NeutralFields):
     stop: Annotated[list[str], BeforeValidator(_listed_stops)] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    retrieval: RetrievalOptions | None = None
+    """None: nothing is looked up."""
 
     @model_validator(mode="after")
     def _require_one_way_to_end(self) -> Self:

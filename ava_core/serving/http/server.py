@@ -15,6 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from ava_core.errors import AvaError
+from ava_core.retrieval.retriever import Retriever
 from ava_core.serving.http.app import Access, create_app
 from ava_core.serving.http.connections import BACKLOG, BoundedProtocol, DrainingServer, raise_open_files
 from ava_core.serving.http.limits import Limits
@@ -44,11 +45,13 @@ def run(
     max_queue: int,
     started: float,
     adapters: Mapping[str, Path] | None = None,
+    retriever: Retriever | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests are finished first.
 
     `resolve` gives the model, and is called again every `poll_seconds` if that isn't 0. `host` is added to the hosts of
-    `access`. `started` is the `time.perf_counter` at which the program started; for the others see `ava serve --help`.
+    `access`. Requests may look things up in the index of `retriever`. `started` is the `time.perf_counter` at which the
+    program started; for the others see `ava serve --help`.
 
     Raises:
         AvaError: the model can't be resolved or loaded, the address is taken, or requests were cut off at the end.
@@ -81,6 +84,7 @@ def run(
                 access=_reached_by(access, host, address),
                 chat_template=chat_template,
                 log_requests=log_requests,
+                retriever=retriever,
             )
             config = uvicorn.Config(
                 app,

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -200,3 +201,26 @@ def test_a_stream_has_the_log_probabilities_of_the_whole_answer(ava_serve):
         assert all(3 <= len(top) <= 4 for top in choice.logprobs.top_logprobs[1:])
         assert choice.logprobs.text_offset == sorted(choice.logprobs.text_offset)
     assert {choice.text[:8] for choice in whole.choices[:2]} == {"To be … "}
+
+
+def test_an_index_is_searched_by_a_real_server_and_another_is_built_through_it(ava_serve, tmp_path):
+    """MiniLM's index here; another process embeds through this server, and gets the same passages."""
+    from ava_core.config.retrieval import HttpEmbedding
+    from ava_core.retrieval.building import building_index
+    from ava_core.retrieval.embedding.http import HttpServer
+    from ava_core.retrieval.embedding.minilm import MiniLM
+    from tests.serving.http.indexes import TEXTS, passage
+
+    given, minilm = [passage(text, at) for at, text in enumerate(TEXTS)], MiniLM.open(1)
+    vectors = minilm.embed([one.searched for one in given])
+    index = tmp_path / "index"
+    with building_index(index, embedding=minilm.identity, dimension=384, settings={"embedding": "minilm"}) as builder:
+        builder.add(given, vectors)
+    _, client = ava_serve("--index", str(index))
+    asked = {"model": "quantized", "prompt": "Who walks at night?", "max_tokens": 4, "temperature": 0}
+    alone = client.completions.create(**asked)
+    looked = client.completions.create(**asked, extra_body={"retrieval": {"top_k": 1, "mode": "dense"}})
+    assert [one["document"] for one in looked.model_extra["retrieval"]] == ["play0.md"]
+    assert looked.usage.prompt_tokens > alone.usage.prompt_tokens
+    there = HttpServer(HttpEmbedding(url=str(client.base_url), model=minilm.identity)).embed(TEXTS)
+    np.testing.assert_allclose(there, minilm.embed(TEXTS), atol=2e-6)
