@@ -13,9 +13,10 @@ NAME = "m"
 
 
 @contextmanager
-def serving(model: Path) -> Iterator[tuple[str, int]]:
+def serving(model: Path, *options: str) -> Iterator[tuple[str, int]]:
     """Address and process id of a server of an exported model, which ends with the context."""
     command = [sys.executable, "-m", "ava_core.cli.main", "serve", "--model", str(model), "--port", "0", "--name", NAME]
+    command += options
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
