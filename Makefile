@@ -28,7 +28,7 @@ endef
 $(foreach name,$(GIVEN),$(eval $(call take,$(name))))
 PIPELINE_FLAGS = $(if $(PARAMS),--params "$$PARAMS") $(if $(PRESET),--set "preset=$$PRESET") $(if $(SET),--settings "$$SET")
 
-.PHONY: help setup lock data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference bench-alignment clean
+.PHONY: help setup lock data test test-all lint repro images pipeline-local pipeline-compile pipeline-submit services services-stop services-logs mlflow-ui bench bench-model bench-quality bench-losses bench-pipeline bench-inference bench-alignment bench-retrieval clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -119,6 +119,11 @@ bench-pipeline: setup data ## what the pipeline costs beside its steps' work, an
 
 bench-alignment: setup ## all methods of alignment, with TRL's fine-tuning beside; about an hour, after make pipeline-local
 	@$(BIN)/python -m benchmarks.alignment
+
+bench-retrieval: setup ## recall by each way to search, stores of vectors, and 100,000 passages against bm25s and FAISS by hand
+	@$(BIN)/python -m benchmarks.retrieval_quality
+	@$(BIN)/python -m benchmarks.retrieval_stores
+	@$(BIN)/python -m benchmarks.retrieval_scale
 
 bench-inference: setup ## size, quality and speed of quantised models, and the server's start; targets in the script
 	@$(BIN)/python -m benchmarks.inference
