@@ -36,7 +36,7 @@ def open_served_index(
                 raise ConfigError(f"{flag} {given}: belongs to an index: give it with --index, or leave it out")
         return None, {}
     labels = read_key_labels(key_labels, keys) if key_labels else {}
-    retriever = Retriever.open(index, model=model, threads=threads)
+    retriever = Retriever.open(index, model=model, threads=threads, verify=True)
     there = {label for label in retriever.index.passages.labels if label}
     hidden = there.difference(*labels.values())
     if hidden:

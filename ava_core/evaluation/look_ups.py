@@ -57,7 +57,7 @@ class LookUps:
         Raises:
             AvaError: the index or the questions can't be read, the embedding is another, or there is no question.
         """
-        retriever = Retriever.open(index, model=model if _is_of_a_model(index) else None, threads=threads)
+        retriever = Retriever.open(index, model=model if _is_of_a_model(index) else None, threads=threads, verify=True)
         if config.questions is not None:
             questions = read_questions(Path(config.questions))
         else:

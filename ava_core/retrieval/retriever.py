@@ -63,7 +63,15 @@ class Retriever:
         self.index, self.embedder = index, embedder
 
     @classmethod
-    def open(cls, folder: Path, *, mode: Mode | None = None, model: Path | None = None, threads: int = 0) -> Retriever:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        mode: Mode | None = None,
+        model: Path | None = None,
+        threads: int = 0,
+        verify: bool = False,
+    ) -> Retriever:
         """Open an index with what its vectors were made with.
 
         Args:
@@ -71,13 +79,14 @@ class Retriever:
             mode: the only one that will be asked for; `lexical` needs no embedding.
             model: the model that an index of `retrieval.embedding = model` was built with.
             threads: of the embedding.
+            verify: look at every byte of the index, as who uses it for long should.
 
         Raises:
             ConfigError: there is no index, or its embedding needs a model and there is none.
             AvaError: the embedding can't be had, or isn't the one that the index was built with.
             IntegrityError: a file of the index is missing, cut or changed.
         """
-        index = Index.open(folder)
+        index = Index.open(folder, verify=verify)
         name, http = _embedding_of(index, folder)
         if mode == "lexical" and model is None:
             return cls(index, None)

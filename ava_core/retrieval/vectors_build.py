@@ -68,9 +68,18 @@ class VectorsWriter:
 
 
 def library() -> Any:
-    """FAISS, which only an index with an inverted file needs. Its hints of types don't know what its modules do."""
-    import faiss
+    """FAISS, which only an index with an inverted file needs. Its hints of types don't know what its modules do.
 
+    Raises:
+        AvaError: it isn't installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise AvaError(
+            "faiss-cpu, which an index of so many vectors needs, isn't installed: install ava-moe[retrieval], or set"
+            " retrieval.embedding = none"
+        ) from error
     return faiss
 
 

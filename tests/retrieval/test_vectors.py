@@ -1,5 +1,6 @@
 """Dense search beside the comparison with every vector."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +136,9 @@ def test_of_an_inverted_file_as_many_are_found_as_are_wanted(tmp_path: Path, mon
         found, scores = index.search(made[0], k)
         assert len(found) == len(set(found.tolist())) == k
         assert (np.diff(scores) <= 0).all()
+
+
+def test_faiss_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(AvaError, match=r"faiss-cpu.*install ava-moe\[retrieval\]"):
+        built(tmp_path / "index", unit_vectors(20, DIMENSION), exact_most=10)
