@@ -24,6 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ava_core.config import resolve
 from benchmarks import hardware, report
 from benchmarks.alignment_methods import Bench, Target, run, targets, train_all
@@ -62,6 +64,7 @@ def train_with_trl(model: str, conversations: str, minutes: float, rate: float, 
 
     import ava_core.models  # noqa: F401  registers the architecture
     from ava_core.alignment.shards import ConversationShards
+    from ava_core.losses import IGNORE_INDEX
 
     class Clock(TrainerCallback):
         """Ends the training, and its linear decay, after the minutes."""
@@ -77,7 +80,7 @@ def train_with_trl(model: str, conversations: str, minutes: float, rate: float, 
 
     shards = ConversationShards.open(Path(conversations))
     rows = [
-        {"input_ids": item.tokens.tolist(), "assistant_masks": item.learnt.astype(int).tolist()}
+        {"input_ids": item.tokens.tolist(), "labels": np.where(item.learnt, item.tokens, IGNORE_INDEX).tolist()}
         for item in shards.read("train")
     ]
     tokenizer = AutoTokenizer.from_pretrained(Path(conversations) / "tokenizer")
@@ -87,7 +90,6 @@ def train_with_trl(model: str, conversations: str, minutes: float, rate: float, 
         per_device_train_batch_size=16,
         learning_rate=rate,
         lr_scheduler_type="constant",
-        assistant_only_loss=True,
         max_length=shards.max_tokens,
         report_to=[],
         save_strategy="no",
