@@ -85,6 +85,8 @@ def _show_outputs(folder: Path) -> list[Broken]:
             figures.append(f"began from {folders.get(parent, parent[:12])}")
         if teacher := output.manifest.inputs.get("teacher"):
             figures.append(f"taught by {folders.get(teacher, teacher[:12])}")
+        if index := output.manifest.inputs.get("index"):
+            figures.append(f"looked up in {folders.get(index, index[:12])}")
         if (origin := _origin(output.folder)) is not None:
             figures.append(origin)
         seconds = f"{output.timings['wall_seconds']:.0f} s" if "wall_seconds" in output.timings else ""

@@ -54,6 +54,11 @@ class Candidate:
     manifests: Mapping[str, manifest.Manifest]
 
     @property
+    def index(self) -> str:
+        """Digest of the index of passages that the evaluation measured beside the model; empty without one."""
+        return self.manifests["evaluation"].inputs.get("index", "")
+
+    @property
     def parent_digest(self) -> str:
         """Digest of the model that the training began from; empty for one with fresh weights."""
         return self.manifests["model"].inputs.get(PARENT, "")

@@ -16,7 +16,7 @@ from ava_core.registry.gates.decision import TEST_BYTES
 from ava_core.registry.logged_model import Final, find_logged_models, log_model
 from ava_core.registry.run import FIGURE, corpus_of, describe_in_a_line, fill_run, last_step, open_candidate_run
 from ava_core.registry.soundness import find_fault, find_model_fault
-from ava_core.registry.versions import EVALUATION, MODEL, SOURCE, TEXT, figure_tags, find_versions, origin_tags
+from ava_core.registry.versions import EVALUATION, INDEX, MODEL, SOURCE, TEXT, figure_tags, find_versions, origin_tags
 from ava_core.runtime import pins
 from ava_core.tracking.records import flatten
 from ava_core.tracking.run import TrackedRun, given_run, load_run
@@ -104,6 +104,7 @@ def _create_version(context: Context, run: TrackedRun, model: LoggedModel) -> Mo
             MODEL: candidate.model_digest,
             SOURCE: json.dumps(context.source, sort_keys=True),
             **({TEXT: candidate.text} if candidate.text else {}),
+            **({INDEX: candidate.index} if candidate.index else {}),
             **figure_tags({**candidate.figures, **candidate.corpus}, {*HEADLINES, *bounded}),
             **origin_tags(candidate.origin),
             pins.TAG: model.tags[pins.TAG],

@@ -39,11 +39,13 @@ def test_model_that_another_began_from_is_named_where_it_is_among_them(ava, tmp_
     digest = manifest.read(parent).digest
     finish(tmp_path / "next", inputs={"init": digest})
     finish(tmp_path / "other", inputs={"init": "0" * 64})
+    finish(tmp_path / "searched", inputs={"index": digest})
     lines = [" ".join(line.split()) for line in ava("show").out.splitlines()]
     assert [line.partition(" s ")[2] for line in lines[1:]] == [
         "steps 5",
         "validation_bits_per_byte 1.875, steps 7, began from base",
         "validation_bits_per_byte 1.875, steps 7, began from 000000000000",
+        "validation_bits_per_byte 1.875, steps 7, looked up in base",
     ]
 
 

@@ -53,3 +53,14 @@ def test_version_knows_the_model_that_its_training_began_from(registered, server
     assert json.loads(version.tags["ava.source"])["parent"] == parent.digest
     assert client.get_run(result.run_id).data.tags["ava.parent"] == parent.digest
     assert [found.parent for found in list_versions(registered.result.name, server)] == [""]
+
+
+def test_version_knows_the_index_that_it_was_evaluated_with(registered, server, tmp_path):
+    inputs = write_inputs(tmp_path / "inputs", registered.inputs.model, 1.9, None, "indexed")
+    made_from = manifest.read(inputs.evaluation).inputs
+    (inputs.evaluation / manifest.NAME).unlink()
+    finished(inputs.evaluation, "evaluate", {**made_from, "index": "1" * 64})
+    call_register(inputs, tmp_path / "registration", server, "evaluated-with-an-index", BOUNDS)
+    (version,) = list_versions("evaluated-with-an-index", server)
+    assert version.tags["ava.index"] == "1" * 64
+    assert "ava.index" not in list_versions(registered.result.name, server)[0].tags
