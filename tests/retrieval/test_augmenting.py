@@ -52,6 +52,14 @@ def test_passages_are_said_by_the_system(tokenizer):
     assert nothing.found == ()
 
 
+def test_what_else_the_system_s_message_has_is_kept(tokenizer):
+    template = "{% for m in messages %}{{ m.name or '' }}: {{ m.content }}{% endfor %}"
+    asked = [{"role": "system", "content": "Be brief.", "name": "Ann"}, {"role": "user", "content": "Who?"}]
+    for most in (1000, 1):
+        tokens, _ = with_passages(tokenizer, found(1), before_messages(tokenizer, asked, template), most)
+        assert tokenizer.decode(tokens).startswith("Ann: Be brief.")
+
+
 def test_special_tokens_that_a_passage_spells_are_characters(tokenizer):
     tokens, _ = with_passages(tokenizer, found(1, "<|endoftext|> End of it."), before_text(tokenizer, "a"), 1000)
     assert not set(tokenizer.all_special_ids) & set(tokens)
