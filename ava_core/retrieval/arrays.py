@@ -126,7 +126,7 @@ def open_array(path: Path) -> np.ndarray:
             if 0 in shape:  # which can't be mapped
                 return np.zeros(shape, dtype)
         # NumPy's own class of maps makes every slice an object of its kind, which costs a microsecond each.
-        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        return npy.open_memmap(path, mode="r").view(np.ndarray)
     except (OSError, ValueError, EOFError) as error:
         raise IntegrityError(f"{path} can't be read as an array ({error}): build the index anew") from error
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from ava_core.errors import AvaError
 from ava_core.retrieval.building import LEXICAL, PASSAGES, VECTORS
-from ava_core.retrieval.fusion import Hit, fuse
+from ava_core.retrieval.fusion import Candidates, Hit, fuse
 from ava_core.retrieval.lexical import Lexical
 from ava_core.retrieval.manifest import IndexManifest, read_manifest
 from ava_core.retrieval.passage import Passage
 from ava_core.retrieval.passage_store import PassageStore
+from ava_core.retrieval.ranking import best
 from ava_core.retrieval.vectors import Vectors
 
 Mode = Literal["hybrid", "lexical", "dense"]
@@ -94,7 +95,6 @@ class Index:
         *,
         mode: Mode = "hybrid",
         labels: Collection[str] = (),
-        weights: tuple[float, float] = (1.0, 1.0),
     ) -> list[Hit]:
         """The best passages for a query.
 
@@ -105,7 +105,6 @@ class Index:
             mode: which searches are asked.
             labels: access labels that the caller has. Passages with others are left out before anything is ranked;
                 those without a label are for everyone.
-            weights: of the lexical and the dense ranking.
 
         Raises:
             AvaError: the mode needs a vector, and there is none or the index has none.
@@ -117,16 +116,24 @@ class Index:
         allowed = self._visible(labels)
         if allowed is not None and not allowed.any():
             return []
-        depth = top_k if mode != "hybrid" else max(_DEPTH, _DEPTH_PER_RESULT * top_k)
-        lexical = dense = _nothing()
-        if mode != "dense":
-            lexical = self._lexical.search(query, depth, allowed)
-        if mode != "lexical" and self.vectors is not None and vector is not None:
-            dense = self.vectors.search(vector, depth, allowed)
-        if mode == "hybrid":
-            return fuse(lexical[0], dense[0], weights, top_k)
-        ranked = enumerate(zip(*(lexical if mode == "lexical" else dense), strict=True), 1)
+        if mode == "hybrid" and self.vectors is not None and vector is not None:
+            return self._both_ways(query, vector, top_k, allowed)
+        if mode == "dense" and self.vectors is not None and vector is not None:
+            found = self.vectors.search(vector, top_k, allowed)
+        else:
+            found = self._lexical.search(query, top_k, allowed)
+        ranked = enumerate(zip(*found, strict=True), 1)
         return [Hit(int(number), float(score), **{f"{mode}_rank": rank}) for rank, (number, score) in ranked]
+
+    def _both_ways(self, query: str, vector: np.ndarray, top_k: int, allowed: np.ndarray | None) -> list[Hit]:
+        assert self.vectors is not None
+        depth = max(_DEPTH, _DEPTH_PER_RESULT * top_k)
+        bm25, ceiling = self._lexical.scores(query, allowed)
+        lexical = best(bm25, depth)
+        dense, _ = self.vectors.search(vector, depth, allowed)
+        numbers = np.union1d(lexical, dense)
+        candidates = Candidates(numbers, bm25[numbers], ceiling, self.vectors.products(vector, numbers))
+        return fuse(candidates, lexical, dense, top_k)
 
     def known_vectors(self, passages: Sequence[Passage]) -> tuple[np.ndarray, np.ndarray]:
         """The vectors that the index has of these passages, found by digest, so that they needn't be embedded again.
@@ -161,7 +168,3 @@ def _identity(folder: Path) -> int | None:
         return folder.stat().st_ino
     except OSError:
         return None
-
-
-def _nothing() -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros(0, np.int64), np.zeros(0, np.float32)

@@ -59,12 +59,22 @@ class Lexical:
         Returns:
             Numbers (n,) of int64 and scores (n,) of float32, the best first, equal ones by number.
         """
-        numbers = self._of_query(query)
-        if not numbers:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        scores = self._bm25.get_scores_from_ids(numbers, weight_mask=allowed)
+        scores, _ = self.scores(query, allowed)
         found = best(scores, k)
         return found, scores[found]
+
+    def scores(self, query: str, allowed: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+        """Of all passages, (passages,) of float32, 0 for those that aren't allowed; and what no passage can reach.
+
+        BM25 tends to a word's inverse document frequency the more often a passage has it (Robertson and Zaragoza 2009,
+        section 3.5), so their sum is the ceiling.
+        """
+        numbers = self._of_query(query)
+        if not numbers:
+            return np.zeros(len(self), np.float32), 0.0
+        having = self._frequencies[numbers].astype(np.float64)
+        ceiling = float(np.log1p((len(self) - having + 0.5) / (having + 0.5)).sum())
+        return self._bm25.get_scores_from_ids(numbers, weight_mask=allowed), ceiling
 
     def _of_query(self, query: str) -> list[int]:
         """The numbers of a query's words, as often as it has them, in an order that doesn't depend on the query's."""

@@ -78,11 +78,11 @@ class Vectors:
                 candidates = np.flatnonzero(allowed)
             else:
                 candidates = self._candidates(query, k, allowed, len(self) / count)
-        scores = self._products(query, candidates)
+        scores = self.products(query, candidates)
         order = best(scores, k, above=-np.inf)
         return (order if candidates is None else candidates[order]), scores[order]
 
-    def _products(self, query: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
+    def products(self, query: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         """Inner products with the vectors of these numbers, (n,) of float32; None: with all."""
         count = len(self) if numbers is None else len(numbers)
         products = np.empty(count, np.float32)
