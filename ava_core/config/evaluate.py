@@ -35,6 +35,13 @@ class RetrievalMeasurement(Section):
     """Questions that are made, at most."""
 
 
+class NearestTokensConfig(Section):
+    """Next tokens looked up in a datastore of the training text and mixed with the float model's (kNN-LM)."""
+
+    neighbours: NonNegative = 0
+    """Contexts that are looked up for each token; 1024 in the paper. 0: it isn't measured."""
+
+
 class EvaluateConfig(Section):
     """Measurements on the test split, and the report."""
 
@@ -48,5 +55,6 @@ class EvaluateConfig(Section):
     generation: GenerationConfig = GenerationConfig()
     continuations: ContinuationsConfig = ContinuationsConfig()
     retrieval: RetrievalMeasurement = RetrievalMeasurement()
+    knn: NearestTokensConfig = NearestTokensConfig()
     tasks: TaskList = []
     """Benchmarks, of the float and each quantised model: names, YAML files, or sections with the keys of a task."""

@@ -39,6 +39,7 @@ from ava_core.evaluation.continuations import (
 from ava_core.evaluation.experts import LayerUtilisation, describe_layer, expert_kinds, summarise
 from ava_core.evaluation.long_context import LongContext, LongScore
 from ava_core.evaluation.look_ups import LookUps
+from ava_core.evaluation.nearest_tokens import NearestTokens
 from ava_core.evaluation.references import bz2_bits_per_byte
 from ava_core.evaluation.report import Report, render
 from ava_core.evaluation.report.aligned import read_aligned
@@ -61,7 +62,7 @@ class Evaluation:
 
     Attributes:
         metrics: figures that are the same on every run; those of a quantised model begin with its scheme.
-        timings: of searches in an index, if there is one; the step has none of its own.
+        timings: of searches in an index or a datastore, if there is one; the step has none of its own.
     """
 
     metrics: dict[str, float]
@@ -136,14 +137,16 @@ def evaluate(
     units = divide(split, text.documents, document_names(shards, SPLIT), tokenizer)
     passages = open_passages(config.continuations, split, tokenizer, seed)
     looked_up = None if index is None else LookUps.open(config.retrieval, index, model, seed, threads)
-    long = LongContext.open(config, model, split, tokenizer, training["sequence_length"])
+    length: int = training["sequence_length"]
+    long = LongContext.open(config, model, split, tokenizer, length)
+    nearest = NearestTokens.open(config, model, shards, length, state, threads)
     measurements = [
         _measure(
             candidate,
             text.split,
             units,
             config=config,
-            sequence_length=training["sequence_length"],
+            sequence_length=length,
             seed=seed,
             state=state,
             threads=threads,
@@ -159,10 +162,12 @@ def evaluate(
     if long:
         contents |= long.contents({item.candidate.name: item.long for item in measurements if item.long})
     contents |= comparable.contents(scores, model, training, config, seed)
+    beside = [part for part in (looked_up, nearest) if part is not None]
+    for part in beside:
+        part.run(progress)
+        contents |= part.contents()
+        contents["figures"][candidates[0].name] |= part.figures
     if looked_up is not None:
-        looked_up.run(progress)
-        contents |= looked_up.contents()
-        contents["figures"][candidates[0].name] |= looked_up.figures
         looked_up.write(output)
     losses.write(output, units.documents, scores)
     benchmarks.write(output)
@@ -189,7 +194,7 @@ def evaluate(
             for measurement in measurements
             for name, value in measurement.figures.items()
         },
-        timings=looked_up.timings if looked_up else {},
+        timings={name: value for part in beside for name, value in part.timings.items()},
     )
 
 

@@ -6,7 +6,9 @@ that ends the process.
 
 from __future__ import annotations
 
+import math
 import mmap
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -27,17 +29,24 @@ class ArrayWriter:
         path: of the file, which is made or emptied.
         dtype: of an element.
         row: shape of one row; () for an array of numbers.
+        keep: rows of an earlier writer's file, of the same type, that stay; what comes after them is cut off.
     """
 
-    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()) -> None:
-        self.dtype, self.row, self.rows = np.dtype(dtype), row, 0
-        self._file = path.open("wb")
+    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = (), *, keep: int = 0) -> None:
+        self.dtype, self.row, self.rows = np.dtype(dtype), row, keep
+        self._file = path.open("r+b" if keep else "wb")
         self._write_header()
+        self._file.truncate(self._file.seek(keep * self.dtype.itemsize * math.prod(row), os.SEEK_CUR))
 
     def append(self, values: np.ndarray) -> None:
         """Add rows, (n, *row), converted to the array's type."""
         self._file.write(np.ascontiguousarray(values, self.dtype).data)
         self.rows += len(values)
+
+    def flush(self) -> None:
+        """Make sure that the rows so far survive a power cut; the header still says how many there were at first."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Write the number of rows into the header."""

@@ -82,6 +82,31 @@ class Vectors:
         order = best(scores, k, above=-np.inf)
         return (order if candidates is None else candidates[order]), scores[order]
 
+    def search_many(self, queries: np.ndarray, k: int, lists: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest vectors of many queries, in a fraction of the time: inner products are those of the codes, where
+        there are any.
+
+        Args:
+            queries: (n, dimension).
+            k: results of each.
+            lists: that are read for each.
+
+        Returns:
+            Numbers (n, k) of int64 and inner products (n, k) of float32, the best first; -1 and -inf where there are
+            no more.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        if self._inverted is not None:
+            parameters = library().SearchParametersIVF(nprobe=lists)
+            products, numbers = self._inverted.search(queries, k, params=parameters)
+            products[numbers < 0] = -np.inf
+            return numbers, products
+        every = queries @ _widened(self._vectors).T
+        order = np.argsort(-every, axis=1, kind="stable")[:, :k]
+        missing = ((0, 0), (0, k - order.shape[1]))
+        products = np.take_along_axis(every, order, axis=1)
+        return np.pad(order, missing, constant_values=-1), np.pad(products, missing, constant_values=-np.inf)
+
     def products(self, query: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         """Inner products with the vectors of these numbers, (n,) of float32; None: with all."""
         count = len(self) if numbers is None else len(numbers)
