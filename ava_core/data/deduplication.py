@@ -11,9 +11,10 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ava_core.config.data import DeduplicationConfig
+if TYPE_CHECKING:
+    from ava_core.config.data import DeduplicationConfig
 
 WORD = re.compile(r"\w+")
 SEED = 1

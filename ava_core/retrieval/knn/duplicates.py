@@ -13,10 +13,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ava_core.config.data import DeduplicationConfig
 from ava_core.data.deduplication import shingles
 
-_DEFAULTS = DeduplicationConfig()
+SHARE = 0.8
+"""Of the shorter document's shingles."""
+WORDS = 5
+"""Of a shingle; both are what `data.deduplication` has by default."""
 
 
 class Scored:
@@ -24,15 +26,10 @@ class Scored:
 
     Args:
         texts: of the documents.
-        share: of the shorter document's shingles, from which on it is a repetition.
-        words: of a shingle.
     """
 
-    def __init__(
-        self, texts: Sequence[str], *, share: float = _DEFAULTS.threshold, words: int = _DEFAULTS.shingle_words
-    ) -> None:
-        self._share, self._words = share, words
-        parts = [_digests(text, words) for text in texts]
+    def __init__(self, texts: Sequence[str]) -> None:
+        parts = [_digests(text) for text in texts]
         self._sizes = np.asarray([len(part) for part in parts], np.int64)
         digests = np.concatenate([*parts, np.empty(0, np.uint64)])
         owners = np.repeat(np.arange(len(parts)), self._sizes)
@@ -41,13 +38,13 @@ class Scored:
 
     def repeats(self, text: str) -> bool:
         """Whether `text` repeats one of the documents, or is repeated by one."""
-        mine = _digests(text, self._words)
+        mine = _digests(text)
         first = np.searchsorted(self._digests, mine, "left")
         counts = np.searchsorted(self._digests, mine, "right") - first
         begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
         places = np.repeat(first - begins, counts) + np.arange(counts.sum())
         common = np.bincount(self._owners[places], minlength=len(self._sizes))
-        return bool((common >= self._share * np.minimum(self._sizes, len(mine))).any())
+        return bool((common >= SHARE * np.minimum(self._sizes, len(mine))).any())
 
 
 def repeated(documents: Iterable[str], scored: Sequence[str]) -> list[int]:
@@ -56,7 +53,7 @@ def repeated(documents: Iterable[str], scored: Sequence[str]) -> list[int]:
     return [position for position, text in enumerate(documents) if index.repeats(text)]
 
 
-def _digests(text: str, words: int) -> np.ndarray:
+def _digests(text: str) -> np.ndarray:
     """Digests of the shingles, distinct and sorted, (n,) of uint64."""
-    made = (hashlib.blake2b(shingle, digest_size=8).digest() for shingle in shingles(text, words))
+    made = (hashlib.blake2b(shingle, digest_size=8).digest() for shingle in shingles(text, WORDS))
     return np.unique(np.frombuffer(b"".join(made), np.uint64))
