@@ -38,7 +38,7 @@ class RetrievalMeasurement(Section):
 class NearestTokensConfig(Section):
     """Next tokens looked up in a datastore of the training text and mixed with the float model's (kNN-LM)."""
 
-    neighbours: NonNegative = 0
+    neighbours: Annotated[int, Field(ge=0, le=16_384)] = 0
     """Contexts that are looked up for each token; 1024 in the paper. 0: it isn't measured."""
 
 

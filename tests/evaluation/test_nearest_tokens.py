@@ -113,14 +113,22 @@ def test_killed_measurement_goes_on_to_the_same_bytes(
         assert (tmp_path / "state/knn" / name).read_bytes() == (alone.state / "knn" / name).read_bytes()
 
 
-def test_evaluation_has_the_figures_the_section_and_the_same_bytes_again(alone, evaluated, run_evaluation, tmp_path):
-    settings = {"knn": {"neighbours": NEIGHBOURS}}
-    first, second = (run_evaluation(tmp_path / name, settings) for name in ("first", "second"))
-    assert first.metrics == {**evaluated.metrics, **alone.nearest.figures}
-    assert set(first.timings) == {"knn_ms_per_token"}
-    assert digest_tree(first.output) == digest_tree(second.output)
-    contents = json.loads((first.output / "evaluation.json").read_text())
+@pytest.fixture(scope="module")
+def measured(run_evaluation, tmp_path_factory):
+    return run_evaluation(tmp_path_factory.mktemp("measured"), {"knn": {"neighbours": NEIGHBOURS}})
+
+
+def test_evaluation_has_the_figures_and_the_report_a_section(measured, alone, evaluated):
+    assert measured.metrics == {**evaluated.metrics, **alone.nearest.figures}
+    assert set(measured.timings) == {"knn_ms_per_token"}
+    contents = json.loads((measured.output / "evaluation.json").read_text())
     assert contents["knn"]["knn_lambda"] == contents["figures"]["float"]["knn_lambda"]
-    page, without = ((folder / "report.html").read_text() for folder in (first.output, evaluated.output))
+    page, without = ((folder / "report.html").read_text() for folder in (measured.output, evaluated.output))
     assert "<h2>With the training text at hand</h2>" in page and "With the training text" not in without
-    assert f"{first.metrics['knn_test_bits_per_byte']:.4f}" in page
+    assert f"{measured.metrics['knn_test_bits_per_byte']:.4f}" in page
+
+
+@pytest.mark.slow
+def test_the_same_evaluation_gives_the_same_bytes(measured, run_evaluation, tmp_path):
+    again = run_evaluation(tmp_path, {"knn": {"neighbours": NEIGHBOURS}})
+    assert digest_tree(again.output) == digest_tree(measured.output)
