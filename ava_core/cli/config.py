@@ -1,13 +1,19 @@
-"""`ava config show`: the resolved configuration, where each value came from, the model's size and memory."""
+"""`ava config show`: the resolved configuration, where each value came from, the model's size and memory.
+
+`ava config explain` is in `explain.py`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ava_core.cli.explain import comment, explain, wrap_comment
 from ava_core.steps.table import STEPS
 
 if TYPE_CHECKING:
@@ -22,6 +28,9 @@ app = typer.Typer(help="Look at the configuration.", no_args_is_help=True, rich_
 @app.callback()
 def _config() -> None:
     pass
+
+
+app.command("explain")(explain)
 
 
 @app.command()
@@ -40,6 +49,12 @@ def show(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Short for --set preset=NAME.")] = None,
     values_only: Annotated[bool, typer.Option("--yaml", help="Only the values, as YAML that --params takes.")] = False,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Under each value what it means, may be and does.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Values by dotted key with their origins, as JSON; with --explain, all else.")
+    ] = False,
 ) -> None:
     """Print every value with its origin, then parameters and estimated memory."""
     from ava_core.cli.named_inputs import architecture_reader
@@ -64,7 +79,11 @@ def show(
     if values_only:
         print(to_yaml(values), end="")
         return
-    _print_values(_without_inherited(values), resolved.origins)
+    shown = _without_inherited(values)
+    if as_json:
+        _print_json(shown, resolved.origins, explained)
+        return
+    _print_values(shown, resolved.origins, explained)
     if resolved.preset_reason:
         print(f"\npreset auto: {resolved.preset_reason}")
     model, train = resolved.config.model, resolved.config.train
@@ -142,17 +161,39 @@ def _without_inherited(values: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _print_values(values: dict, origins: dict[str, str], prefix: str = "", depth: int = 0) -> None:
-    import json
-
+def _print_values(values: dict, origins: dict[str, str], explained: bool, prefix: str = "", depth: int = 0) -> None:
     from ava_core.config.schema import FINE_TUNINGS
 
     for name, value in values.items():
-        key = f"{prefix}{name}"
+        key, indent = f"{prefix}{name}", "  " * depth
         if isinstance(value, dict):
             rest = "  # the rest as in train" if key in FINE_TUNINGS else ""
-            print(f"{'  ' * depth}{name}:{rest}")
-            _print_values(value, origins, f"{key}.", depth + 1)
+            print(f"{indent}{name}:{rest}")
         else:
-            text = f"{'  ' * depth}{name}: {json.dumps(value, ensure_ascii=False)}"
+            text = f"{indent}{name}: {json.dumps(value, ensure_ascii=False)}"
             print(f"{text:<60}  # {origins[key]}")
+        for line in comment(key) if explained else ():
+            print(wrap_comment(line, f"{indent}    "))
+        if isinstance(value, dict):
+            _print_values(value, origins, explained, f"{key}.", depth + 1)
+
+
+def _print_json(values: dict, origins: dict[str, str], explained: bool) -> None:
+    """Each value by its dotted key, with where it came from and, if asked for, what it means."""
+    from ava_core.config.explaining.settings import find
+    from ava_core.errors import ConfigError
+
+    def told(key: str, value: Any) -> dict[str, Any]:
+        known: dict[str, Any] = {"value": value, "origin": origins.get(key, "default")}
+        with contextlib.suppress(ConfigError):  # a name that the user gave, as of a tag
+            known |= find(key).as_json() if explained else {}
+        return known
+
+    def leaves(section: dict, prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in section.items():
+            key = f"{prefix}{name}"
+            found |= leaves(value, f"{key}.") if isinstance(value, dict) and value else {key: told(key, value)}
+        return found
+
+    print(json.dumps(leaves(values, ""), ensure_ascii=False, indent=2))

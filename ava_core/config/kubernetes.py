@@ -107,8 +107,12 @@ def _attribute(step: str) -> str:
     return f"{step}_" if hasattr(Section, step) else step
 
 
-_FIELDS: dict[str, Any] = {"every": (PodConfig, PodConfig())} | {
-    _attribute(step): (PodConfig, Field(default=PodConfig(), alias=step)) for step in STEPS
+_FIELDS: dict[str, Any] = {
+    "every": (PodConfig, Field(default=PodConfig(), description="What the pods of every step ask for.")),
+    **{
+        _attribute(step): (PodConfig, Field(default=PodConfig(), alias=step, description=f"Of {step}, over `every`."))
+        for step in STEPS
+    },
 }
 _PodsOfSteps = create_model("_PodsOfSteps", __base__=Section, **_FIELDS)
 
@@ -163,6 +167,7 @@ class SecretConfig(Section):
     """A Secret whose entries become environment variables of every step. Their values never pass through Ava."""
 
     name: ObjectName
+    """Of the Secret, in the namespace of the pods."""
     variables: Annotated[dict[str, Text], Field(min_length=1)]
     """Variable -> key of the Secret: MLFLOW_TRACKING_USERNAME, AWS_SECRET_ACCESS_KEY, ..."""
 

@@ -1,9 +1,12 @@
+import json
 import re
 
 import yaml
 
 from ava_core.config import resolve
+from ava_core.config.data import DeduplicationConfig
 from ava_core.config.estimate import estimate
+from ava_core.config.schema import AvaConfig
 
 
 def test_every_value_is_shown_with_where_it_came_from(ava, tmp_path):
@@ -76,3 +79,48 @@ def test_the_printed_yaml_gives_the_same_configuration(ava, tmp_path):
     )
     assert yaml.safe_load(printed)["train"]["steps"] == 321
     assert ava("config", "show", "--params", "again.yaml", "--yaml").out == printed
+
+
+def test_a_setting_is_explained(ava):
+    shown = ava("config", "explain", "train.learning_rate")
+    assert shown.code == 0, shown.err
+    lines = shown.out.splitlines()
+    assert lines[0].startswith("train.learning_rate: Peak rate")
+    assert "  default  0.02" in lines and "  allowed  > 0, <= 1000" in lines
+    assert any(re.fullmatch(r"  presets  .*cpu/tiny 0\.01\b.*", line) for line in lines)
+    assert any(line.startswith("  reruns   train; sft") for line in lines)
+
+
+def test_sections_and_their_keys_are_listed(ava):
+    sections = ava("config", "explain").out.splitlines()
+    assert {line.split()[0] for line in sections} == set(AvaConfig().model_dump(by_alias=True))
+    inside = ava("config", "explain", "data.deduplication").out.splitlines()
+    assert inside[0] == "data.deduplication: Removal of repeated documents."
+    assert [line.split()[0] for line in inside[1:]] == [
+        f"data.deduplication.{name}" for name in DeduplicationConfig.model_fields
+    ]
+
+
+def test_a_key_that_is_not_there_is_refused_with_the_nearest(ava):
+    shown = ava("config", "explain", "train.learnig_rate")
+    assert shown.code == 2 and shown.out == ""
+    assert shown.err == "ava: train.learnig_rate: unknown key: did you mean train.learning_rate?\n"
+
+
+def test_explanations_are_json_for_programs(ava):
+    told = json.loads(ava("config", "explain", "train.zero_stage", "--json").out)
+    assert told["allowed"] == ["one of 0, 1, 2, 3"] and told["default"] == 0 and told["unit"] is None
+    section = json.loads(ava("config", "explain", "train.guard", "--json").out)
+    assert "train.guard.window" in {item["key"] for item in section["keys"]}
+    assert json.loads(ava("config", "explain", "--json").out)[0]["key"] == "preset"
+
+
+def test_values_are_shown_with_what_they_mean(ava):
+    shown = ava("config", "show", "--explain", "--set", "run.tags.team=a", "--set", "train.momentum=0.9").out
+    plain = ava("config", "show", "--set", "run.tags.team=a", "--set", "train.momentum=0.9").out
+    assert [line for line in shown.splitlines() if not line.lstrip().startswith("#")] == plain.splitlines()
+    assert re.search(r"^  momentum: 0\.9 +# --set\n      # .*\n      # type number;", shown, re.MULTILINE)
+    known = json.loads(ava("config", "show", "--explain", "--json", "--set", "train.momentum=0.9").out)
+    assert known["train.momentum"]["value"] == 0.9 and known["train.momentum"]["origin"] == "--set"
+    assert known["train.momentum"]["allowed"] == [">= 0", "< 1"]
+    assert json.loads(ava("config", "show", "--json").out)["train.momentum"] == {"value": 0.95, "origin": "default"}
