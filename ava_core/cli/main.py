@@ -26,6 +26,7 @@ from ava_core.cli import (
     checkout,
     compare,
     config,
+    doctor,
     export,
     generate,
     import_model,
@@ -86,6 +87,7 @@ app.command("merge")(merge.merge)
 app.command("show")(show.show)
 app.command("sweep")(sweep.sweep)
 app.command("keys")(keys.keys)
+app.command("doctor")(doctor.doctor)
 app.command("record-outcome", hidden=True)(record_outcome.record_outcome)
 app.add_typer(config.app, name="config")
 

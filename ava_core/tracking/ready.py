@@ -54,7 +54,7 @@ def require_ready(experiment: str, model: str, environment: Mapping[str, str]) -
         return
     server = Server(uri, environment, PATIENCE)
     try:
-        _require_version(uri, server)
+        require_version(uri, server)
         server.require_writable(experiment, model)
     except AvaError:
         raise
@@ -63,7 +63,12 @@ def require_ready(experiment: str, model: str, environment: Mapping[str, str]) -
             raise unreachable(uri, error) from error
 
 
-def _require_version(uri: str, server: Server) -> None:
+def require_version(uri: str, server: Server) -> None:
+    """Refuse what is no MLflow server, and one that is too old.
+
+    Raises:
+        AvaError: it is one of them.
+    """
     version = server.version()
     major = version.partition(".")[0]
     if not major.isdigit():

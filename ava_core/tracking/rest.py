@@ -84,6 +84,8 @@ class Server:
         self._session = _session(uri, environment)
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
+        self.dated = ""
+        """Date header of the last answer."""
 
     def experiment_id(self, name: str) -> str:
         """The experiment of that name, made if there is none.
@@ -220,6 +222,7 @@ class Server:
             verify=_verification(self._environment),
         )
         self._deadline = time.monotonic() + self._seconds
+        self.dated = answer.headers.get("Date", "")
         if answer.status_code != 200:
             raise _refused(answer)
         return answer
