@@ -64,7 +64,7 @@ AVA_ONNX_PROVIDER change last bits, as another machine would, and so are a part 
 app = typer.Typer(
     name="ava",
     help="Train, quantise, evaluate and register Mixture-of-Experts language models.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -93,8 +93,12 @@ app.add_typer(config.app, name="config")
 
 
 @app.callback()
-def _main(version: Annotated[bool, version_option()] = False) -> None:
-    pass
+def _main(context: typer.Context, version: Annotated[bool, version_option()] = False) -> None:
+    if context.invoked_subcommand is None:
+        from ava_core.cli.next_step import next_lines
+
+        for line in next_lines(Path()):
+            print(line)
 
 
 def main() -> None:
@@ -135,7 +139,8 @@ def _explain_usage(error: typer.TyperException) -> int:
     """A wrong flag or command in one line; no arguments at all show the help, as they should."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(error.format_message())
+        with contextlib.suppress(BrokenPipeError):  # `ava config | head`: who asked has seen enough
+            print(error.format_message(), flush=True)
     else:
         message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else first_line(error)
         _say(f"{message.rstrip('.')}: see `{context.command_path if context else 'ava'} --help`")
