@@ -3,7 +3,7 @@
 A sum of scores ranks better than ranks alone (Bruch, Gai and Ingber 2023, arXiv 2210.11934), if they can be compared.
 BM25's have a ceiling for each query, the sum of its words' rarities: a passage's part of it says how much of the query
 it covers. Where some passage covers nearly all of it, it is the one that was meant, and meaning may only order passages
-that are alike; the less the best one covers, the more the cosines count. The constants are of two sets of questions, see
+that are alike; the less the best one covers, the more the cosines count. The constants are of two sets of questions:
 `benchmarks.retrieval_quality`.
 """
 
