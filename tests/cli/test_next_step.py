@@ -1,5 +1,6 @@
 """`ava` without arguments: the command that comes next in a folder, and words that are nearly a command or a flag."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,14 @@ def commands(result):
     return [line.strip() for line in result.out.splitlines() if line.startswith("    ")]
 
 
+@functools.cache
+def stages(aligned):
+    return yaml.safe_load(render(list(aligned)))["stages"]
+
+
 def stage(name, aligned=()):
     """What DVC runs for a step."""
-    command = yaml.safe_load(render(list(aligned)))["stages"][name]["cmd"]
+    command = stages(aligned)[name]["cmd"]
     return command if isinstance(command, str) else command[0]
 
 
@@ -71,9 +77,9 @@ def test_each_step_follows_the_one_before_with_the_command_that_dvc_runs(ava, pl
 def test_alignment_that_is_asked_for_comes_after_training(ava, place):
     (place / "params.yaml").write_text("align: {stages: [sft]}\n")
     finish(place, "outputs/shards", "outputs/model")
-    assert commands(ava()) == [stage("conversations", ["sft"])]
+    assert commands(ava()) == [stage("conversations", ("sft",))]
     finish(place, "outputs/conversations")
-    assert commands(ava()) == [stage("sft", ["sft"])]
+    assert commands(ava()) == [stage("sft", ("sft",))]
 
 
 def test_a_finished_folder_says_what_to_do_with_the_model(ava, place):
