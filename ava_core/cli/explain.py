@@ -52,17 +52,28 @@ def describe(setting: Setting) -> Iterator[str]:
 
 def facts(setting: Setting) -> Iterator[tuple[str, str]]:
     """What is known of a setting beside its meaning, with its name."""
-    from ava_core.config.explaining.settings import value_words
+    from ava_core.config.explaining.settings import BY_MACHINE, value_words
 
+    by_machine = setting.default_words == BY_MACHINE and "[]" not in setting.key
     yield "type", setting.shape.type_words
     if setting.shape.allowed:
         yield "allowed", ", ".join(setting.shape.allowed)
     if setting.unit:
         yield "unit", setting.unit
-    yield "default", setting.default_words
+    yield "default", setting.default_words + (f": here {_default_here(setting)}" if by_machine else "")
     if setting.presets:
         yield "presets", ", ".join(f"{name} {value_words(value)}" for name, value in setting.presets.items())
     yield "reruns", setting.reruns
+
+
+def _default_here(setting: Setting) -> str:
+    """What the default is on this machine."""
+    from ava_core.config import AvaConfig
+
+    value: Any = AvaConfig().model_dump(mode="json", by_alias=True)
+    for part in setting.key.split("."):
+        value = value[part]
+    return str(value)
 
 
 def comment(key: str) -> Iterator[str]:

@@ -91,6 +91,11 @@ def test_a_setting_is_explained(ava):
     assert any(line.startswith("  reruns   train; sft") for line in lines)
 
 
+def test_a_default_that_the_machine_decides_is_told_as_it_is_here(ava):
+    here = AvaConfig().train.precision
+    assert f"  default  as the machine is: here {here}" in ava("config", "explain", "train.precision").out.splitlines()
+
+
 def test_sections_and_their_keys_are_listed(ava):
     sections = ava("config", "explain").out.splitlines()
     assert {line.split()[0] for line in sections} == set(AvaConfig().model_dump(by_alias=True))

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from ava_core.config.explaining.meanings import meaning_of
@@ -27,6 +26,7 @@ from ava_core.steps.table import STEPS
 
 PODS = "kubernetes.steps."
 EVERY = "every"
+BY_MACHINE = "as the machine is"
 _MARKS = re.compile(r"\[\d*\]")
 
 
@@ -95,7 +95,10 @@ def find(key: str) -> Setting:
         if "NAME" in known and re.fullmatch(_pattern(known), written):
             return setting
     if (every := _of_every_pod(written)) and (setting := _known().get(every)):
-        return replace(setting, key=written, presets=presets_setting(written))
+        meaning = setting.meaning if every != f"{PODS}{EVERY}" else f"{setting.meaning} Here over `every`, of one step."
+        return replace(setting, key=written, meaning=meaning, presets=presets_setting(written))
+    if setting := _mapping_of(written):
+        return setting
     top, _, field = written.partition(".")
     if kind := FINE_TUNINGS.get(top):
         reason = {**OWN, **kind.refused}.get(field.partition(".")[0])
@@ -106,7 +109,8 @@ def find(key: str) -> Setting:
 
 def below(key: str) -> list[Setting]:
     """What is right under a section, or under a list of them; under the empty key, the sections and top-level keys."""
-    parents = {_plain(key), f"{_plain(key)}.NAME"}
+    key = _of_every_pod(key) or _plain(key)
+    parents = {key, f"{key}.NAME"}
     return [setting for setting in all_settings().values() if _plain(setting.key.rpartition(".")[0]) in parents]
 
 
@@ -114,6 +118,16 @@ def below(key: str) -> list[Setting]:
 def _known() -> dict[str, Setting]:
     """All settings by their keys without marks."""
     return {_plain(key): setting for key, setting in all_settings().items()}
+
+
+def _mapping_of(key: str) -> Setting | None:
+    """The mapping that a name of the user's stands in: `run.tags` of `run.tags.team`, `register.gate` of a bound."""
+    for known, setting in _known().items():
+        if setting.shape.kind.startswith("mapping") and key.startswith(f"{known}."):
+            rest = key.removeprefix(f"{known}.")
+            if not setting.shape.section or "." not in rest:  # what is in a section has keys that are known
+                return setting
+    return None
 
 
 def _of_every_pod(key: str) -> str:
@@ -129,7 +143,7 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Setting]:
             continue
         shape = shape_of(field.annotation, field.metadata)
         meaning = meaning_of(section, name)
-        default, words = _default(field, key)
+        default, words = _default(section, name, key)
         unit = unit_of(name, meaning) if shape.kind in ("integer", "number") else ""
         presets = {} if shape.section and not shape.repeated else presets_setting(_plain(key))
         yield Setting(key, meaning, shape, unit, default, words, presets, rerun_words(_plain(key)))
@@ -154,24 +168,27 @@ def inherits(key: str) -> bool:
     return bool(kind and field in TrainConfig.model_fields and field not in {*LEFT_OUT, *kind.refused})
 
 
-def _default(field: FieldInfo, key: str) -> tuple[Any, str]:
+def _default(section: type[Section], name: str, key: str) -> tuple[Any, str]:
+    field = section.model_fields[name]
     if field.is_required():
         return None, "none: must be given"
     if inherits(key):
         top, _, rest = key.partition(".")
         if rest in RATES:
-            return _json(field), f"{FINE_TUNINGS[top].rate_share:g} x train.{rest}"
-        return _json(field), f"as train.{rest}"
+            return _json(section, name), f"{FINE_TUNINGS[top].rate_share:g} x train.{rest}"
+        return _json(section, name), f"as train.{rest}"
     if field.default is PydanticUndefined:
-        return None, "as the machine is"
-    value = _json(field)
+        return None, BY_MACHINE
+    value = _json(section, name)
     return value, value_words(value)
 
 
-def _json(field: FieldInfo) -> Any:
+def _json(section: type[Section], name: str) -> Any:
+    field = section.model_fields[name]
     if field.default is PydanticUndefined:
         return None
-    return _without_defaults(field.default)
+    # What is validated may be completed: the bounds of the gate.
+    return _without_defaults(getattr(section(), name) if field.validate_default else field.default)
 
 
 def _without_defaults(value: Any) -> Any:
@@ -180,6 +197,8 @@ def _without_defaults(value: Any) -> Any:
         return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if isinstance(value, list):
         return [_without_defaults(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_defaults(item) for key, item in value.items()}
     return to_jsonable_python(value)
 
 

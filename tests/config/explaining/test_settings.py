@@ -13,6 +13,7 @@ from ava_core.config.explaining.reruns import ELSEWHERE, IN_EVERY_KEY, LAYERS, r
 from ava_core.config.explaining.settings import all_settings, below, find, inherits
 from ava_core.config.explaining.shipped import presets_setting
 from ava_core.config.faults import known_keys
+from ava_core.config.gate import DEFAULTS
 from ava_core.config.schema import FINE_TUNINGS, AvaConfig
 from ava_core.errors import ConfigError
 from ava_core.runtime.identity import values_read
@@ -47,6 +48,8 @@ def test_every_key_that_may_be_written_is_found_or_has_a_reason():
         ("register.gate.mine.at_most", "register.gate.NAME.at_most"),
         ("kubernetes.steps.train.gpus", "kubernetes.steps.train.gpus"),
         ("kubernetes.steps.train", "kubernetes.steps.train"),
+        ("register.gate.mine", "register.gate"),
+        ("run.tags.my.team", "run.tags"),
     ],
 )
 def test_a_key_is_found_as_people_write_it(written, known):
@@ -58,6 +61,7 @@ def test_a_key_is_found_as_people_write_it(written, known):
     [
         ("train.learnig_rate", "train.learnig_rate: unknown key: did you mean train.learning_rate?"),
         ("learning_rate", "learning_rate: unknown key: did you mean train.learning_rate?"),
+        ("register.gate.mine.figur", "register.gate.mine.figur: unknown key: did you mean register.gate.NAME.figure?"),
         ("xyzzy", "xyzzy: unknown key: `ava config explain` lists the sections"),
         ("sft.teacher.model", "sft.teacher.model: may not be set: distillation is of pretraining"),
         ("reward.adapter", "reward.adapter: may not be set: the head of a reward model is trained whole, and so"
@@ -74,6 +78,7 @@ def test_what_is_below_a_section_a_list_and_a_mapping():
     assert "train.loss" in {setting.key for setting in below("train")}
     assert "train.loss.temperature" not in {setting.key for setting in below("train")}
     assert "data.sources[].path" in {setting.key for setting in below("data.sources[]")}
+    assert below("kubernetes.steps.train") == below("kubernetes.steps.every") != []
     assert "register.gate.NAME.figure" in {setting.key for setting in below("register.gate")}
 
 
@@ -87,6 +92,11 @@ def test_defaults_are_those_of_the_configuration():
         for part in key.split("."):
             value = value[part]
         assert setting.default == value, key
+
+
+def test_the_default_of_a_value_that_is_completed_is_the_complete_one():
+    assert find("register.gate").default == DEFAULTS
+    assert find("data.sources").default == [{"corpus": "shakespeare"}]
 
 
 def test_what_a_fine_tuning_takes_over_is_said_to_be_as_in_train():
