@@ -59,8 +59,9 @@ CHECKS: dict[str, Check] = {
 """What is looked at, in the order in which it is told."""
 
 
-def examine(place: Place, checks: Mapping[str, Check] = CHECKS, patience: float = PATIENCE) -> list[Finding]:
-    """What all checks found, in their order, after `patience` seconds at most."""
+def examine(place: Place, checks: Mapping[str, Check] = CHECKS, patience: float | None = None) -> list[Finding]:
+    """What all checks found, in their order, after `patience` seconds at most; None: PATIENCE."""
+    patience = PATIENCE if patience is None else patience
     answers: queue.Queue[tuple[str, list[Finding]]] = queue.Queue()
 
     def run(name: str) -> None:
