@@ -197,8 +197,8 @@ def test_comment_in_a_preset_reruns_nothing(workspace):
 def test_metrics_are_shown_without_an_error_and_in_a_few_columns(workspace):
     shown = json.loads(workspace.run("dvc", "metrics", "show", "--json", quiet=True))
     figures = shown[""]["data"]["outputs/figures.json"]["data"]
-    aligning = {spec.name for spec in (*ALIGNMENT_DATA, *ALIGNMENT)}
-    assert set(figures) == {"quantize-int8", "quantize-int4", *STEPS} - {"quantize"} - aligning
+    not_by_default = {spec.name for spec in (*ALIGNMENT_DATA, *ALIGNMENT)} | {"index"}
+    assert set(figures) == {"quantize-int8", "quantize-int4", *STEPS} - {"quantize"} - not_by_default
     for name, spec in STEPS.items():
         for shown_as in figures:
             if shown_as.partition("-")[0] == name:

@@ -16,6 +16,7 @@ BOUNDARY = {
     "ava_core.config.schema": "names the sections; those that a step reads count by themselves",
     "ava_core.runtime.*": "the step contract, whose version counts instead: CONTRACT",
     "ava_core.tracking.*": "records what came out; `ava gate` and `ava register`, which read there, are never skipped",
+    "ava_core.evaluation.rows": "what pages of others show of a finished evaluation",
     "ava_core.training.callbacks.progress": "shows how far the training is",
     "ava_core.training.callbacks.profile": "looks at where the time goes",
     "ava_core.training.speed.phases": "marks it",

@@ -80,7 +80,8 @@ def llama_cpp(tmp_path_factory) -> Path:
         if done.returncode:
             pytest.skip(f"{PACKAGE} can't be fetched: {done.stderr.strip().splitlines()[-1:]}")
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
+        # Pythons before 3.11.4 have no filters.
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return next(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))
 
 
