@@ -11,6 +11,7 @@ from ava_core.config.evaluate import RetrievalMeasurement
 from ava_core.errors import AvaError
 from ava_core.files import write_json_lines
 from ava_core.progress import Progress
+from ava_core.retrieval.manifest import read_manifest as read_index
 from ava_core.retrieval.measuring import Measured, measure
 from ava_core.retrieval.passage import Passage
 from ava_core.retrieval.questions import Question, make_questions, read_questions
@@ -120,6 +121,4 @@ class LookUps:
 
 
 def _is_of_a_model(index: Path) -> bool:
-    from ava_core.retrieval.manifest import read_manifest as read_index
-
     return read_index(index).embedding.startswith("model:")

@@ -19,8 +19,6 @@ CONTRIB = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
 IR_VERSION = 10
 OUTPUT = "vectors"
-QUANTIZED = ("intermediate.dense", "output.dense")
-"""Products whose weights may be rounded; those of attention stay as they are."""
 
 
 @dataclass
